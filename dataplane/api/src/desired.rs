@@ -1,0 +1,94 @@
+//! What control wants of the data plane, complete.
+//!
+//! The document is level-triggered: the receiver compares it with what it has and does the difference, so sending it
+//! twice changes nothing and a lost one is repaired by the next. The same document, as JSON, can be read from a file.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey};
+
+/// All that the data plane should be doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// Number of this document; acknowledged when applied.
+    pub generation: Generation,
+    /// This node's private key. A change of it needs a restart of the data plane.
+    pub identity: SecretKey,
+    /// The pre-shared key of the cluster.
+    pub cluster_secret: ClusterSecret,
+    /// UDP port for everything: data, gossip, handshakes.
+    pub listen_port: u16,
+    /// The devices of the overlay.
+    pub overlay: Overlay,
+    /// Peers whose identity is known.
+    pub peers: Vec<PeerConfig>,
+    /// Addresses to connect to whose identity the handshake will tell.
+    pub targets: Vec<SocketAddr>,
+    /// Containers that control knows: they need no learning, and ARP and ND for them are answered locally.
+    pub neighbours: Vec<Neighbour>,
+    /// Kernel offloads.
+    pub offload: OffloadSwitches,
+}
+
+/// The local end of the overlay network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Name of the Linux bridge that containers are attached to.
+    pub bridge: String,
+    /// Name of the TAP device, a port of that bridge.
+    pub tap: String,
+    /// MTU of the bridge: what Docker and the host itself use. The TAP takes any frame that a container can send.
+    pub mtu: u16,
+    /// Address of the bridge with the prefix length of the *whole* range, so that all containers are on-link;
+    /// the gateway of this host's containers. None until the node has a slice of the range.
+    pub gateway: Option<IpNet>,
+}
+
+/// One peer and where it may be found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerConfig {
+    /// Its public key.
+    pub id: PeerId,
+    /// Its host name, for logs and `status`.
+    pub name: String,
+    /// Addresses to try, best first.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// A container somewhere in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The peer whose host it runs on.
+    pub peer: PeerId,
+}
+
+/// Kernel offloads that may be forced on or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadSwitches {
+    /// Super-frames from and to the TAP (`IFF_VNET_HDR`, TSO, USO).
+    pub tap_offload: Switch,
+    /// One send for many datagrams (`UDP_SEGMENT`).
+    pub udp_gso: Switch,
+    /// One receive for many datagrams (`UDP_GRO`).
+    pub udp_gro: Switch,
+}
+
+/// A feature that is normally probed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On where the self-test passes.
+    #[default]
+    Auto,
+    /// On; failing to get it is an error.
+    On,
+    /// Off.
+    Off,
+}

@@ -1,0 +1,25 @@
+//! The contract between the weaved processes: what control asks of the data plane and what it hears back.
+//!
+//! Control sends the complete [`DesiredState`]; the data plane applies the difference and answers with the
+//! [`Generation`] it has reached. Everything else is an [`Event`], a [`Stats`] snapshot or opaque control bytes.
+//!
+//! INVARIANT: types and their encodings only. No logic beyond parsing and printing, no I/O beyond [`framing`].
+
+mod desired;
+mod event;
+pub mod framing;
+mod id;
+mod secret;
+mod stats;
+
+pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, Switch};
+pub use event::{Event, Problem, Request, TargetFailure};
+pub use id::{Generation, IdError, MacAddr, PeerId};
+pub use secret::{ClusterSecret, SecretKey};
+pub use stats::{Counter, DeviceStatus, LinkStatus, PeerStatus, SessionStatus, Stats};
+
+/// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
+pub const API_VERSION: u32 = 1;
+
+/// The largest run of control bytes that one [`Request::SendControl`] or [`Event::Control`] may carry.
+pub const MAX_CONTROL_BYTES: usize = 60_000;

@@ -1,0 +1,101 @@
+//! What the data plane counts and knows, for `status`, `report` and metrics.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::PeerId;
+
+/// A snapshot of the data plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Peers, in the order of their ids.
+    pub peers: Vec<PeerStatus>,
+    /// All counters, in a fixed order.
+    pub counters: Vec<Counter>,
+    /// The devices; none before the first desired state was applied.
+    pub device: Option<DeviceStatus>,
+    /// Learned and static MAC addresses.
+    pub mac_count: u32,
+    /// Milliseconds since the process started.
+    pub uptime_ms: u64,
+}
+
+/// One counter; it only grows while the process lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// A stable name like `drop_replayed`.
+    pub name: String,
+    /// One sentence for the operator.
+    pub help: String,
+    /// How often.
+    pub value: u64,
+}
+
+/// One peer as the data plane sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its public key.
+    pub id: PeerId,
+    /// Its name from the desired state; empty for one that came by itself.
+    pub name: String,
+    /// Connected, or what is being done about it.
+    pub link: LinkStatus,
+    /// Where it is, when connected.
+    pub endpoint: Option<SocketAddr>,
+    /// The session in use.
+    pub session: Option<SessionStatus>,
+    /// Frames and bytes (Ethernet) sent to the peer.
+    pub tx_frame_count: u64,
+    /// Bytes of those frames.
+    pub tx_bytes: u64,
+    /// Frames received from the peer.
+    pub rx_frame_count: u64,
+    /// Bytes of those frames.
+    pub rx_bytes: u64,
+}
+
+/// Whether there is a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkStatus {
+    /// Sealed traffic flows.
+    Connected,
+    /// A handshake is under way.
+    Connecting,
+    /// The last attempt failed; the next one comes after a pause.
+    Waiting,
+}
+
+/// The keys in use with a peer and the path below them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Name of the AEAD.
+    pub cipher: String,
+    /// Milliseconds since the peer has been connected without a break.
+    pub connected_ms: u64,
+    /// Milliseconds since the keys were agreed.
+    pub keys_age_ms: u64,
+    /// Largest IP packet that the path has carried.
+    pub path_mtu: u16,
+    /// Microseconds from a probe to its answer; none before the first.
+    pub rtt_us: Option<u32>,
+    /// Milliseconds since anything authentic was heard.
+    pub heard_ms: u64,
+}
+
+/// The kernel devices and what they can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Name of the bridge.
+    pub bridge: String,
+    /// Name of the TAP.
+    pub tap: String,
+    /// The UDP port in use.
+    pub listen_port: u16,
+    /// Super-frames pass the TAP whole.
+    pub tap_offload: bool,
+    /// Trains leave in one send.
+    pub udp_gso: bool,
+    /// Trains arrive in one receive.
+    pub udp_gro: bool,
+}

@@ -1,0 +1,57 @@
+//! Every bound of the core in one place, and what happens at it.
+//!
+//! INVARIANT: the relations between the bounds are checked when this file is compiled.
+
+use crate::wire::data::DATA_OVERHEAD;
+
+/// Lanes of a session: one for the router, the others for workers. A handshake that announces more is refused.
+pub const MAX_LANES: usize = 9;
+
+/// Peers that one node knows. More in a desired state are not applied, and said so.
+pub const MAX_PEERS: usize = 4096;
+
+/// MAC addresses in the FIB. At the bound nothing new is learned (counted) and frames to unknown addresses flood.
+pub const MAX_MACS: usize = 65_536;
+
+/// Handshakes in which we wait for the third message. At the bound the oldest is forgotten.
+pub const MAX_HALF_OPEN: usize = 256;
+
+/// Chunks of a train. The chunk index has eight bits.
+pub const MAX_TRAIN_CHUNKS: usize = 128;
+
+/// Bytes of records in one train: the largest super-frame with its record header, and some room for more.
+pub const MAX_TRAIN_BYTES: usize = 66_560;
+
+/// Datagrams in one `UDP_SEGMENT` send (the kernel's `UDP_MAX_SEGMENTS` was 64 before 6.9).
+pub const MAX_SEND_SEGMENTS: usize = 63;
+
+/// Bytes of UDP payload in one send: above some 65,500 the kernel segments in software, in silence.
+pub const MAX_SEND_BYTES: usize = 65_000;
+
+/// The largest frame that a TAP hands over: 64 KiB of IP packet and the Ethernet header with two VLAN tags.
+pub const MAX_FRAME_LEN: usize = 65_535 + 22;
+
+/// The smallest frame we carry: an Ethernet header.
+pub const MIN_FRAME_LEN: usize = 14;
+
+/// Inputs that may wait for the router thread. At the bound they are dropped and counted.
+pub const MAX_ROUTER_QUEUE: usize = 4096;
+
+/// BUM frames a second that one node sends into the overlay, and the burst. Above they are dropped and counted.
+pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
+/// Frames that may be flooded at once after a pause.
+pub const BUM_BURST: u32 = 4_000;
+
+/// Smallest UDP payload that any path must carry: IPv6's minimum MTU of 1280 (RFC 8200 §5) less IPv6 and UDP headers.
+pub const MIN_DATAGRAM_LEN: usize = 1280 - 40 - 8;
+
+/// Largest UDP payload that we send as one datagram: jumbo frames of 9000 less IPv4 and UDP headers.
+pub const MAX_DATAGRAM_LEN: usize = 9000 - 20 - 8;
+
+const _: () = {
+    assert!(MAX_TRAIN_CHUNKS <= 256, "the chunk index has eight bits");
+    assert!(MAX_TRAIN_BYTES.div_ceil(MIN_DATAGRAM_LEN - DATA_OVERHEAD) < MAX_TRAIN_CHUNKS, "any train fits any path");
+    assert!(MAX_TRAIN_BYTES >= MAX_FRAME_LEN + 16, "any frame fits a train with its record header");
+    assert!(MAX_SEND_SEGMENTS * MIN_DATAGRAM_LEN >= MAX_TRAIN_BYTES, "two sends are enough for any train");
+    assert!(weaved_api::MAX_CONTROL_BYTES + 16 <= MAX_TRAIN_BYTES, "control bytes fit a train");
+};

@@ -1,0 +1,6 @@
+//! Bytes to types and back, and nothing else.
+//!
+//! INVARIANT: bytes from the network become types here and nowhere else; no function here panics on any input.
+
+pub mod data;
+pub mod header;

@@ -1,0 +1,3 @@
+//! Membership, per-node records and their spreading.
+
+pub mod limits;

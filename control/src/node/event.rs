@@ -1,0 +1,73 @@
+//! What an operator hears from the node: one clear line each, by `Display`.
+
+use ipnet::Ipv4Net;
+use weaved_api::PeerId;
+
+use super::status::Conflict;
+use crate::ipam::Overlay;
+
+/// Something that the operator may care about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeEvent {
+    /// This host has a slice; it stays with it while containers exist.
+    #[error("this host's containers get addresses from {0}")]
+    SliceAssigned(Ipv4Net),
+    /// A slice that Docker had not used yet was given up for somebody else's.
+    #[error(
+        "gave up the unused slice {slice}: it belongs to {holder} in the older network that we met; asking for another one"
+    )]
+    SliceGivenUp {
+        /// What we had.
+        slice: Ipv4Net,
+        /// Who has it.
+        holder: String,
+    },
+    /// Our slice is somebody else's in the cluster that we met, and Docker uses it here.
+    #[error("{0}")]
+    SliceRefused(Conflict),
+    /// The refusal is over.
+    #[error("this host and the cluster agree on addresses again")]
+    SliceResolved,
+    /// A member answers.
+    #[error("member {name} ({}) is up", id.short())]
+    MemberUp {
+        /// Who.
+        id: PeerId,
+        /// Its host name.
+        name: String,
+    },
+    /// A member no longer answers anybody.
+    #[error("member {name} ({}) is down", id.short())]
+    MemberDown {
+        /// Who.
+        id: PeerId,
+        /// Its host name.
+        name: String,
+    },
+    /// A member has said good-bye.
+    #[error("member {name} ({}) has left the cluster", id.short())]
+    MemberLeft {
+        /// Who.
+        id: PeerId,
+        /// Its host name.
+        name: String,
+    },
+    /// A node that knows our secret has another address plan.
+    #[error("{name} ({}) uses {theirs}, we use {ours}: its containers are not reachable; launch both with the same range", id.short())]
+    OverlayMismatch {
+        /// Who.
+        id: PeerId,
+        /// Its host name.
+        name: String,
+        /// Its plan.
+        theirs: Overlay,
+        /// Our plan.
+        ours: Overlay,
+    },
+    /// Somebody else writes our record.
+    #[error("another machine seems to run with this host's identity: was it cloned? run `weaved reset` on one of them")]
+    CloneSuspected,
+    /// More containers than a record has room for.
+    #[error("{0} containers of this host are too many to advertise; they are reached by flooding")]
+    ContainersNotAdvertised(usize),
+}

@@ -1,0 +1,321 @@
+//! Links, addresses and routes of this network namespace, over rtnetlink.
+//!
+//! A thin synchronous face: each method is one request, run to its end on a small runtime that belongs to the
+//! calling thread. What should be done to which device is decided in `reconcile`.
+
+use std::{io, net::IpAddr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressMessage, AddressScope},
+        link::{
+            AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+            LinkMessage,
+        },
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    },
+};
+use tokio::runtime::{Builder, Runtime};
+use weaved_api::MacAddr;
+
+/// A connection to the kernel's rtnetlink.
+pub struct Netlink {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+/// One network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What made it.
+    pub kind: LinkKind,
+    /// Free text; marks the devices that are ours.
+    pub alias: Option<String>,
+    /// Its Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Largest IP packet that it takes.
+    pub mtu: u32,
+    /// Frames that its queue holds.
+    pub queue_len: u32,
+    /// Administratively up.
+    pub is_up: bool,
+    /// The bridge it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// The kinds of device that we tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A Linux bridge.
+    Bridge,
+    /// A TUN or TAP device.
+    Tun,
+    /// Anything else.
+    Other,
+}
+
+/// A unicast route of any table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The device it leaves by.
+    pub link_index: Option<u32>,
+}
+
+/// A request that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}")]
+pub struct NetlinkError {
+    what: String,
+    source: io::Error,
+}
+
+type Result<T> = std::result::Result<T, NetlinkError>;
+
+impl Netlink {
+    /// Connects to the kernel, in the network namespace of the calling thread.
+    pub fn open() -> Result<Self> {
+        let failed = |source| NetlinkError { what: "open an rtnetlink socket".into(), source };
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(failed)?;
+        let handle = {
+            let _guard = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+            runtime.spawn(connection);
+            handle
+        };
+        Ok(Self { runtime, handle })
+    }
+
+    /// The device of this name, if there is one.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        let request = self.handle.link().get().match_name(name).execute();
+        match self.runtime.block_on(async move { Box::pin(request).try_next().await }) {
+            Ok(message) => Ok(message.map(parse_link)),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(failed(format!("look up the device {name}"), error)),
+        }
+    }
+
+    /// Names of all devices with their numbers.
+    pub fn link_names(&mut self) -> Result<Vec<(u32, String)>> {
+        let request = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> = self
+            .runtime
+            .block_on(Box::pin(request).try_collect())
+            .map_err(|error| failed("list the network devices".into(), error))?;
+        Ok(messages.into_iter().map(parse_link).map(|link| (link.index, link.name)).collect())
+    }
+
+    /// Makes a bridge, down, that floods what it does not know and forwards at once.
+    ///
+    /// The MAC address is given, so that it does not follow the ports; multicast is flooded like broadcast.
+    pub fn create_bridge(&mut self, name: &str, mac: MacAddr) -> Result<()> {
+        let message = LinkMessageBuilder::<LinkBridge>::new(name)
+            .address(mac.0.to_vec())
+            .stp_state(BridgeStpState::Disabled)
+            .forward_delay(0)
+            .mcast_snooping(false)
+            .build();
+        let request = self.handle.link().add(message).execute();
+        self.runtime.block_on(request).map_err(|error| failed(format!("create the bridge {name}"), error))
+    }
+
+    /// Sets the alias, the mark that a device is ours.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<()> {
+        self.change(index, "mark", |link| link.alias(alias))
+    }
+
+    /// Renames a device that is down.
+    pub fn rename(&mut self, index: u32, name: &str) -> Result<()> {
+        self.change(index, "rename", |link| link.name(name))
+    }
+
+    /// Sets the MTU, in bytes of IP packet.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
+        self.change(index, "set the MTU of", |link| link.mtu(mtu))
+    }
+
+    /// Sets how many frames wait for the reader of a TAP.
+    pub fn set_queue_len(&mut self, index: u32, frame_count: u32) -> Result<()> {
+        self.change(index, "set the queue length of", |link| link.txqueuelen(frame_count))
+    }
+
+    /// Makes a device a port of a bridge.
+    pub fn set_controller(&mut self, index: u32, bridge: u32) -> Result<()> {
+        self.change(index, "attach to the bridge", |link| link.controller(bridge))
+    }
+
+    /// Keeps the host itself from speaking IPv6 on a device that is only a bridge port.
+    pub fn set_no_ipv6_address(&mut self, index: u32) -> Result<()> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        self.change(index, "turn off IPv6 on", |link| link.append_extra_attribute(attribute))
+    }
+
+    /// Brings a device up.
+    pub fn set_up(&mut self, index: u32) -> Result<()> {
+        self.change(index, "bring up", LinkMessageBuilder::up)
+    }
+
+    /// Deletes a device.
+    pub fn delete_link(&mut self, index: u32) -> Result<()> {
+        let request = self.handle.link().del(index).execute();
+        self.runtime.block_on(request).map_err(|error| failed(format!("delete device {index}"), error))
+    }
+
+    /// Addresses of a device with their prefix lengths, link-local ones not counted.
+    pub fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>> {
+        let messages = self.address_messages(index)?;
+        Ok(messages.iter().filter_map(parse_address).collect())
+    }
+
+    /// Gives a device an address.
+    pub fn add_address(&mut self, index: u32, address: IpNet) -> Result<()> {
+        let request = self.handle.address().add(index, address.addr(), address.prefix_len()).execute();
+        self.runtime.block_on(request).map_err(|error| failed(format!("add the address {address}"), error))
+    }
+
+    /// Takes an address from a device. One that it does not have is no error.
+    pub fn delete_address(&mut self, index: u32, address: IpNet) -> Result<()> {
+        for message in self.address_messages(index)? {
+            if parse_address(&message) == Some(address) {
+                let request = self.handle.address().del(message).execute();
+                self.runtime
+                    .block_on(request)
+                    .map_err(|error| failed(format!("remove the address {address}"), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unicast routes of the host, of both families.
+    pub fn routes(&mut self) -> Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for filter in [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ] {
+            let request = self.handle.route().get(filter).execute();
+            let messages: Vec<RouteMessage> = self
+                .runtime
+                .block_on(Box::pin(request).try_collect())
+                .map_err(|error| failed("list the routes".into(), error))?;
+            routes.extend(messages.iter().filter_map(parse_route));
+        }
+        Ok(routes)
+    }
+
+    fn change(
+        &mut self,
+        index: u32,
+        what: &str,
+        build: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        let message = build(LinkUnspec::new_with_index(index)).build();
+        let request = self.handle.link().set(message).execute();
+        self.runtime.block_on(request).map_err(|error| failed(format!("{what} device {index}"), error))
+    }
+
+    fn address_messages(&mut self, index: u32) -> Result<Vec<AddressMessage>> {
+        let request = self.handle.address().get().set_link_index_filter(index).execute();
+        self.runtime
+            .block_on(Box::pin(request).try_collect())
+            .map_err(|error| failed(format!("list the addresses of device {index}"), error))
+    }
+}
+
+fn parse_link(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: LinkKind::Other,
+        alias: None,
+        mac: None,
+        mtu: 0,
+        queue_len: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        controller: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Address(address) => link.mac = address.try_into().ok().map(MacAddr),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(frame_count) => link.queue_len = frame_count,
+            LinkAttribute::Controller(controller) => link.controller = Some(controller),
+            LinkAttribute::LinkInfo(infos) => link.kind = parse_kind(&infos),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn parse_kind(infos: &[LinkInfo]) -> LinkKind {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => return LinkKind::Bridge,
+            LinkInfo::Kind(InfoKind::Tun) => return LinkKind::Tun,
+            _ => {}
+        }
+    }
+    LinkKind::Other
+}
+
+fn parse_address(message: &AddressMessage) -> Option<IpNet> {
+    if message.header.scope == AddressScope::Link {
+        return None;
+    }
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On IPv4 both are there and `Address` is the other end of a point-to-point link.
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) if found.is_none() => found = Some(*address),
+            _ => {}
+        }
+    }
+    IpNet::new(found?, message.header.prefix_len).ok()
+}
+
+fn parse_route(message: &RouteMessage) -> Option<Route> {
+    // The host's own addresses are routes too, of other types.
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut destination = None;
+    let mut link_index = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(IpAddr::from(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = Some(IpAddr::from(*address)),
+            RouteAttribute::Oif(index) => link_index = Some(*index),
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
+    Some(Route { destination, link_index })
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io().raw_os_error(),
+        _ => None,
+    }
+}
+
+fn failed(what: String, error: rtnetlink::Error) -> NetlinkError {
+    let source = match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    };
+    NetlinkError { what, source }
+}

@@ -1,0 +1,230 @@
+//! Datagrams with control messages: the segment length on the way out, segment length and overflow on the way in.
+//!
+//! rustix has no type for these control messages. Their bytes are put together and taken apart here without
+//! `unsafe`, in the kernel's layout:
+//!
+//! ```text
+//! +------------------+-----------------+----------------+----------------------------------+
+//! | len: usize       | level: i32      | type: i32      | data, padded to a multiple of 8  |
+//! +------------------+-----------------+----------------+----------------------------------+
+//! ```
+
+use std::{
+    ffi::{c_int, c_void},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use super::{check, check_len};
+
+/// Bytes of a `sockaddr_in6`, the longer of the two addresses.
+const ADDRESS_BYTES: usize = 28;
+/// Bytes of the header of a control message; its data begins there.
+const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
+/// Room for the two control messages that we ask for, and some more.
+const CONTROL_BYTES: usize = 128;
+
+/// A socket address in the kernel's form.
+#[repr(C, align(8))]
+struct RawAddress([u8; ADDRESS_BYTES]);
+
+/// A run of control messages in the kernel's form.
+#[repr(C, align(8))]
+struct RawControl([u8; CONTROL_BYTES]);
+
+/// What came in with one receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageIn {
+    /// Where it came from.
+    pub(crate) from: SocketAddr,
+    /// Bytes in the buffer.
+    pub(crate) len: usize,
+    /// `UDP_GRO`: length of each datagram in the buffer but the last; none when it is one datagram.
+    pub(crate) segment_len: Option<usize>,
+    /// `SO_RXQ_OVFL`: datagrams lost so far because the socket's buffer was full; wraps. None when nothing was lost.
+    pub(crate) overflow_count: Option<u32>,
+    /// The buffer was too small and the rest is lost.
+    pub(crate) is_truncated: bool,
+}
+
+/// Sends one datagram, or with a segment length as many as it takes (`UDP_SEGMENT`).
+///
+/// `to` has to be of the socket's family.
+pub(crate) fn send(fd: BorrowedFd<'_>, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> io::Result<()> {
+    let (mut address, address_len) = emit_address(to);
+    let mut control = RawControl([0; CONTROL_BYTES]);
+    let control_len = segment_len.map_or(0, |len| emit_segment_len(&mut control.0, len));
+    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut message = empty_message();
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = address_len;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if control_len > 0 {
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = control_len;
+    }
+    // SAFETY: all pointers in `message` are to live buffers of the lengths given, which the kernel only reads.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })?;
+    Ok(())
+}
+
+/// Receives one datagram, or with `UDP_GRO` several of one sender.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<MessageIn> {
+    let mut address = RawAddress([0; ADDRESS_BYTES]);
+    let mut control = RawControl([0; CONTROL_BYTES]);
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut message = empty_message();
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = ADDRESS_BYTES as libc::socklen_t;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = CONTROL_BYTES;
+    // SAFETY: all pointers in `message` are to live, exclusively borrowed buffers of the lengths given.
+    let len = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) })?;
+    let control = parse_control(control.0.get(..message.msg_controllen).unwrap_or_default());
+    Ok(MessageIn {
+        from: parse_address(&address).ok_or(io::ErrorKind::InvalidData)?,
+        len,
+        segment_len: control.segment_len.filter(|segment_len| *segment_len > 0 && *segment_len < len),
+        overflow_count: control.overflow_count,
+        is_truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+    })
+}
+
+/// Asks for several datagrams per receive (`UDP_GRO`).
+pub(crate) fn set_receive_offload(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Asks for the number of lost datagrams with each receive (`SO_RXQ_OVFL`).
+pub(crate) fn set_overflow_report(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
+}
+
+fn set_int(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let len = size_of::<c_int>() as libc::socklen_t;
+    let value: *const c_void = (&raw const value).cast();
+    // SAFETY: the pointer is to an int that outlives the call, and `len` is its size.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, len) })?;
+    Ok(())
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: `msghdr` is plain integers and pointers, for which all zeroes is a value: an empty message.
+    unsafe { std::mem::zeroed() }
+}
+
+fn emit_address(address: SocketAddr) -> (RawAddress, libc::socklen_t) {
+    let mut raw = [0; ADDRESS_BYTES];
+    raw[2..4].copy_from_slice(&address.port().to_be_bytes());
+    let len = match address {
+        SocketAddr::V4(v4) => {
+            raw[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+            raw[4..8].copy_from_slice(&v4.ip().octets());
+            16
+        }
+        SocketAddr::V6(v6) => {
+            raw[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+            raw[4..8].copy_from_slice(&v6.flowinfo().to_be_bytes());
+            raw[8..24].copy_from_slice(&v6.ip().octets());
+            raw[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
+            ADDRESS_BYTES as libc::socklen_t
+        }
+    };
+    (RawAddress(raw), len)
+}
+
+fn parse_address(RawAddress(raw): &RawAddress) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes([raw[2], raw[3]]);
+    match c_int::from(u16::from_ne_bytes([raw[0], raw[1]])) {
+        libc::AF_INET => Some((IpAddr::from(Ipv4Addr::new(raw[4], raw[5], raw[6], raw[7])), port).into()),
+        libc::AF_INET6 => {
+            let octets: [u8; 16] = raw[8..24].try_into().ok()?;
+            let scope_id = u32::from_ne_bytes(raw[24..28].try_into().ok()?);
+            Some(SocketAddrV6::new(Ipv6Addr::from(octets), port, 0, scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+/// Writes one `UDP_SEGMENT` message and tells its length with padding.
+fn emit_segment_len(control: &mut [u8; CONTROL_BYTES], segment_len: u16) -> usize {
+    let data_at = CONTROL_HEADER_BYTES;
+    let level_at = size_of::<usize>();
+    control[..level_at].copy_from_slice(&(data_at + 2).to_ne_bytes());
+    control[level_at..level_at + 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
+    control[level_at + 4..data_at].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
+    control[data_at..data_at + 2].copy_from_slice(&segment_len.to_ne_bytes());
+    padded(data_at + 2)
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ControlIn {
+    segment_len: Option<usize>,
+    overflow_count: Option<u32>,
+}
+
+fn parse_control(mut control: &[u8]) -> ControlIn {
+    let mut parsed = ControlIn::default();
+    while let Some((level, kind, data, rest)) = split_control(control) {
+        let number = data.first_chunk().map(|number| u32::from_ne_bytes(*number));
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => parsed.segment_len = number.map(|len| len as usize),
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => parsed.overflow_count = number,
+            _ => {}
+        }
+        control = rest;
+    }
+    parsed
+}
+
+/// Level, type and data of the first control message, and what follows it.
+fn split_control(control: &[u8]) -> Option<(c_int, c_int, &[u8], &[u8])> {
+    let (len, rest) = control.split_first_chunk()?;
+    let (level, rest) = rest.split_first_chunk()?;
+    let (kind, _) = rest.split_first_chunk()?;
+    let len = usize::from_ne_bytes(*len);
+    let data = control.get(CONTROL_HEADER_BYTES..len)?;
+    let following = control.get(padded(len)..).unwrap_or_default();
+    Some((c_int::from_ne_bytes(*level), c_int::from_ne_bytes(*kind), data, following))
+}
+
+/// The next multiple of the alignment of control messages.
+const fn padded(len: usize) -> usize {
+    len.next_multiple_of(size_of::<usize>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_parsed_as_it_was_emitted() {
+        for text in ["192.0.2.1:6783", "[2001:db8::1]:6783", "[fe80::1%3]:1", "[::ffff:192.0.2.1]:2"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(parse_address(&emit_address(address).0), Some(address));
+        }
+        assert_eq!(parse_address(&RawAddress([0; ADDRESS_BYTES])), None);
+    }
+
+    #[test]
+    fn control_messages_of_any_length_are_parsed_without_a_panic() {
+        let mut control = [0; CONTROL_BYTES];
+        emit_segment_len(&mut control, 1400);
+        // What comes in is an int where what goes out is 16 bits.
+        let len = CONTROL_HEADER_BYTES + 4;
+        control[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+        control[size_of::<usize>() + 4..CONTROL_HEADER_BYTES].copy_from_slice(&libc::UDP_GRO.to_ne_bytes());
+        assert_eq!(parse_control(&control[..len]).segment_len, Some(1400));
+        for len in 0..len {
+            assert_eq!(parse_control(&control[..len]), ControlIn::default(), "{len}");
+        }
+        for announced in [0_usize, 1, 15, CONTROL_BYTES + 1, usize::MAX] {
+            control[..size_of::<usize>()].copy_from_slice(&announced.to_ne_bytes());
+            assert_eq!(parse_control(&control), ControlIn::default(), "{announced}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The UDP socket: trains of datagrams out and in, one system call each where the kernel can.
+//!
+//! One dual-stack socket serves both families (IPv4 alone where the host has no IPv6). IPv4-mapped addresses exist
+//! on the kernel's side of this file only. DF is set on all we send and the kernel's own idea of the path MTU is not
+//! asked: the core probes for it (RFC 8899).
+//!
+//! INVARIANT: nothing here blocks but [`UdpSocket::wait_writable`].
+
+mod error;
+mod offload;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{
+        AddressFamily, SocketFlags, SocketType,
+        sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
+    },
+};
+use weaved_api::OffloadSwitches;
+
+pub use self::{
+    error::{SendError, SocketError},
+    offload::UdpOffload,
+};
+use crate::sys::socket;
+
+/// Bytes of datagrams that the kernel keeps for us, counted with its overhead of about two.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+/// Bytes that may wait for the network card.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
+
+/// Room for the most that one receive can give: 64 KiB of datagrams.
+pub const RECEIVE_BYTES: usize = 1 << 16;
+
+/// Trains sent datagram by datagram after the kernel has refused `UDP_SEGMENT`, before it is tried again: the route
+/// may lead over another device then.
+const GSO_PAUSE_TRAINS: u32 = 4096;
+
+/// An open UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    fd: OwnedFd,
+    port: u16,
+    family: Family,
+    offload: UdpOffload,
+    /// Trains still to be sent without GSO.
+    gso_pause: AtomicU32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    /// An IPv6 socket that also carries IPv4, as mapped addresses.
+    Dual,
+    /// The host has no IPv6.
+    V4,
+}
+
+/// What one receive gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Who sent it; never an IPv4-mapped address.
+    pub from: SocketAddr,
+    /// Bytes in the buffer.
+    pub len: usize,
+    /// Length of each datagram in the buffer but the last, which may be shorter. Equal to `len` for a single one.
+    pub segment_len: usize,
+    /// Datagrams that this socket has lost so far because it was full; wraps.
+    pub overflow_count: Option<u32>,
+    /// The buffer was too small; what did not fit is lost.
+    pub is_truncated: bool,
+}
+
+impl UdpSocket {
+    /// Opens the port on all addresses of the host. Port 0 takes any free one.
+    pub fn open(port: u16, switches: OffloadSwitches) -> Result<Self, SocketError> {
+        let (fd, family) = bind(port)?;
+        let other = |step: &'static str| move |source| SocketError::Other { port, step, source };
+        let step = |result: rustix::io::Result<()>, step| result.map_err(|error| other(step)(error.into()));
+        step(sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::PROBE), "set DF")?;
+        if family == Family::Dual {
+            step(sockopt::set_ipv6_mtu_discover(&fd, Ipv6PathMtuDiscovery::PROBE), "forbid IPv6 fragmentation")?;
+        }
+        step(set_buffers(&fd), "size the buffers")?;
+        socket::set_overflow_report(fd.as_fd()).map_err(other("ask for lost datagrams"))?;
+        let offload = offload::negotiate(port, switches)?;
+        if offload.gro {
+            socket::set_receive_offload(fd.as_fd()).map_err(other("turn on UDP_GRO"))?;
+        }
+        let port = local_port(&fd).map_err(other("ask for the port"))?;
+        Ok(Self { fd, port, family, offload, gso_pause: AtomicU32::new(0) })
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What the kernel does for us.
+    pub fn offload(&self) -> UdpOffload {
+        self.offload
+    }
+
+    /// Sends a run of datagrams of `segment_len` bytes, the last of which may be shorter.
+    ///
+    /// After an error some of them may have been sent.
+    pub fn send(&self, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), SendError> {
+        debug_assert!(segment_len > 0, "a run of datagrams has a segment length");
+        let to = self.to_kernel(to).ok_or(SendError::Unreachable)?;
+        if datagrams.len() <= segment_len {
+            return self.send_once(to, datagrams, None);
+        }
+        if self.may_use_gso() {
+            match self.send_once(to, datagrams, Some(segment_len as u16)) {
+                Err(SendError::GsoRefused) => self.gso_pause.store(GSO_PAUSE_TRAINS, Relaxed),
+                outcome => return outcome,
+            }
+        }
+        datagrams.chunks(segment_len).try_for_each(|datagram| self.send_once(to, datagram, None))
+    }
+
+    /// Receives into the buffer, which should have [`RECEIVE_BYTES`]. None when nothing is waiting.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        loop {
+            match socket::receive(self.fd.as_fd(), buffer) {
+                Ok(message) => return Ok(Some(from_kernel(message))),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) => return Ok(None),
+                    // An ICMP answer to something we sent: it belongs to no datagram.
+                    Some(Errno::INTR | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Waits until there is room to send, or the timeout is over.
+    pub fn wait_writable(&self, timeout: Duration) {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+        let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        // Whatever ends the wait, the next send tells.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    fn may_use_gso(&self) -> bool {
+        // Two threads may both take the last step of the pause: it is a hint, not an account.
+        let pause = self.gso_pause.load(Relaxed);
+        if pause > 0 {
+            self.gso_pause.store(pause - 1, Relaxed);
+        }
+        self.offload.gso && pause == 0
+    }
+
+    fn send_once(&self, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> Result<(), SendError> {
+        loop {
+            let Err(error) = socket::send(self.fd.as_fd(), to, bytes, segment_len) else {
+                return Ok(());
+            };
+            match Errno::from_io_error(&error) {
+                Some(Errno::INTR) => {}
+                errno => return Err(SendError::from_errno(errno, segment_len)),
+            }
+        }
+    }
+
+    /// The address as this socket's family writes it; none when it cannot.
+    fn to_kernel(&self, to: SocketAddr) -> Option<SocketAddr> {
+        match (self.family, to) {
+            (Family::Dual, SocketAddr::V4(v4)) => {
+                Some(SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()))
+            }
+            (Family::Dual, SocketAddr::V6(_)) | (Family::V4, SocketAddr::V4(_)) => Some(to),
+            (Family::V4, SocketAddr::V6(_)) => None,
+        }
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn from_kernel(message: socket::MessageIn) -> Received {
+    let mut from = message.from;
+    // Only the address: a link-local one is no use without its scope.
+    if let IpAddr::V4(v4) = from.ip().to_canonical() {
+        from = SocketAddr::new(IpAddr::V4(v4), from.port());
+    }
+    Received {
+        from,
+        len: message.len,
+        segment_len: message.segment_len.unwrap_or(message.len),
+        overflow_count: message.overflow_count,
+        is_truncated: message.is_truncated,
+    }
+}
+
+/// A bound socket: dual-stack if the host has IPv6.
+fn bind(port: u16) -> Result<(OwnedFd, Family), SocketError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let failed = |error| SocketError::from_bind(port, error);
+    match rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None) {
+        Ok(fd) => {
+            sockopt::set_ipv6_v6only(&fd, false).map_err(failed)?;
+            match rustix::net::bind(&fd, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+                Ok(()) => return Ok((fd, Family::Dual)),
+                Err(Errno::ADDRNOTAVAIL) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(Errno::AFNOSUPPORT) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let fd = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None).map_err(failed)?;
+    rustix::net::bind(&fd, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(failed)?;
+    Ok((fd, Family::V4))
+}
+
+/// Big buffers; without the right to go over the host's limit, as big as that allows.
+fn set_buffers(fd: &OwnedFd) -> rustix::io::Result<()> {
+    if sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER_BYTES).is_err() {
+        sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER_BYTES)?;
+    }
+    if sockopt::set_socket_send_buffer_size_force(fd, SEND_BUFFER_BYTES).is_err() {
+        sockopt::set_socket_send_buffer_size(fd, SEND_BUFFER_BYTES)?;
+    }
+    Ok(())
+}
+
+fn local_port(fd: &OwnedFd) -> io::Result<u16> {
+    let address = rustix::net::getsockname(fd)?;
+    let address: SocketAddr = address.try_into().map_err(io::Error::from)?;
+    Ok(address.port())
+}

@@ -1,0 +1,162 @@
+//! Behaviour of real sockets, each test in a network namespace of its own.
+
+use super::*;
+use crate::testing::{in_namespace, in_namespace_with_loopback};
+
+const SEGMENT_LEN: usize = 1400;
+const SEGMENT_COUNT: usize = 45;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn open() -> UdpSocket {
+    UdpSocket::open(0, OffloadSwitches::default()).unwrap()
+}
+
+fn loopback(socket: &UdpSocket) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, socket.port()).into()
+}
+
+/// 45 segments, the last one shorter.
+fn train() -> Vec<u8> {
+    (0..SEGMENT_LEN * SEGMENT_COUNT - 300).map(|at| (at / 7) as u8).collect()
+}
+
+/// Waits for one receive.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Received {
+    let mut fds = [PollFd::new(&socket.fd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    assert_eq!(poll(&mut fds, Some(&timeout)), Ok(1), "nothing has arrived");
+    socket.receive(buffer).unwrap().unwrap()
+}
+
+#[test]
+fn a_train_leaves_in_one_send_and_arrives_in_one_receive() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        assert_eq!(sender.offload(), UdpOffload { gso: true, gro: true }, "this test needs Linux 5.12 or newer");
+        let train = train();
+        sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        let arrived = receive(&receiver, &mut buffer);
+        assert_eq!((arrived.len, arrived.segment_len), (train.len(), SEGMENT_LEN));
+        assert!(buffer.starts_with(&train));
+        assert_eq!(arrived.from, loopback(&sender), "mapped addresses stay in the kernel");
+        assert_eq!(receiver.receive(&mut buffer).unwrap(), None);
+    });
+}
+
+#[test]
+fn without_offloads_a_train_is_as_many_datagrams() {
+    in_namespace_with_loopback(|| {
+        let off = OffloadSwitches {
+            udp_gso: weaved_api::Switch::Off,
+            udp_gro: weaved_api::Switch::Off,
+            ..OffloadSwitches::default()
+        };
+        let (sender, receiver) = (UdpSocket::open(0, off).unwrap(), UdpSocket::open(0, off).unwrap());
+        let train = train();
+        sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for datagram in train.chunks(SEGMENT_LEN) {
+            let arrived = receive(&receiver, &mut buffer);
+            assert_eq!((arrived.len, arrived.segment_len), (datagram.len(), datagram.len()));
+            assert!(buffer.starts_with(datagram));
+        }
+    });
+}
+
+#[test]
+fn ipv6_and_ipv4_share_one_socket() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            sender.send((ip, receiver.port()).into(), b"hello", 5).unwrap();
+            let arrived = receive(&receiver, &mut [0; 100]);
+            assert_eq!(arrived.from, SocketAddr::new(ip, sender.port()));
+        }
+    });
+}
+
+#[test]
+fn a_datagram_over_the_mtu_is_too_big_and_gso_goes_on() {
+    in_namespace_with_loopback(|| {
+        let mut netlink = crate::netlink::Netlink::open().unwrap();
+        let index = netlink.link("lo").unwrap().unwrap().index;
+        netlink.set_mtu(index, 1280).unwrap();
+        let (sender, receiver) = (open(), open());
+        let to = loopback(&receiver);
+        assert_eq!(sender.send(to, &[0; 1400], 1400), Err(SendError::TooBig));
+        assert_eq!(sender.send(to, &[0; 4000], 1400), Err(SendError::TooBig));
+        sender.send(to, &[0; 4000], 1200).unwrap();
+        assert_eq!(receive(&receiver, &mut vec![0; RECEIVE_BYTES]).len, 4000, "the train went in one send");
+    });
+}
+
+#[test]
+fn a_datagram_of_64_kilobytes_arrives_and_a_small_buffer_is_told() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        let datagram = vec![5; 65_507];
+        sender.send(loopback(&receiver), &datagram, datagram.len()).unwrap();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        let arrived = receive(&receiver, &mut buffer);
+        assert_eq!((arrived.len, arrived.is_truncated), (datagram.len(), false));
+        sender.send(loopback(&receiver), &datagram, datagram.len()).unwrap();
+        let arrived = receive(&receiver, &mut buffer[..100]);
+        assert_eq!((arrived.len, arrived.is_truncated), (100, true));
+    });
+}
+
+#[test]
+fn lost_datagrams_are_reported() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        sockopt::set_socket_recv_buffer_size(&receiver.fd, 5000).unwrap();
+        for _ in 0..50 {
+            sender.send(loopback(&receiver), &[0; 1000], 1000).unwrap();
+        }
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        while receiver.receive(&mut buffer).unwrap().is_some() {}
+        // The report comes with the datagram after the loss.
+        sender.send(loopback(&receiver), &[0; 1000], 1000).unwrap();
+        assert!(receive(&receiver, &mut buffer).overflow_count.is_some_and(|count| count > 0));
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    in_namespace_with_loopback(|| {
+        let first = open();
+        let error = UdpSocket::open(first.port(), OffloadSwitches::default()).unwrap_err();
+        assert!(matches!(error, SocketError::PortInUse(_)));
+        assert!(error.to_string().contains(&first.port().to_string()), "{error}");
+    });
+}
+
+#[test]
+fn without_a_route_a_peer_is_unreachable_and_offloads_are_presumed() {
+    in_namespace(|| {
+        let sender = open();
+        let to = "192.0.2.1:6783".parse().unwrap();
+        assert_eq!(sender.send(to, b"hello", 5), Err(SendError::Unreachable));
+        assert!(sender.offload().gso, "no loopback is no proof against it");
+    });
+}
+
+#[test]
+fn errors_are_told_apart_by_what_there_is_to_do() {
+    let train = Some(1400);
+    for (errno, segment_len, expected) in [
+        (Errno::MSGSIZE, None, SendError::TooBig),
+        (Errno::MSGSIZE, train, SendError::TooBig),
+        (Errno::INVAL, train, SendError::TooBig),
+        (Errno::INVAL, None, SendError::Refused),
+        (Errno::IO, train, SendError::GsoRefused),
+        (Errno::IO, None, SendError::Refused),
+        (Errno::NOBUFS, train, SendError::Full),
+        (Errno::AGAIN, None, SendError::Full),
+        (Errno::PERM, None, SendError::Unreachable),
+        (Errno::CONNREFUSED, None, SendError::Unreachable),
+    ] {
+        assert_eq!(SendError::from_errno(Some(errno), segment_len), expected, "{errno}");
+    }
+}

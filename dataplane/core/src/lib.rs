@@ -7,4 +7,6 @@
 //! are where this is enforced.
 
 pub mod limits;
+pub mod noise;
+pub mod rng;
 pub mod wire;

@@ -16,6 +16,19 @@ pub const MAX_MACS: usize = 65_536;
 /// Handshakes in which we wait for the third message. At the bound the oldest is forgotten.
 pub const MAX_HALF_OPEN: usize = 256;
 
+/// Sources of initiations whose rate is watched one by one. At the bound new sources share one allowance.
+pub const MAX_SOURCES: usize = 4096;
+
+/// Challenges a second to one source, and the burst. Above, initiations that prove nothing get no answer (counted).
+pub const CHALLENGES_PER_SECOND: u32 = 50;
+/// Challenges at once after a pause: all nodes behind one address come back together.
+pub const CHALLENGE_BURST: u32 = 200;
+
+/// Refusals a second to one source, and the burst. Above, strangers get no answer (counted).
+pub const REFUSALS_PER_SECOND: u32 = 2;
+/// Refusals at once after a pause.
+pub const REFUSAL_BURST: u32 = 10;
+
 /// Chunks of a train. The chunk index has eight bits.
 pub const MAX_TRAIN_CHUNKS: usize = 128;
 

@@ -3,4 +3,5 @@
 //! INVARIANT: bytes from the network become types here and nowhere else; no function here panics on any input.
 
 pub mod data;
+pub mod handshake;
 pub mod header;

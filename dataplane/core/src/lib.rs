@@ -8,5 +8,7 @@
 
 pub mod limits;
 pub mod noise;
+pub mod offload;
 pub mod rng;
+pub mod train;
 pub mod wire;

@@ -47,6 +47,26 @@ pub const MAX_FRAME_LEN: usize = 65_535 + 22;
 /// The smallest frame we carry: an Ethernet header.
 pub const MIN_FRAME_LEN: usize = 14;
 
+/// Trains that one receiving thread puts together at a time. At the bound the oldest is given up: what is complete of it
+/// is delivered.
+pub const MAX_ASSEMBLIES: usize = 16;
+
+/// Younger trains of a lane that begin before an incomplete one is given up.
+pub const MAX_YOUNGER_TRAINS: u8 = 2;
+
+/// Smallest segment of a super-frame: the kernel's smallest TCP segment (`TCP_MIN_SND_MSS`).
+pub const MIN_GSO_SIZE: usize = 48;
+
+/// Segments of a UDP super-frame (the kernel's `UDP_MAX_SEGMENTS` since 6.9).
+pub const MAX_UDP_SEGMENTS: usize = 128;
+
+/// Bytes of all headers of a super-frame. The largest that stacks send: two VLAN tags, IPv6 with some 100 bytes of
+/// extension headers, TCP with all its options. A super-frame with more is dropped.
+pub const MAX_GSO_HEADER_LEN: usize = 256;
+
+/// IPv6 extension headers that we look behind. A frame with more travels with its checksum finished.
+pub const MAX_IPV6_EXTENSIONS: usize = 8;
+
 /// Inputs that may wait for the router thread. At the bound they are dropped and counted.
 pub const MAX_ROUTER_QUEUE: usize = 4096;
 

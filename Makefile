@@ -1,0 +1,43 @@
+# The commands of the README. `make test` is what CI runs.
+
+CARGO ?= cargo
+DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
+
+.PHONY: demo build test unit e2e lint deny bench fuzz soak deps
+
+# Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
+demo:
+	$(CARGO) build --release -p weaved
+	target/release/weaved demo
+
+build:
+	$(CARGO) build --workspace --all-targets
+
+# Everything CI runs. Needs root: hosts are network namespaces, containers are real.
+test: deps lint unit e2e
+
+# State machines, wire formats, properties, the corpus of the fuzz targets, the kernel devices. Seconds.
+unit: build
+	$(CARGO) test --workspace --exclude weaved-netns-tests
+
+# Real processes and real dockerds in namespaces, one test after the other: they share two cores.
+e2e: build
+	WEAVED_BIN=$(CURDIR)/target/debug/weaved $(CARGO) test -p weaved-netns-tests -- --test-threads=1
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+
+# Licences, bans and sources of the dependencies.
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check licenses bans sources
+
+# Ratios against kernel VXLAN in one run, and micro-benchmarks of the core.
+bench:
+	$(CARGO) bench -p weaved-bench
+
+# Debian packages that the tests use. Quiet when they are there.
+deps:
+	@dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1 || \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES))

@@ -95,6 +95,8 @@ pub enum TargetFailure {
     Ourselves,
     /// Another node has our identity: a cloned machine.
     ClonedIdentity,
+    /// Another node than expected lives at that address.
+    OtherIdentity,
     /// It speaks a protocol version that we do not.
     OtherVersion,
     /// The kernel refused to send: unreachable network.

@@ -221,6 +221,11 @@ impl Assembler {
         self.progress()
     }
 
+    /// Whether incomplete trains wait for chunks.
+    pub fn is_filling(&self) -> bool {
+        self.position(State::Filling).is_some()
+    }
+
     /// The next thing to deliver from trains that are ready, oldest train first.
     pub fn poll(&mut self) -> Option<Delivery<'_>> {
         let (at, found) = self.find_delivery()?;

@@ -12,6 +12,8 @@
 //!
 //! All numbers are little endian. INVARIANT: nothing but this file interprets the first byte.
 
+use super::data::ReceiverIndex;
+
 /// The protocol version this program speaks and the only one it accepts so far.
 pub const PROTOCOL_VERSION: u8 = 1;
 
@@ -61,6 +63,12 @@ pub fn parse_type(datagram: &[u8]) -> Result<MessageType, HeaderError> {
         7 => MessageType::Relay,
         other => return Err(HeaderError::Type(other)),
     })
+}
+
+/// The addressee's name for the handshake or session, in every type but the initiation.
+pub fn parse_receiver(datagram: &[u8]) -> Option<ReceiverIndex> {
+    let bytes = datagram.get(4..8)?;
+    Some(ReceiverIndex(u32::from_le_bytes(bytes.try_into().ok()?)))
 }
 
 /// The first byte of a datagram of this type.

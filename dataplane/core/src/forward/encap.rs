@@ -1,0 +1,281 @@
+//! TAP → underlay: one per sending thread.
+//!
+//! 1. The shell reads a frame directly behind the room for its record header ([`Encapsulator::frame_buffer`]).
+//! 2. [`Encapsulator::push`] looks the destination up and makes the frame a record.
+//! 3. Frames for the same destination lie one behind the other: they are one train, without a copy.
+//! 4. A frame for somebody else, a full buffer or the end of the batch closes the train.
+//! 5. [`Encapsulator::poll_outgoing`] seals a closed train, send by send, for one peer or for all of them.
+//!
+//! ```text
+//! buffer: │ closed train      │ open train: record, record │ room for the next frame …
+//!         closed.start  closed.end = open.start            end
+//! ```
+//!
+//! INVARIANT: between two calls of the shell at most one train is closed and one open. No train outlives its batch,
+//! because its peer slots belong to the batch's table.
+
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Instant};
+
+use weaved_api::MacAddr;
+
+use super::{
+    DropReason, ForwardingTable, PeerSlot, Port, Punt, Short, Tally, WorkerStats, bum::BumLimiter, seal::TrainSealer,
+};
+use crate::{
+    fib::{FibPort, Origin},
+    limits::{MAX_FRAME_LEN, MAX_SEND_BYTES, MAX_TRAIN_BYTES},
+    offload::{translate::classify, vnet_hdr::VnetHeader},
+    wire::{
+        data::Lane,
+        ethernet::EthernetHeader,
+        neighbour::NeighbourMessage,
+        record::{RECORD_HEADER_LEN, RecordHeader, RecordKind},
+    },
+};
+
+/// Room for a few trains: one is being filled while a closed one waits to be sealed.
+const BUFFER_LEN: usize = 4 * MAX_TRAIN_BYTES;
+
+/// Where a train goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Destination {
+    One(PeerSlot),
+    /// All connected peers: ingress replication.
+    All,
+}
+
+struct Train {
+    records: Range<usize>,
+    to: Destination,
+}
+
+/// A closed train on its way out.
+struct Closing {
+    train: Train,
+    /// Peers that are still to get it.
+    slots: Range<u16>,
+    sealer: Option<TrainSealer>,
+}
+
+/// One send: datagrams for one peer, all but the last of the same length.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The peer, for a complaint about its path.
+    pub slot: PeerSlot,
+    /// Where to.
+    pub to: SocketAddr,
+    /// The datagrams.
+    pub datagrams: &'a [u8],
+    /// Length of each but the last.
+    pub segment_len: usize,
+}
+
+/// Makes sealed datagrams of frames.
+pub struct Encapsulator {
+    lane: Lane,
+    table: Arc<ForwardingTable>,
+    stats: Arc<WorkerStats>,
+    bum: BumLimiter,
+    buffer: Box<[u8]>,
+    wire: Box<[u8]>,
+    open: Option<Train>,
+    closing: Option<Closing>,
+    /// Where the next record starts.
+    end: usize,
+    /// The source punted last: a burst of frames from a new address is one sighting.
+    last_sighted: Option<MacAddr>,
+}
+
+impl Encapsulator {
+    /// One with an empty table.
+    pub fn new(lane: Lane, stats: Arc<WorkerStats>, now: Instant) -> Self {
+        Self {
+            lane,
+            table: Arc::default(),
+            stats,
+            bum: BumLimiter::new(now),
+            buffer: vec![0; BUFFER_LEN].into(),
+            wire: vec![0; MAX_SEND_BYTES].into(),
+            open: None,
+            closing: None,
+            end: 0,
+            last_sighted: None,
+        }
+    }
+
+    /// Begins a batch with the table to be used for all of it.
+    pub fn begin_batch(&mut self, table: &Arc<ForwardingTable>, now: Instant) {
+        debug_assert!(self.open.is_none() && self.closing.is_none(), "a batch ends before the next one begins");
+        if !Arc::ptr_eq(&self.table, table) {
+            self.table = table.clone();
+            self.last_sighted = None;
+        }
+        self.bum.refill(now);
+        self.end = 0;
+    }
+
+    /// The table of the batch.
+    pub fn table(&self) -> &Arc<ForwardingTable> {
+        &self.table
+    }
+
+    /// Where the next frame is to be read to: room for the largest one.
+    pub fn frame_buffer(&mut self) -> &mut [u8] {
+        if self.open.is_none() {
+            self.end = 0;
+        }
+        let start = self.end + RECORD_HEADER_LEN;
+        &mut self.buffer[start..start + MAX_FRAME_LEN]
+    }
+
+    /// Takes the frame of `len` bytes in [`Self::frame_buffer`]. Afterwards [`Self::poll_outgoing`] must be drained.
+    ///
+    /// Returns what the router has to know.
+    #[must_use = "punts go to the router"]
+    pub fn push(&mut self, vnet: VnetHeader, len: usize) -> Option<Punt> {
+        debug_assert!(self.closing.is_none(), "closed trains leave before the next frame comes");
+        self.stats.tally(Tally::TapFramesIn, 1);
+        let start = self.end + RECORD_HEADER_LEN;
+        let frame = start..start + len;
+        if len > MAX_FRAME_LEN {
+            self.stats.count_drop(DropReason::FrameTooLong);
+            return None;
+        }
+        let Some(ethernet) = EthernetHeader::parse(&self.buffer[frame.clone()]) else {
+            self.stats.count_drop(DropReason::FrameTooShort);
+            return None;
+        };
+        if ethernet.src.is_group() {
+            self.stats.count_drop(DropReason::SourceGroup);
+            return None;
+        }
+        if let Some(question) = self.answerable(&ethernet, frame.clone()) {
+            return Some(question);
+        }
+        match self.destination(ethernet.dst) {
+            Ok(to) => self.append(to, vnet, frame),
+            Err(reason) => self.stats.count_drop(reason),
+        }
+        self.sighting(ethernet.src)
+    }
+
+    /// Ends the batch: what is open leaves. [`Self::poll_outgoing`] must be drained.
+    pub fn end_batch(&mut self) {
+        self.close();
+    }
+
+    /// The next send of the closed train, sealed.
+    pub fn poll_outgoing(&mut self) -> Option<Outgoing<'_>> {
+        loop {
+            if self.closing.is_none() && self.is_full() {
+                self.close();
+            }
+            let closing = self.closing.as_mut()?;
+            let Some(sealer) = &mut closing.sealer else {
+                let Some(slot) = closing.slots.next() else {
+                    self.closing = None;
+                    continue;
+                };
+                let peer = self.table.peer(PeerSlot(slot));
+                let records = closing.train.records.len();
+                match TrainSealer::new(&peer.session, self.lane, records, peer.datagram_len.chunk_len()) {
+                    Ok(sealer) => closing.sealer = Some(sealer),
+                    Err(_) => self.stats.count_drop(DropReason::SessionExhausted),
+                }
+                continue;
+            };
+            let slot = PeerSlot(closing.slots.start - 1);
+            let peer = self.table.peer(slot);
+            let records = &self.buffer[closing.train.records.clone()];
+            if let Some(send) = sealer.seal_next(&peer.session, records, &mut self.wire) {
+                self.stats.tally(Tally::DatagramsOut, send.datagram_count);
+                let datagrams = &self.wire[..send.len];
+                return Some(Outgoing { slot, to: peer.endpoint, datagrams, segment_len: send.segment_len });
+            }
+            closing.sealer = None;
+        }
+    }
+
+    fn destination(&mut self, mac: MacAddr) -> Result<Destination, DropReason> {
+        let port = if mac.is_group() { None } else { self.table.mac(mac).map(|entry| entry.port) };
+        match port {
+            Some(Port::Peer(slot)) => Ok(Destination::One(slot)),
+            Some(Port::Local) => Err(DropReason::Hairpin),
+            Some(Port::Away) => Err(DropReason::NoSession),
+            None if !self.bum.take() => Err(DropReason::BumLimited),
+            None => {
+                self.stats.tally(Tally::Flooded, 1);
+                Ok(Destination::All)
+            }
+        }
+    }
+
+    /// Makes the frame a record of the open train, or of a new one.
+    fn append(&mut self, to: Destination, vnet: VnetHeader, frame: Range<usize>) {
+        let start = self.end;
+        let Ok(kind) = classify(&vnet, &mut self.buffer[frame.clone()]) else {
+            return self.stats.count_drop(DropReason::FrameMalformed);
+        };
+        let header = RecordHeader { kind: RecordKind::Frame(kind), body_len: frame.len() };
+        self.buffer[start..frame.start].copy_from_slice(&header.emit());
+        self.count(to, frame.len());
+        let fits = |train: &Train| train.to == to && frame.end - train.records.start <= MAX_TRAIN_BYTES;
+        if !self.open.as_ref().is_some_and(fits) {
+            self.close();
+        }
+        self.end = frame.end;
+        match &mut self.open {
+            Some(train) => train.records.end = frame.end,
+            None => self.open = Some(Train { records: start..frame.end, to }),
+        }
+    }
+
+    /// No room for another frame behind the open train.
+    fn is_full(&self) -> bool {
+        self.end + RECORD_HEADER_LEN + MAX_FRAME_LEN > BUFFER_LEN
+    }
+
+    fn close(&mut self) {
+        let Some(train) = self.open.take() else { return };
+        self.stats.tally(Tally::TrainsOut, 1);
+        let slots = match train.to {
+            Destination::One(slot) => slot.0..slot.0 + 1,
+            Destination::All => 0..self.table.peers.len() as u16,
+        };
+        self.closing = Some(Closing { train, slots, sealer: None });
+    }
+
+    fn count(&self, to: Destination, frame_len: usize) {
+        match to {
+            Destination::One(slot) => self.table.peer(slot).counters.sent(frame_len),
+            Destination::All => self.table.peers.iter().for_each(|peer| peer.counters.sent(frame_len)),
+        }
+    }
+
+    /// An ARP or ND question that the router can answer does not leave this host.
+    fn answerable(&self, ethernet: &EthernetHeader, frame: Range<usize>) -> Option<Punt> {
+        if !ethernet.dst.is_group() || self.table.neighbours.is_empty() {
+            return None;
+        }
+        let frame = &self.buffer[frame];
+        let NeighbourMessage::Question(question) = NeighbourMessage::parse(frame)? else { return None };
+        let is_known = self.table.answers_for(question.target);
+        is_known.then(|| Short::new(frame)).flatten().map(Punt::Question)
+    }
+
+    /// The source of a frame from the TAP is on this host. Told to the router when the table does not know it.
+    fn sighting(&mut self, source: MacAddr) -> Option<Punt> {
+        match self.table.mac(source) {
+            Some(entry) if entry.port == Port::Local => {
+                entry.touch(self.table.tick);
+                None
+            }
+            Some(entry) if entry.origin == Origin::Static => None,
+            _ if self.last_sighted == Some(source) => None,
+            _ => {
+                self.last_sighted = Some(source);
+                Some(Punt::Sighted { mac: source, port: FibPort::Local })
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! One peer as the router knows it: who it is, the sessions in use, the path below them, and attempts to get one.
+//!
+//! INVARIANT: sending uses `current` only. `previous` still opens what is in flight after a rekey; the session to come
+//! lives in the dial until the peer has been heard on it.
+
+mod dial;
+mod path_mtu;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use dial::{Confirming, Dial, Due, Phase, Proof};
+pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
+use weaved_api::{PeerId, TargetFailure};
+
+use crate::{
+    forward::PeerCounters,
+    noise::{
+        Session,
+        spec::{REJECT_AFTER, REKEY_AFTER},
+    },
+    wire::data::ReceiverIndex,
+};
+
+/// The end that did not start the current session starts a new one only this much later, so that both rarely do.
+const RESPONDER_REKEY_DELAY: Duration = Duration::from_secs(20);
+
+/// How soon rekeying is asked for again when nothing has come of it.
+const REKEY_RETRY: Duration = Duration::from_secs(5);
+
+/// Silence after which a peer that answers no probe is given up.
+const DEAD_AFTER: Duration = Duration::from_secs(8);
+
+/// Which end started the handshake of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We did.
+    Initiator,
+    /// The peer did.
+    Responder,
+}
+
+/// A peer.
+pub struct Peer {
+    /// Its public key.
+    pub id: PeerId,
+    /// Its name from the desired state; empty for a visitor.
+    pub name: String,
+    /// Where it may be found, best first. Empty for a visitor.
+    pub candidates: Vec<SocketAddr>,
+    /// Control wants a session with it.
+    pub is_wanted: bool,
+    /// The session in use and its path.
+    pub link: Option<Link>,
+    /// Attempts to get one.
+    pub dial: Option<Dial>,
+    /// Frames and bytes, over all sessions.
+    pub counters: Arc<PeerCounters>,
+}
+
+/// A connection with a peer: survives rekeying and roaming.
+pub struct Link {
+    /// Where its datagrams go.
+    pub endpoint: SocketAddr,
+    /// Seals; opens.
+    pub current: Arc<Session>,
+    /// Opens what was sealed before the last rekey.
+    pub previous: Option<Arc<Session>>,
+    /// What the underlay carries.
+    pub path: PathMtu,
+    /// Since when there has been a session without a break.
+    pub connected_at: Instant,
+    /// When something authentic was last noticed.
+    pub heard_at: Instant,
+    keys_at: Instant,
+    rekey_due: Instant,
+    opened_count: u64,
+    sealed_count: u64,
+}
+
+/// What the passing of time means for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkDue {
+    /// Nothing to be done but sending the probes that wait.
+    Fine,
+    /// New keys are needed.
+    Rekey,
+    /// The path carries less than before.
+    PathChanged,
+    /// The peer is gone, or its keys are too old to be used.
+    Dead,
+}
+
+impl Peer {
+    /// A peer without a session.
+    pub fn new(id: PeerId) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            candidates: Vec::new(),
+            is_wanted: false,
+            link: None,
+            dial: None,
+            counters: Arc::default(),
+        }
+    }
+
+    /// The session to be used from here on, completed at `endpoint`. Says whether the peer was not connected before.
+    pub fn install(
+        &mut self,
+        session: Arc<Session>,
+        role: Role,
+        endpoint: SocketAddr,
+        first_id: u32,
+        now: Instant,
+    ) -> bool {
+        if let Some(link) = &mut self.link {
+            link.replace(session, role, now);
+            link.roam(endpoint, now);
+            return false;
+        }
+        self.link = Some(Link::new(session, role, endpoint, first_id, now));
+        true
+    }
+
+    /// Starts or keeps attempts to reach the peer, at the first candidate or where it was last.
+    pub fn ensure_dial(&mut self, now: Instant) {
+        let known = self.link.as_ref().map(|link| link.endpoint);
+        if let (None, Some(to)) = (&self.dial, known.or(self.candidates.first().copied())) {
+            self.dial = Some(Dial::new(to, now));
+        }
+    }
+
+    /// The candidate after the one in use: an address that does not answer is not tried twice in a row.
+    pub fn next_candidate(&self, tried: SocketAddr) -> SocketAddr {
+        let at = self.candidates.iter().position(|candidate| *candidate == tried);
+        let next = at.map_or(0, |at| (at + 1) % self.candidates.len());
+        self.candidates.get(next).copied().unwrap_or(tried)
+    }
+
+    /// Why there is no session, when that has to be told.
+    pub fn poll_failure(&mut self) -> Option<(SocketAddr, TargetFailure)> {
+        let dial = self.dial.as_mut()?;
+        Some((dial.to, dial.poll_failure()?))
+    }
+
+    /// When the peer next wants attention.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let link = self.link.as_ref().map(Link::next_timeout);
+        let dial = self.dial.as_ref().map(Dial::next_timeout);
+        link.into_iter().chain(dial).min()
+    }
+}
+
+impl Link {
+    fn new(session: Arc<Session>, role: Role, endpoint: SocketAddr, first_id: u32, now: Instant) -> Self {
+        Self {
+            endpoint,
+            current: session,
+            previous: None,
+            path: PathMtu::new(first_id, now),
+            connected_at: now,
+            heard_at: now,
+            keys_at: now,
+            rekey_due: now + rekey_delay(role),
+            opened_count: 0,
+            sealed_count: 0,
+        }
+    }
+
+    /// The sessions that may still receive.
+    pub fn inbound(&self) -> impl Iterator<Item = &Arc<Session>> {
+        std::iter::once(&self.current).chain(&self.previous)
+    }
+
+    /// Whether this index names one of the sessions.
+    pub fn owns(&self, index: ReceiverIndex) -> bool {
+        self.inbound().any(|session| session.local() == index)
+    }
+
+    /// Follows the peer to another address. Says whether it is another one.
+    pub fn roam(&mut self, endpoint: SocketAddr, now: Instant) -> bool {
+        let moved = self.endpoint != endpoint;
+        if moved {
+            self.endpoint = endpoint;
+            self.path.on_new_path(now);
+        }
+        moved
+    }
+
+    /// When the keys in use were agreed.
+    pub fn keys_at(&self) -> Instant {
+        self.keys_at
+    }
+
+    /// When this link next wants attention.
+    pub fn next_timeout(&self) -> Instant {
+        self.path.next_timeout().min(self.rekey_due)
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) -> LinkDue {
+        self.note_activity(now);
+        if now.saturating_duration_since(self.keys_at) >= REJECT_AFTER {
+            return LinkDue::Dead;
+        }
+        match self.path.handle_timeout(now) {
+            Verdict::Silent if now.saturating_duration_since(self.heard_at) >= DEAD_AFTER => LinkDue::Dead,
+            Verdict::BlackHole => LinkDue::PathChanged,
+            _ if now >= self.rekey_due || self.current.needs_rekey_by_volume() => {
+                self.rekey_due = now + REKEY_RETRY;
+                LinkDue::Rekey
+            }
+            _ => LinkDue::Fine,
+        }
+    }
+
+    fn replace(&mut self, session: Arc<Session>, role: Role, now: Instant) {
+        self.previous = Some(std::mem::replace(&mut self.current, session));
+        self.keys_at = now;
+        self.rekey_due = now + rekey_delay(role);
+        self.opened_count = 0;
+        self.sealed_count = 0;
+        self.heard_at = now;
+    }
+
+    /// Notes whether anything was opened or sealed since the last call: workers count, nobody tells.
+    fn note_activity(&mut self, now: Instant) {
+        let opened = self.inbound().map(|session| session.opened_count()).sum();
+        let sealed = self.current.sealed_count();
+        if opened != self.opened_count {
+            self.heard_at = now;
+        }
+        // A handful of datagrams are our own probes and answers.
+        let is_busy = sealed.saturating_sub(self.sealed_count) > 50;
+        self.path.on_activity(is_busy, now);
+        self.opened_count = opened;
+        self.sealed_count = sealed;
+    }
+}
+
+fn rekey_delay(role: Role) -> Duration {
+    match role {
+        Role::Initiator => REKEY_AFTER,
+        Role::Responder => REKEY_AFTER + RESPONDER_REKEY_DELAY,
+    }
+}

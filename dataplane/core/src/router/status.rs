@@ -1,0 +1,62 @@
+//! What the router tells of itself.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use weaved_api::{LinkStatus, PeerStatus, SessionStatus, Stats};
+
+use super::Router;
+use crate::{
+    forward::sum,
+    peer::{Link, Peer},
+};
+
+impl Router {
+    /// A snapshot for `status`. The devices are the shell's to fill in.
+    pub fn stats(&self, now: Instant) -> Stats {
+        let threads = self.workers.iter().map(AsRef::as_ref).chain(std::iter::once(self.stats.as_ref()));
+        Stats {
+            peers: self.peers.values().map(|peer| peer_status(peer, now)).collect(),
+            counters: sum(&threads),
+            device: None,
+            mac_count: self.fib.len() as u32,
+            uptime_ms: millis(now.saturating_duration_since(self.started_at)),
+        }
+    }
+}
+
+fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
+    let link = match (&peer.link, &peer.dial) {
+        (Some(_), _) => LinkStatus::Connected,
+        (None, Some(dial)) if !dial.has_failed() => LinkStatus::Connecting,
+        _ => LinkStatus::Waiting,
+    };
+    PeerStatus {
+        id: peer.id,
+        name: peer.name.clone(),
+        link,
+        endpoint: peer.link.as_ref().map(|link| link.endpoint),
+        session: peer.link.as_ref().map(|link| session_status(link, now)),
+        tx_frame_count: peer.counters.tx_frame_count.load(Relaxed),
+        tx_bytes: peer.counters.tx_bytes.load(Relaxed),
+        rx_frame_count: peer.counters.rx_frame_count.load(Relaxed),
+        rx_bytes: peer.counters.rx_bytes.load(Relaxed),
+    }
+}
+
+fn session_status(link: &Link, now: Instant) -> SessionStatus {
+    SessionStatus {
+        cipher: link.current.cipher().name().to_owned(),
+        connected_ms: millis(now.saturating_duration_since(link.connected_at)),
+        keys_age_ms: millis(now.saturating_duration_since(link.keys_at())),
+        path_mtu: link.path.datagram_len().underlay_mtu(link.endpoint).0,
+        rtt_us: link.path.rtt().map(|rtt| rtt.as_micros() as u32),
+        heard_ms: millis(now.saturating_duration_since(link.heard_at)),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}

@@ -1,0 +1,133 @@
+//! What the slow path does with traffic: control bytes, probes, sightings, questions, roaming.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use weaved_api::{Event, MAX_CONTROL_BYTES, MacAddr, PeerId};
+
+use super::{Router, TableChange, Transmit};
+use crate::{
+    fib::{FibPort, Learned},
+    forward::{DropReason, SlowRecord, Tally, seal_train},
+    noise::Session,
+    peer::Answer,
+    wire::{
+        data::{Lane, ReceiverIndex},
+        neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
+        record::{ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, TrainFull},
+    },
+};
+
+/// The router's own sending lane.
+const ROUTER_LANE: Lane = Lane(0);
+
+impl Router {
+    /// A source address was seen behind a port.
+    pub(super) fn on_sighted(&mut self, mac: MacAddr, port: FibPort) {
+        match self.fib.learn(mac, port) {
+            Learned::New => self.mark(TableChange::Learned),
+            Learned::Moved => {
+                self.stats.tally(Tally::MacMoves, 1);
+                self.mark(TableChange::Learned);
+            }
+            Learned::Known | Learned::Contradicted => {}
+            Learned::Full => self.count_drop(DropReason::MacTableFull),
+        }
+    }
+
+    /// An authentic datagram came from another address: the peer is there now. Only its newest session is believed,
+    /// because an old datagram may have been held back.
+    pub(super) fn on_roamed(&mut self, id: PeerId, index: ReceiverIndex, from: SocketAddr, now: Instant) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        if link.current.local() != index || !link.roam(from, now) {
+            return;
+        }
+        self.mark(TableChange::Urgent);
+        self.events.push_back(Event::PeerUp { id, endpoint: from, target: None });
+        self.send_probes(id, now);
+    }
+
+    /// A send was refused as too big.
+    pub(super) fn on_too_big(&mut self, id: PeerId, datagram_len: usize, now: Instant) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+        if link.path.on_too_big(datagram_len, now) {
+            self.mark(TableChange::Urgent);
+        }
+    }
+
+    /// A record that is not a frame.
+    pub(super) fn on_record(&mut self, from: PeerId, record: SlowRecord, now: Instant) {
+        let Some(link) = self.peers.get_mut(&from).and_then(|peer| peer.link.as_mut()) else { return };
+        link.heard_at = now;
+        match record {
+            SlowRecord::Control(bytes) => self.events.push_back(Event::Control { from, bytes }),
+            SlowRecord::Probe(ack) => {
+                let (session, endpoint) = (link.current.clone(), link.endpoint);
+                let answer = records(RECORD_HEADER_LEN + 8, |writer| writer.push_probe_ack(ack));
+                self.send_train(&session, endpoint, &answer);
+            }
+            SlowRecord::ProbeAnswer(id) => {
+                if link.path.on_answer(id.0, now) == Answer::Raised {
+                    self.mark(TableChange::Urgent);
+                }
+            }
+        }
+    }
+
+    /// An ARP or ND question whose answer is known: it is answered here and goes no further.
+    pub(super) fn on_question(&mut self, frame: &[u8]) {
+        let Some(NeighbourMessage::Question(question)) = NeighbourMessage::parse(frame) else { return };
+        let Some(mac) = self.neighbours.get(&question.target) else { return };
+        let mut answer = [0; MAX_ANSWER_LEN];
+        if let Some(len) = question.answer(*mac, frame, &mut answer) {
+            self.stats.tally(Tally::NeighboursAnswered, 1);
+            self.frames.push_back(answer[..len].to_vec());
+        }
+    }
+
+    pub(super) fn send_control(&mut self, to: PeerId, bytes: &[u8]) {
+        let link = self.peers.get(&to).and_then(|peer| peer.link.as_ref());
+        let Some(link) = link.filter(|_| bytes.len() <= MAX_CONTROL_BYTES) else {
+            return self.count_drop(DropReason::ControlNoSession);
+        };
+        let (session, endpoint) = (link.current.clone(), link.endpoint);
+        let record = records(RECORD_HEADER_LEN + bytes.len(), |writer| writer.push(RecordKind::Control, bytes));
+        self.send_train(&session, endpoint, &record);
+    }
+
+    /// Sends the path's probes that wait: each a train of one datagram of exactly the length to be proved.
+    pub(super) fn send_probes(&mut self, id: PeerId, now: Instant) {
+        loop {
+            let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
+            let Some(probe) = link.path.poll_probe(now) else { return };
+            let (session, endpoint) = (link.current.clone(), link.endpoint);
+            let chunk_len = probe.len.chunk_len();
+            let record = records(chunk_len, |writer| writer.push_probe(ProbeId(probe.id), chunk_len));
+            self.send_chunked(&session, endpoint, &record, chunk_len);
+        }
+    }
+
+    /// Seals records on the router's lane and queues them. An empty train is a keepalive.
+    pub(super) fn send_train(&mut self, session: &Arc<Session>, to: SocketAddr, records: &[u8]) {
+        let links = self.peers.values().filter_map(|peer| peer.link.as_ref());
+        let path = links.filter(|link| link.endpoint == to).map(|link| link.path.datagram_len()).next();
+        self.send_chunked(session, to, records, path.unwrap_or(crate::mtu::DatagramLen::MIN).chunk_len());
+    }
+
+    fn send_chunked(&mut self, session: &Session, to: SocketAddr, records: &[u8], chunk_len: usize) {
+        let transmits = &mut self.transmits;
+        let sealed = seal_train(session, ROUTER_LANE, records, chunk_len, |datagrams, segment_len| {
+            transmits.push_back(Transmit { to, datagrams: datagrams.to_vec(), segment_len });
+        });
+        match sealed {
+            Ok(count) => self.stats.tally(Tally::DatagramsOut, count),
+            Err(_) => self.count_drop(DropReason::SessionExhausted),
+        }
+    }
+}
+
+/// A train of `len` bytes with what `write` puts into it.
+fn records(len: usize, write: impl FnOnce(&mut RecordWriter<'_>) -> Result<(), TrainFull>) -> Vec<u8> {
+    let mut train = vec![0; len];
+    write(&mut RecordWriter::new(&mut train)).expect("the caller gives the exact length");
+    train
+}

@@ -1,0 +1,24 @@
+//! A network of routers in virtual time: what the tests of this and other packages drive the core with.
+//!
+//! Everything is made from a seed; the same seed and the same calls give the same result, byte for byte. The seed can
+//! be set with `WEAVED_SEED` by the tests that use [`seeds`], and is part of every panic message there.
+
+pub mod conditions;
+pub mod frames;
+pub mod network;
+pub mod node;
+pub mod wiretap;
+
+pub use conditions::Conditions;
+pub use network::Network;
+pub use node::Node;
+pub use wiretap::Wiretap;
+
+/// The seeds to run a property with: `count` fixed ones, or the one in `WEAVED_SEED`.
+#[expect(clippy::disallowed_methods, reason = "a seed to be replayed comes from the environment of the test")]
+pub fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("WEAVED_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => vec![seed],
+        None => (0..count).collect(),
+    }
+}

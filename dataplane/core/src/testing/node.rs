@@ -1,0 +1,181 @@
+//! One weaved of the simulated network: a router, one worker and a TAP that remembers what was written to it.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use weaved_api::{
+    ClusterSecret, DesiredState, Event, Generation, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey,
+};
+
+use crate::{
+    forward::{Datagrams, Decapsulator, Delivery, Encapsulator, ForwardingTable, Outcome, WorkerStats},
+    noise::{Announcement, OUR_VERSIONS, peer_id_of},
+    offload::vnet_hdr::VnetHeader,
+    router::{Router, RouterConfig, Transmit},
+    wire::data::Lane,
+};
+
+/// A simulated host.
+pub struct Node {
+    /// Its address on the underlay.
+    pub address: SocketAddr,
+    /// Its id.
+    pub id: PeerId,
+    /// The slow path.
+    pub router: Router,
+    /// Counters of the worker.
+    pub stats: Arc<WorkerStats>,
+    /// Frames written to the TAP, with their offload request.
+    pub delivered: Vec<(VnetHeader, Vec<u8>)>,
+    /// Events for control.
+    pub events: Vec<Event>,
+    /// What control wants; changed by the test and applied by [`Node::apply`].
+    pub desired: DesiredState,
+    encapsulator: Encapsulator,
+    decapsulator: Decapsulator,
+    table: Arc<ForwardingTable>,
+}
+
+impl Node {
+    /// A node whose key is made from `number`, at an address of its own.
+    pub fn new(number: u16, seed: u64, secret: ClusterSecret, wall_clock: SystemTime, now: Instant) -> Self {
+        let mut key = [0x5a; 32];
+        // Not at the ends: X25519 clamps bits there.
+        key[8..10].copy_from_slice(&number.to_le_bytes());
+        let identity = SecretKey(key);
+        let mut router_seed = [0; 32];
+        router_seed[..8].copy_from_slice(&seed.to_le_bytes());
+        router_seed[8..10].copy_from_slice(&number.to_le_bytes());
+        let stats = Arc::<WorkerStats>::default();
+        let [high, low] = number.to_be_bytes();
+        let address = SocketAddr::from(([192, 168, high, low], 6783));
+        let config = RouterConfig {
+            identity: identity.clone(),
+            cluster_secret: secret.clone(),
+            announcement: Announcement { aes: true, lane_count: 2, versions: OUR_VERSIONS },
+            seed: router_seed,
+            wall_clock,
+            started_at: now,
+        };
+        Self {
+            address,
+            id: peer_id_of(&identity),
+            router: Router::new(&config, vec![stats.clone()]),
+            delivered: Vec::new(),
+            events: Vec::new(),
+            desired: DesiredState {
+                generation: Generation(1),
+                identity,
+                cluster_secret: secret,
+                listen_port: address.port(),
+                overlay: Overlay { bridge: "weave".into(), tap: "weave-tap".into(), mtu: 1500, gateway: None },
+                peers: Vec::new(),
+                targets: Vec::new(),
+                neighbours: Vec::new(),
+                offload: OffloadSwitches::default(),
+            },
+            encapsulator: Encapsulator::new(Lane(1), stats.clone(), now),
+            decapsulator: Decapsulator::new(stats.clone()),
+            table: Arc::default(),
+            stats,
+        }
+    }
+
+    /// Wants a session with this peer, at this address.
+    pub fn want_peer(&mut self, id: PeerId, endpoint: SocketAddr) {
+        self.desired.peers.push(PeerConfig { id, name: String::new(), endpoints: vec![endpoint] });
+    }
+
+    /// Knows a container of another host.
+    pub fn want_neighbour(&mut self, neighbour: Neighbour) {
+        self.desired.neighbours.push(neighbour);
+    }
+
+    /// Applies [`Node::desired`].
+    pub fn apply(&mut self, now: Instant) {
+        self.router.handle_desired_state(&self.desired.clone(), now);
+    }
+
+    /// Whether there is a session with this peer.
+    pub fn is_connected(&self, id: PeerId) -> bool {
+        self.table.peers.iter().any(|peer| peer.id == id)
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> &ForwardingTable {
+        &self.table
+    }
+
+    /// A container of this host sends frames in one burst. Returns the datagrams that leave.
+    pub fn send_frames(&mut self, frames: &[(VnetHeader, Vec<u8>)], now: Instant) -> Vec<Transmit> {
+        let mut sends = Vec::new();
+        self.encapsulator.begin_batch(&self.table, now);
+        for (vnet, frame) in frames {
+            self.encapsulator.frame_buffer()[..frame.len()].copy_from_slice(frame);
+            let punt = self.encapsulator.push(*vnet, frame.len());
+            drain(&mut self.encapsulator, &mut sends);
+            if let Some(punt) = punt {
+                self.router.handle_punt(punt, now);
+            }
+        }
+        self.encapsulator.end_batch();
+        drain(&mut self.encapsulator, &mut sends);
+        sends
+    }
+
+    /// Datagrams have come, as many as one `UDP_GRO` receive would give.
+    pub fn handle_datagrams(&mut self, from: SocketAddr, bytes: &[u8], segment_len: usize, now: Instant) {
+        self.decapsulator.begin_batch(&self.table);
+        let router = &mut self.router;
+        self.decapsulator.handle(Datagrams { from, bytes, segment_len }, |punt| router.handle_punt(punt, now));
+        self.take_outcomes(now);
+    }
+
+    /// The socket has been silent for a moment: what was held back for late chunks is delivered.
+    pub fn flush(&mut self, now: Instant) {
+        self.decapsulator.begin_batch(&self.table);
+        self.decapsulator.flush_stale();
+        self.take_outcomes(now);
+    }
+
+    fn take_outcomes(&mut self, now: Instant) {
+        while let Some(outcome) = self.decapsulator.poll() {
+            match outcome {
+                Outcome::Deliver(Delivery { vnet, frame, sighting }) => {
+                    self.delivered.push((vnet, frame.to_vec()));
+                    sighting.into_iter().for_each(|punt| self.router.handle_punt(punt, now));
+                }
+                Outcome::Punt(punt) => self.router.handle_punt(punt, now),
+                Outcome::Dropped => {}
+            }
+        }
+    }
+
+    /// Lets the router act. Returns the datagrams that leave.
+    pub fn drive(&mut self, now: Instant) -> Vec<Transmit> {
+        if self.router.poll_timeout() <= now {
+            self.router.handle_timeout(now);
+        }
+        if let Some(table) = self.router.poll_table(now) {
+            self.table = table;
+        }
+        while let Some(frame) = self.router.poll_frame() {
+            self.delivered.push((VnetHeader::default(), frame));
+        }
+        self.events.extend(std::iter::from_fn(|| self.router.poll_event()));
+        std::iter::from_fn(|| self.router.poll_transmit()).collect()
+    }
+}
+
+fn drain(encapsulator: &mut Encapsulator, sends: &mut Vec<Transmit>) {
+    while let Some(outgoing) = encapsulator.poll_outgoing() {
+        sends.push(Transmit {
+            to: outgoing.to,
+            datagrams: outgoing.datagrams.to_vec(),
+            segment_len: outgoing.segment_len,
+        });
+    }
+}

@@ -208,7 +208,7 @@ fn a_peer_that_restarts_is_back_within_a_few_round_trips() {
     assert!(network.run_until(5 * SECOND, Network::is_full_mesh));
     network.run(30 * SECOND);
     network.restart(0);
-    assert!(network.run_until(SECOND / 20, |network| network.is_full_mesh()));
+    assert!(network.run_until(SECOND / 20, Network::is_full_mesh));
     network.send(0, &[frame(mac(1, 1), weaved_api::MacAddr::BROADCAST, b"back")]);
     network.run(SECOND / 20);
     assert_eq!(delivered_payloads(&network, 1), [b"back".to_vec()]);
@@ -244,7 +244,7 @@ fn a_path_that_shrinks_in_silence_is_noticed_under_load() {
     let mut network = connected(1);
     network.run(5 * SECOND);
     let big = frame(mac(1, 1), mac(2, 1), &[1; 1486]);
-    let mut send_for = |network: &mut Network, time: Duration| {
+    let send_for = |network: &mut Network, time: Duration| {
         let end = network.now + time;
         while network.now < end {
             network.send(0, &vec![big.clone(); 10]);
@@ -255,7 +255,7 @@ fn a_path_that_shrinks_in_silence_is_noticed_under_load() {
     network.conditions.max_datagram = 1300;
     send_for(&mut network, 8 * SECOND);
     network.nodes[1].delivered.clear();
-    network.send(0, &[big.clone()]);
+    network.send(0, std::slice::from_ref(&big));
     network.run(SECOND);
     assert_eq!(network.nodes[1].delivered.len(), 1, "delivered over the smaller path");
     assert!(network.nodes[0].table().peers[0].datagram_len.bytes() <= 1300);

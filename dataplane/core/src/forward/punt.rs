@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(Short::new(b"abc").unwrap().as_slice(), b"abc");
         assert!(Short::new(&[7; SHORT_LEN]).is_some());
         assert!(Short::new(&[7; SHORT_LEN + 1]).is_none());
-        assert!(Short::new(&[0; 70_000]).is_none());
+        assert!(Short::new(&vec![0; 70_000]).is_none());
     }
 }

@@ -91,3 +91,40 @@ impl LaneKey {
         Nonce::assume_unique_for_key(nonce)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::hkdf;
+
+    use super::*;
+
+    fn direction() -> Prk {
+        hkdf::Salt::new(hkdf::HKDF_SHA256, b"test").extract(&[7; 32])
+    }
+
+    fn sealed(key: &LaneKey, counter: u64) -> [u8; 64 + TAG_LEN] {
+        let mut out = [0; 64 + TAG_LEN];
+        key.seal(Counter(counter), &[1; DATA_HEADER_LEN], &[0; 64], &mut out);
+        out
+    }
+
+    #[test]
+    fn lanes_have_keys_of_their_own_and_not_only_nonces() {
+        for cipher in [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let two = LaneKey::derive(&direction(), cipher, Lane(2));
+            let one_with_nonces_of_two = LaneKey { lane: Lane(2), ..LaneKey::derive(&direction(), cipher, Lane(1)) };
+            assert_ne!(sealed(&two, 5), sealed(&one_with_nonces_of_two, 5));
+        }
+    }
+
+    #[test]
+    fn lane_and_counter_are_in_the_nonce() {
+        for cipher in [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let key = LaneKey::derive(&direction(), cipher, Lane(1));
+            let nonces: [[u8; 12]; 3] = [0, 1, u64::MAX].map(|counter| *key.nonce(Counter(counter)).as_ref());
+            assert_eq!(nonces[1], [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(nonces[2][4..], [0xff; 8]);
+            assert_ne!(sealed(&key, 0), sealed(&key, 1));
+        }
+    }
+}

@@ -274,26 +274,25 @@ fn a_handshake_succeeds_once() {
     assert_eq!(repeated_finish(&stranger.keys, &finish), None);
 }
 
-/// Runs the handshake of a member that names `victim` in its first message.
-fn impersonate(thief: &mut Node, victim: PeerId, b: &mut Node) -> Option<HandshakeError> {
+/// Runs a handshake up to the response, in which `member` names `claimed` in its first message.
+fn half_way_as(claimed: PeerId, member: &mut Node, b: &mut Node) -> (Initiator, AwaitingFinish, Vec<u8>) {
     let mut answer = None;
     loop {
         let attempt = Attempt {
-            index: thief.rng.receiver_index(),
-            to: Some(b.keys.id()),
+            index: member.rng.receiver_index(),
+            to: None,
             timestamp: UnixMicros(5),
-            announcement: thief.announcement,
+            announcement: member.announcement,
             answer,
         };
-        let (mut initiator, initiation) = Initiator::start_as(victim, &thief.keys, &attempt, &mut thief.rng);
+        let (initiator, initiation) = Initiator::start_as(claimed, &member.keys, &attempt, &mut member.rng);
         match b.admit(&initiation, here()).unwrap() {
             Admission::Challenge(challenge) => answer = Some(initiator.handle_challenge(&challenge).unwrap()),
             Admission::Silent => panic!("one challenge is within the limit"),
             Admission::Accept(admitted) => {
-                let (mut awaiting, response) = admitted.respond(ReceiverIndex(9), b.announcement).unwrap();
-                assert_eq!(awaiting.claimed(), victim);
-                let (finish, _) = initiator.handle_response(&response).unwrap();
-                return awaiting.handle_finish(&finish).err();
+                let (awaiting, response) = admitted.respond(ReceiverIndex(9), b.announcement).unwrap();
+                assert_eq!(awaiting.claimed(), claimed);
+                return (initiator, awaiting, response);
             }
         }
     }
@@ -303,11 +302,23 @@ fn impersonate(thief: &mut Node, victim: PeerId, b: &mut Node) -> Option<Handsha
 fn a_member_that_claims_another_id_gets_no_session() {
     let (a, mut b) = nodes();
     let mut thief = Node::new(3, 9, b.now);
-    let error = impersonate(&mut thief, a.keys.id(), &mut b);
-    assert_eq!(error, Some(HandshakeError::OtherIdentity), "it proves its own key, not the claimed one");
+    let mut impersonate = |thief: &mut Node| {
+        let (mut initiator, mut awaiting, response) = half_way_as(a.keys.id(), thief, &mut b);
+        let (finish, _) = initiator.handle_response(&response).unwrap();
+        awaiting.handle_finish(&finish).err()
+    };
+    assert_eq!(impersonate(&mut thief), Some(HandshakeError::OtherIdentity), "it proves its own key");
     thief.keys.id = a.keys.id();
-    let error = impersonate(&mut thief, a.keys.id(), &mut b);
-    assert_eq!(error, Some(HandshakeError::Over), "it shows the claimed key and cannot prove it");
+    assert_eq!(impersonate(&mut thief), Some(HandshakeError::Over), "it shows the claimed key and cannot prove it");
+}
+
+#[test]
+fn a_response_of_our_own_identity_gives_no_session() {
+    let (mut a, b) = nodes();
+    let mut clone = Node::new(1, 9, b.now);
+    clone.rng = Rng::new([77; 32]);
+    let (mut initiator, _, response) = half_way_as(b.keys.id(), &mut a, &mut clone);
+    assert_eq!(initiator.handle_response(&response).err(), Some(HandshakeError::SameIdentity));
 }
 
 #[test]

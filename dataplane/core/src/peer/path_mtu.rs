@@ -287,7 +287,7 @@ mod tests {
 
     /// A path with a one-way nothing: answers every probe up to `mtu` after 1 ms.
     struct Path {
-        path: PathMtu,
+        prober: PathMtu,
         now: Instant,
         mtu: usize,
         sent: usize,
@@ -297,21 +297,21 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "tests begin somewhere")]
         fn new(mtu: usize) -> Self {
             let now = Instant::now();
-            Self { path: PathMtu::new(0, now), now, mtu, sent: 0 }
+            Self { prober: PathMtu::new(0, now), now, mtu, sent: 0 }
         }
 
         /// Lets time pass; the worst verdict seen.
         fn run(&mut self, time: Duration) -> Verdict {
             let end = self.now + time;
             let mut worst = Verdict::Fine;
-            while self.path.next_timeout() <= end {
-                self.now = self.now.max(self.path.next_timeout());
-                let verdict = self.path.handle_timeout(self.now);
+            while self.prober.next_timeout() <= end {
+                self.now = self.now.max(self.prober.next_timeout());
+                let verdict = self.prober.handle_timeout(self.now);
                 if verdict != Verdict::Fine {
                     worst = verdict;
                 }
                 let mut answers = Vec::new();
-                while let Some(probe) = self.path.poll_probe(self.now) {
+                while let Some(probe) = self.prober.poll_probe(self.now) {
                     self.sent += 1;
                     if probe.len.bytes() <= self.mtu {
                         answers.push(probe.id);
@@ -319,7 +319,7 @@ mod tests {
                 }
                 self.now += Duration::from_millis(1);
                 for id in answers {
-                    self.path.on_answer(id, self.now);
+                    self.prober.on_answer(id, self.now);
                 }
             }
             self.now = end;
@@ -332,7 +332,7 @@ mod tests {
         for (mtu, expected) in [(1232, 1232), (1372, 1372), (1471, 1452), (1472, 1472), (9000, 8972)] {
             let mut path = Path::new(mtu);
             path.run(Duration::from_millis(1));
-            assert_eq!(path.path.datagram_len().bytes(), expected, "path of {mtu}");
+            assert_eq!(path.prober.datagram_len().bytes(), expected, "path of {mtu}");
         }
     }
 
@@ -340,11 +340,11 @@ mod tests {
     fn a_path_that_shrinks_is_noticed_while_data_flows() {
         let mut path = Path::new(1472);
         path.run(Duration::from_secs(3));
-        path.path.on_activity(true, path.now);
+        path.prober.on_activity(true, path.now);
         path.run(Duration::from_secs(5));
         path.mtu = 1300;
         assert_eq!(path.run(Duration::from_secs(3)), Verdict::BlackHole);
-        assert_eq!(path.path.datagram_len().bytes(), 1292);
+        assert_eq!(path.prober.datagram_len().bytes(), 1292);
     }
 
     #[test]
@@ -353,7 +353,7 @@ mod tests {
         path.run(Duration::from_secs(60));
         path.mtu = 9000;
         assert_eq!(path.run(RAISE_AFTER + CONFIRM_IDLE), Verdict::Fine);
-        assert_eq!(path.path.datagram_len().bytes(), 8972);
+        assert_eq!(path.prober.datagram_len().bytes(), 8972);
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
         path.run(Duration::from_secs(6));
         path.mtu = 0;
         assert_eq!(path.run(Duration::from_secs(8)), Verdict::Silent);
-        assert_eq!(path.path.datagram_len().bytes(), 1472, "silence says nothing about the length");
+        assert_eq!(path.prober.datagram_len().bytes(), 1472, "silence says nothing about the length");
     }
 
     #[test]
@@ -370,11 +370,11 @@ mod tests {
         let mut path = Path::new(1472);
         path.run(Duration::from_secs(1));
         path.mtu = 1400;
-        assert!(path.path.on_too_big(1472, path.now));
-        assert_eq!(path.path.datagram_len(), DatagramLen::MIN);
+        assert!(path.prober.on_too_big(1472, path.now));
+        assert_eq!(path.prober.datagram_len(), DatagramLen::MIN);
         path.run(Duration::from_millis(1));
-        assert_eq!(path.path.datagram_len().bytes(), 1392);
-        assert!(!path.path.on_too_big(8972, path.now), "a probe that was too big says nothing new");
+        assert_eq!(path.prober.datagram_len().bytes(), 1392);
+        assert!(!path.prober.on_too_big(8972, path.now), "a probe that was too big says nothing new");
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn an_unknown_answer_changes_nothing() {
         let mut path = Path::new(1472);
-        assert_eq!(path.path.on_answer(77, path.now), Answer::Unknown);
-        assert_eq!(path.path.rtt(), None);
+        assert_eq!(path.prober.on_answer(77, path.now), Answer::Unknown);
+        assert_eq!(path.prober.rtt(), None);
     }
 }

@@ -1,0 +1,97 @@
+//! Sealing and opening take no memory: counted by the allocator of this test program, for the thread under test.
+//!
+//! NOTE: what the AEAD's C code might take is not seen here.
+
+#![expect(unsafe_code, reason = "an allocator that counts has to be one, and hands all work to the system's")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::SocketAddr,
+    time::Instant,
+};
+
+use weaved_api::{ClusterSecret, SecretKey};
+use weaved_core::{
+    noise::{
+        Admission, Announcement, Attempt, ChallengeAnswer, Gate, Initiator, OUR_VERSIONS, OpenError, OpenedInitiation,
+        Session, StaticKeys, UnixMicros,
+    },
+    rng::Rng,
+    wire::data::{Counter, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex},
+};
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a plain cell of this thread only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from there.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Two ends of a session, by a whole handshake.
+fn sessions(aes: bool) -> (Session, Session) {
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had from the clock alone")]
+    let now = Instant::now();
+    let from = SocketAddr::from(([127, 0, 0, 1], 6783));
+    let cluster = ClusterSecret([9; 32]);
+    let (a, b) = (StaticKeys::new(&SecretKey([1; 32]), &cluster), StaticKeys::new(&SecretKey([2; 32]), &cluster));
+    let mut rng = Rng::new([3; 32]);
+    let mut gate = Gate::new(&mut rng, now);
+    let announcement = Announcement { aes, lane_count: 2, versions: OUR_VERSIONS };
+    let mut answer: Option<ChallengeAnswer> = None;
+    loop {
+        let timestamp = UnixMicros(rng.public_u64());
+        let attempt = Attempt { index: rng.receiver_index(), to: Some(b.id()), timestamp, announcement, answer };
+        let (mut initiator, initiation) = Initiator::start(&a, &attempt, &mut rng);
+        let opened = OpenedInitiation::open(&b, &initiation, &mut rng).unwrap();
+        match gate.admit(opened, from, now) {
+            Admission::Challenge(challenge) => answer = Some(initiator.handle_challenge(&challenge).unwrap()),
+            Admission::Silent => panic!("one challenge is within the limit"),
+            Admission::Accept(admitted) => {
+                let (mut awaiting, response) = admitted.respond(ReceiverIndex(7), announcement).unwrap();
+                let (finish, at_a) = initiator.handle_response(&response).unwrap();
+                return (at_a.session, awaiting.handle_finish(&finish).unwrap().session);
+            }
+        }
+    }
+}
+
+#[test]
+fn sealing_opening_and_refusing_take_no_memory() {
+    for aes in [true, false] {
+        let (a, b) = sessions(aes);
+        let chunk = [7; 1400];
+        let (mut datagram, mut out) = ([0; 1400 + DATA_OVERHEAD], [0; 1400]);
+        let before = COUNT.get();
+        assert!(before > 0, "the handshake has been counted");
+        for _ in 0..100 {
+            let counter = a.reserve(Lane(1), 1).unwrap();
+            let header = DataHeader { lane: Lane(1), chunk_index: 0, is_last: true, receiver: a.remote(), counter };
+            a.seal(&header, &chunk, &mut datagram);
+            assert_eq!(b.open(&header, &datagram, &mut out), Ok(1400));
+            assert_eq!(b.open(&header, &datagram, &mut out), Err(OpenError::Replayed));
+            let forged = DataHeader { counter: Counter(counter.0 + 1), ..header };
+            assert_eq!(b.open(&forged, &datagram, &mut out), Err(OpenError::Forged));
+        }
+        assert_eq!(COUNT.get(), before, "aes: {aes}");
+        assert_eq!((a.sealed_count(), b.opened_count()), (100, 100));
+        assert_eq!(out, [0; 1400], "a forgery leaves zeros");
+    }
+}

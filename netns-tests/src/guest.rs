@@ -1,0 +1,56 @@
+//! A guest: a namespace on the bridge `weave` that takes the place of a container.
+
+use std::{net::IpAddr, process::Command};
+
+use crate::{command::Output, namespace::Namespace, place::Place};
+
+/// A namespace with one interface, `eth0`, whose other end is a port of its host's bridge `weave`.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    name: String,
+    address: IpAddr,
+    namespace: Namespace,
+}
+
+impl Guest {
+    #[track_caller]
+    pub(crate) fn create(host: &Namespace, name: &str, address: &str, mtu: u16) -> Self {
+        let namespace = Namespace::create(format!("{}-{name}", host.netns_name()));
+        let (port, mtu) = (format!("g-{name}"), mtu.to_string());
+        let peer = ["type", "veth", "peer", "name", "eth0", "netns", namespace.netns_name()];
+        host.ip(&[&["link", "add", &port, "mtu", &mtu], peer.as_slice()].concat());
+        host.ip(&["link", "set", &port, "master", "weave", "up"]);
+        namespace.ip(&["link", "set", "eth0", "mtu", &mtu, "up"]);
+        namespace.ip(&["addr", "add", address, "brd", "+", "dev", "eth0"]);
+        // Multicast is sent where the default route leads.
+        namespace.ip(&["route", "add", "default", "dev", "eth0"]);
+        let bare = address.split('/').next().unwrap_or(address);
+        let address = bare.parse().unwrap_or_else(|error| panic!("address of guest {name}: {address}: {error}"));
+        Self { name: name.to_owned(), address, namespace }
+    }
+
+    /// Its address on the overlay.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Runs `ip` inside.
+    #[track_caller]
+    pub fn ip(&self, args: &[&str]) -> Output {
+        self.namespace.ip(args)
+    }
+}
+
+impl Place for Guest {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        self.namespace.command(args)
+    }
+
+    fn labtool(&self) -> String {
+        self.namespace.labtool()
+    }
+}

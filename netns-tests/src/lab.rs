@@ -1,0 +1,117 @@
+//! The lab: owner of the hosts and of the switch between them.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use tempfile::TempDir;
+
+use crate::{
+    Host, Link,
+    namespace::Namespace,
+    requirements::{self, Decision},
+    sweep,
+};
+
+/// Held by the one lab of the machine.
+const LOCK_FILE: &str = "/run/lock/weaved-lab.lock";
+
+/// Hosts and the network between them. Dropping it removes them; when the thread is panicking it prints first what it
+/// knows about each host.
+///
+/// A test opens one lab. A second one waits for the first to be dropped.
+#[derive(Debug)]
+pub struct Lab {
+    prefix: String,
+    switch: Namespace,
+    hosts: Vec<Arc<Host>>,
+    dir: TempDir,
+    // Last, so that it is let go when everything else is gone.
+    _lock: File,
+}
+
+impl Lab {
+    /// Opens the lab of one test. `name` is short: it becomes part of names that the kernel limits.
+    ///
+    /// None only if `WEAVED_NETNS=skip` is set, which CI refuses; panics with the names of missing packages.
+    #[track_caller]
+    pub fn open(name: &str) -> Option<Self> {
+        if requirements::require() == Decision::Skip {
+            eprintln!("skipped because WEAVED_NETNS=skip is set: {name}");
+            return None;
+        }
+        let lock = lock();
+        sweep::leftovers();
+        let prefix = format!("{}{name}", sweep::prefix_of(std::process::id()));
+        let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir();
+        let dir = dir.unwrap_or_else(|error| panic!("cannot make a directory for the lab: {error}"));
+        make_searchable(dir.path());
+        let switch = Namespace::create(format!("{prefix}-switch"));
+        switch.ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        switch.ip(&["link", "set", "br0", "mtu", "9000", "up"]);
+        switch.sysctl("net/bridge/bridge-nf-call-iptables", "0");
+        Some(Self { prefix, switch, hosts: Vec::new(), dir, _lock: lock })
+    }
+
+    /// Adds a host on a link with Ethernet's usual MTU. Hosts get the addresses 192.168.77.10 and `fd77::10` upwards.
+    #[track_caller]
+    pub fn host(&mut self, name: &str) -> Arc<Host> {
+        self.host_on(name, Link::default())
+    }
+
+    /// Adds a host on a link of the given kind.
+    #[track_caller]
+    pub fn host_on(&mut self, name: &str, link: Link) -> Arc<Host> {
+        let number = self.hosts.len() as u8 + 10;
+        let dir = self.dir.path().join(name);
+        let host = Arc::new(Host::create(&format!("{}-{name}", self.prefix), name, number, link, &self.switch, dir));
+        self.hosts.push(Arc::clone(&host));
+        host
+    }
+
+    /// A directory that lives as long as the lab.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Captures what one host sends to the others and receives from them, at its port of the switch.
+    #[track_caller]
+    pub fn capture(&self, host: &Host, file_name: &str) -> crate::Capture {
+        crate::Capture::start(&self.switch, &host.switch_port(), &self.dir.path().join(file_name))
+    }
+
+    /// The two ends of every link as they are, the state of `weaved` and the ends of the logs, for a person.
+    pub fn describe(&self) -> String {
+        self.hosts.iter().map(|host| host.describe()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Processes of the lab that are alive: hosts', guests' and containers'.
+    pub fn processes(&self) -> Vec<i32> {
+        sweep::Belongings::of(std::process::id()).processes()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.describe());
+        }
+        for host in &self.hosts {
+            host.close();
+        }
+        sweep::everything_of(std::process::id());
+    }
+}
+
+#[track_caller]
+fn lock() -> File {
+    let file = File::options().create(true).truncate(false).write(true).open(LOCK_FILE);
+    let file = file.unwrap_or_else(|error| panic!("cannot open {LOCK_FILE}: {error}"));
+    file.lock().unwrap_or_else(|error| panic!("cannot lock {LOCK_FILE}: {error}"));
+    file
+}
+
+/// Temporary directories are their owner's alone; tests also run the program as somebody else.
+#[track_caller]
+fn make_searchable(dir: &Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir, mode).unwrap_or_else(|error| panic!("cannot open up {}: {error}", dir.display()));
+}

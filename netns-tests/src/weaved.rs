@@ -1,0 +1,259 @@
+//! The program under test, on one host.
+//!
+//! Each host has its own state and run directory, named by environment variables as an operator may do it. The
+//! executable is linked into the host's directory, so that a build that runs meanwhile does not change it.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    command::{self, Output, Process},
+    namespace::Namespace,
+    place::Place,
+    requirements,
+    wait::{SOON, wait_for, wait_until},
+};
+
+/// `launch` may wait for an address range, for longer than any other verb waits.
+const VERB_DEADLINE: Duration = Duration::from_mins(1);
+/// How much of the log a failure shows.
+const LOG_TAIL_LINES: usize = 60;
+
+/// One of the processes that `launch` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Runs the others.
+    Supervisor,
+    /// Decides.
+    Control,
+    /// Moves frames.
+    Dataplane,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Supervisor, Self::Control, Self::Dataplane];
+
+    fn pid_file(self) -> &'static str {
+        match self {
+            Self::Supervisor => "supervisor.pid",
+            Self::Control => "control.pid",
+            Self::Dataplane => "dataplane.pid",
+        }
+    }
+}
+
+/// `weaved` on one host.
+#[derive(Debug)]
+pub struct Weaved {
+    host: String,
+    namespace: Namespace,
+    dir: PathBuf,
+    program: OnceLock<PathBuf>,
+}
+
+impl Weaved {
+    pub(crate) fn new(host: &str, namespace: &Namespace, dir: &Path) -> Self {
+        let (host, namespace) = (host.to_owned(), namespace.clone());
+        Self { host, namespace, dir: dir.to_owned(), program: OnceLock::new() }
+    }
+
+    /// Where it keeps what must survive.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Where its sockets and pid files are.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The executable. It lies where any user may read it.
+    #[track_caller]
+    pub fn program(&self) -> &Path {
+        self.program.get_or_init(|| {
+            let (built, linked) = (requirements::weaved_path(), self.dir.join("weaved"));
+            let outcome = fs::hard_link(&built, &linked).or_else(|_| fs::copy(&built, &linked).map(|_| ()));
+            outcome.unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
+            linked
+        })
+    }
+
+    /// `weaved ARGS` on the host, not started yet. `before` runs in front of it, such as `["unshare", "-m"]`.
+    #[track_caller]
+    pub fn command(&self, before: &[&str], args: &[&str]) -> Command {
+        let program = self.program().display().to_string();
+        let mut command = self.namespace.command(&[before, &[program.as_str()], args].concat());
+        command.env("WEAVED_STATE_DIR", self.state_dir()).env("WEAVED_RUN_DIR", self.run_dir());
+        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("docker/docker.sock").display()));
+        command
+    }
+
+    /// Runs a verb to its end.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Output {
+        command::run(self.command(&[], args), VERB_DEADLINE)
+    }
+
+    /// Starts a verb.
+    #[track_caller]
+    pub fn spawn(&self, args: &[&str]) -> Process {
+        Process::start(self.command(&[], args))
+    }
+
+    /// `weaved launch ARGS`, which must succeed.
+    #[track_caller]
+    pub fn launch(&self, args: &[&str]) -> Output {
+        self.run(&[&["launch"], args].concat()).ok()
+    }
+
+    /// Writes the join token of this host's cluster to a file and returns its path.
+    #[track_caller]
+    pub fn token_file(&self) -> String {
+        let path = self.dir.join("token");
+        let token = self.run(&["token"]).ok().stdout;
+        fs::write(&path, token).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        path.display().to_string()
+    }
+
+    /// Launches a second host: `weaved launch --token-file FILE PEER`.
+    #[track_caller]
+    pub fn join(&self, first: &Self, peer: IpAddr) -> Output {
+        self.launch(&["--token-file", &first.token_file(), &peer.to_string()])
+    }
+
+    /// What dockerd is to be started with.
+    #[track_caller]
+    pub fn docker_flags(&self) -> Vec<String> {
+        let flags = self.run(&["docker-config", "--flags"]).ok().stdout;
+        flags.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// `weaved status --json`; None while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.run(&["status", "--json"]);
+        if output.success() { serde_json::from_str(&output.stdout).ok() } else { None }
+    }
+
+    /// Process id of a part, from its pid file; None without a live one.
+    pub fn pid(&self, part: Part) -> Option<i32> {
+        let text = fs::read_to_string(self.run_dir().join(part.pid_file())).ok()?;
+        let pid = text.split_whitespace().next()?.parse().ok()?;
+        Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
+    }
+
+    /// `kill -9` of one part; returns the process id that it had.
+    #[track_caller]
+    pub fn kill9(&self, part: Part) -> i32 {
+        let pid = self.pid(part).unwrap_or_else(|| panic!("{part:?} of host {} does not run", self.host));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap_or_else(|error| panic!("cannot kill {part:?}: {error}"));
+        pid
+    }
+
+    /// Waits until a part runs that is not `old`.
+    #[track_caller]
+    pub fn wait_for_restart(&self, part: Part, old: i32) -> i32 {
+        let what = format!("{part:?} of host {} is restarted", self.host);
+        wait_for(&what, SOON, || self.pid(part).filter(|pid| *pid != old))
+    }
+
+    /// Waits until there is a session with each of so many peers.
+    #[track_caller]
+    pub fn wait_for_peers(&self, count: usize) {
+        let what = format!("host {} is connected with {count} peers", self.host);
+        wait_until(&what, SOON, || self.connected_peers().len() >= count);
+    }
+
+    /// The peers that there is a session with, as the data plane reports them.
+    pub fn connected_peers(&self) -> Vec<Value> {
+        let peers = self.status().and_then(|status| find_key(&status, "peers").cloned());
+        let peers = peers.and_then(|peers| peers.as_array().cloned()).unwrap_or_default();
+        let connected =
+            |peer: &Value| find_key(peer, "link").is_some_and(|link| link == "Connected" || link == "connected");
+        peers.into_iter().filter(connected).collect()
+    }
+
+    /// A counter of `status`, by name; 0 while there is none.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status().as_ref().and_then(|status| find_counter(status, name)).unwrap_or(0)
+    }
+
+    /// The part of the address range that is this host's, such as `10.32.5.0/24`.
+    #[track_caller]
+    pub fn slice(&self) -> String {
+        let what = format!("host {} has a part of the address range", self.host);
+        wait_for(&what, SOON, || {
+            let status = self.status()?;
+            find_key(&status, "slice")?.as_str().map(str::to_owned)
+        })
+    }
+
+    /// An address for a guest: number `last` of this host's slice, with the prefix length of the whole range.
+    #[track_caller]
+    pub fn guest_address(&self, last: u8) -> String {
+        let slice = self.slice();
+        let network = slice.split('/').next().unwrap_or(&slice);
+        let (network, _) = network.rsplit_once('.').unwrap_or_else(|| panic!("slice of host {}: {slice}", self.host));
+        format!("{network}.{last}/12")
+    }
+
+    /// The log of its detached processes.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state_dir().join("weaved.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        if self.program.get().is_none() {
+            return "--- weaved was not used".to_owned();
+        }
+        let pids = Part::ALL.map(|part| format!("{part:?} {:?}", self.pid(part))).join(", ");
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
+        format!("--- weaved: {pids}\n{}\n--- end of weaved.log\n{tail}", self.run(&["status", "--json"]))
+    }
+}
+
+/// The value of the first `key` in a document, from the outside in.
+fn find_key<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let object = value.as_object()?;
+    object.get(key).filter(|found| !found.is_null()).or_else(|| object.values().find_map(|inner| find_key(inner, key)))
+}
+
+/// The value of a counter, which is an object with `name` and `value` somewhere in a list.
+fn find_counter(value: &Value, name: &str) -> Option<u64> {
+    match value {
+        Value::Object(object) if object.get("name").and_then(Value::as_str) == Some(name) => {
+            object.get("value")?.as_u64()
+        }
+        Value::Object(object) => object.values().find_map(|inner| find_counter(inner, name)),
+        Value::Array(list) => list.iter().find_map(|inner| find_counter(inner, name)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_counters_are_found_wherever_they_are() {
+        let text = r#"{"a": {"slice": "10.32.5.0/24", "counters": [{"name": "x", "value": 3}]}, "peers": []}"#;
+        let document: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(find_key(&document, "slice").unwrap(), "10.32.5.0/24");
+        assert_eq!(find_counter(&document, "x"), Some(3));
+        assert_eq!(find_counter(&document, "y"), None);
+    }
+}

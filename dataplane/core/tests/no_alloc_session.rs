@@ -63,7 +63,7 @@ fn sessions(aes: bool) -> (Session, Session) {
         let opened = OpenedInitiation::open(&b, &initiation, &mut rng).unwrap();
         match gate.admit(opened, from, now) {
             Admission::Challenge(challenge) => answer = Some(initiator.handle_challenge(&challenge).unwrap()),
-            Admission::Silent => panic!("one challenge is within the limit"),
+            Admission::Silent(_) => panic!("one challenge is within the limit"),
             Admission::Accept(admitted) => {
                 let (mut awaiting, response) = admitted.respond(ReceiverIndex(7), announcement).unwrap();
                 let (finish, at_a) = initiator.handle_response(&response).unwrap();

@@ -6,7 +6,8 @@
 //! 2. it answers a challenge: the cookie is ours, for this id and this address, and the number of the challenge is
 //!    above all that passed before.
 //!
-//! Anything else is answered with a challenge, which costs one round trip and holds no memory.
+//! Anything else is answered with a challenge, which costs one round trip and holds no memory; only a duplicate of
+//! the one that passed last gets no answer.
 //!
 //! A replay never passes. Passing raises the record to the initiation's own timestamp *and* number, and a record only
 //! rises. So a second time, neither its timestamp nor its number is above the record. An initiation that passed
@@ -45,8 +46,18 @@ pub enum Admission {
     Accept(Box<AdmittedInitiation>),
     /// It proves nothing yet: send this to where it came from.
     Challenge(Vec<u8>),
-    /// It proves nothing, and its source has had enough challenges.
-    Silent,
+    /// It proves nothing and gets no answer.
+    Silent(SilentReason),
+}
+
+/// Why an initiation gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SilentReason {
+    /// It is the one that passed last: the path has doubled it, or somebody sent it again. Its response is out, and a
+    /// challenge now would only have the initiator begin anew.
+    Duplicate,
+    /// Its source has had enough challenges.
+    Limited,
 }
 
 /// Remembers what has passed.
@@ -92,8 +103,12 @@ impl Gate {
             self.note(&opened, proved.map(|answer| answer.seq));
             return Admission::Accept(Box::new(opened.admit()));
         }
+        let record = self.records.get(&opened.claimed());
+        if record.is_some_and(|record| opened.timestamp() == record.max_timestamp) {
+            return Admission::Silent(SilentReason::Duplicate);
+        }
         if !self.challenges.is_allowed(from, now) {
-            return Admission::Silent;
+            return Admission::Silent(SilentReason::Limited);
         }
         let seq = ChallengeSeq(self.next_seq);
         self.next_seq += 1;
@@ -268,6 +283,18 @@ mod tests {
             assert!(!is_accepted(&mut b, replay, at(1)));
             assert!(!is_accepted(&mut b, replay, at(7)));
         }
+    }
+
+    #[test]
+    fn a_duplicate_of_the_latest_gets_no_answer_and_an_older_one_a_challenge() {
+        let (mut a, mut b) = nodes();
+        let older = answered(&mut a, &mut b, at(1));
+        assert!(is_accepted(&mut b, &older, at(1)));
+        assert!(matches!(b.admit(&older, at(1)), Ok(Admission::Silent(SilentReason::Duplicate))));
+        let (_, latest) = a.initiate(&b, None);
+        assert!(is_accepted(&mut b, &latest, at(1)));
+        assert!(matches!(b.admit(&latest, at(1)), Ok(Admission::Silent(SilentReason::Duplicate))));
+        assert!(matches!(b.admit(&older, at(1)), Ok(Admission::Challenge(_))));
     }
 
     #[test]

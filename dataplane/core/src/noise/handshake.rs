@@ -109,8 +109,8 @@ pub enum HandshakeError {
     /// The other end has our own identity: ourselves or a clone. The handshake is over.
     #[error("the other end has our own identity")]
     SameIdentity,
-    /// The other end has another key than it claimed. The handshake is over.
-    #[error("the other end has another key than it claimed")]
+    /// The other end has another key than it claimed, or than the peer that we mean. The handshake is over.
+    #[error("the other end is not the peer that it should be")]
     OtherIdentity,
     /// No common version, or a number of lanes that we do not do. The handshake is over.
     #[error("the other end speaks another protocol version")]
@@ -146,7 +146,7 @@ pub struct Initiator {
     mac: HandshakeMac,
     own: PeerId,
     pub(super) ephemeral: EphemeralKey,
-    attempt: Attempt,
+    pub(super) attempt: Attempt,
 }
 
 impl Initiator {
@@ -210,6 +210,9 @@ impl Initiator {
         let peer = remote_static(&self.noise);
         if peer == self.own {
             return Err(HandshakeError::SameIdentity);
+        }
+        if self.attempt.to.is_some_and(|meant| meant != peer) {
+            return Err(HandshakeError::OtherIdentity);
         }
         let ours = self.attempt.announcement;
         let version = agree(ours, payload.announcement).ok_or(HandshakeError::OtherVersion)?;

@@ -26,7 +26,7 @@ pub mod testing;
 mod tests;
 
 pub use aead::Cipher;
-pub use gate::{Admission, Gate};
+pub use gate::{Admission, Gate, SilentReason};
 pub use handshake::{
     AdmittedInitiation, Attempt, AwaitingFinish, Established, HandshakeError, InitiationError, Initiator,
     OpenedInitiation, repeated_finish,

@@ -81,7 +81,7 @@ pub fn half_way(a: &mut Node, b: &mut Node, from: SocketAddr) -> (Initiator, Awa
                 return (initiator, awaiting, response);
             }
             Admission::Challenge(challenge) => answer = initiator.handle_challenge(&challenge).ok(),
-            Admission::Silent => break,
+            Admission::Silent(_) => break,
         }
     }
     panic!("a challenge that is answered lets pass")

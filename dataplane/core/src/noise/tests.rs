@@ -278,17 +278,18 @@ fn a_handshake_succeeds_once() {
 fn half_way_as(claimed: PeerId, member: &mut Node, b: &mut Node) -> (Initiator, AwaitingFinish, Vec<u8>) {
     let mut answer = None;
     loop {
+        member.clock.0 += 1;
         let attempt = Attempt {
             index: member.rng.receiver_index(),
             to: None,
-            timestamp: UnixMicros(5),
+            timestamp: member.clock,
             announcement: member.announcement,
             answer,
         };
         let (initiator, initiation) = Initiator::start_as(claimed, &member.keys, &attempt, &mut member.rng);
         match b.admit(&initiation, here()).unwrap() {
             Admission::Challenge(challenge) => answer = Some(initiator.handle_challenge(&challenge).unwrap()),
-            Admission::Silent => panic!("one challenge is within the limit"),
+            Admission::Silent(_) => panic!("one challenge is within the limit"),
             Admission::Accept(admitted) => {
                 let (awaiting, response) = admitted.respond(ReceiverIndex(9), b.announcement).unwrap();
                 assert_eq!(awaiting.claimed(), claimed);
@@ -310,6 +311,20 @@ fn a_member_that_claims_another_id_gets_no_session() {
     assert_eq!(impersonate(&mut thief), Some(HandshakeError::OtherIdentity), "it proves its own key");
     thief.keys.id = a.keys.id();
     assert_eq!(impersonate(&mut thief), Some(HandshakeError::Over), "it shows the claimed key and cannot prove it");
+}
+
+#[test]
+fn a_member_that_answers_for_the_peer_that_we_mean_gets_no_session() {
+    let (mut a, b) = nodes();
+    let mut impostor = Node::new(3, 9, b.now);
+    // It takes the initiation for its own by believing that it is b, and proves its own key.
+    let honest = std::mem::replace(&mut impostor.keys.id, b.keys.id());
+    let (mut initiator, _, response) = half_way(&mut a, &mut impostor, here());
+    assert_eq!(initiator.handle_response(&response).err(), Some(HandshakeError::Forged), "it cannot prove b's key");
+    impostor.keys.id = honest;
+    let (mut initiator, _, response) = half_way_as(a.keys.id(), &mut a, &mut impostor);
+    initiator.attempt.to = Some(b.keys.id());
+    assert_eq!(initiator.handle_response(&response).err(), Some(HandshakeError::OtherIdentity));
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub mod translate;
 pub mod vnet_hdr;
 
 #[cfg(test)]
+mod kernel_vectors;
+#[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! What may be believed of a frame that asks for segmentation or a checksum: only its own headers.
 //!
 //! [`Layout`] finds the layers by parsing Ethernet, VLAN tags, IPv4 with options or IPv6 with extension headers, and
-//! TCP or UDP. [`Layout::check_gso`] holds a request against them, [`Layout::vnet_header`] makes the header for the
+//! TCP or UDP. [`Layout::check_gso`] holds a request against them, [`Layout::gso_header`] makes the header for the
 //! kernel from them.
 //!
 //! INVARIANT: a virtio header for a received frame is made here and nowhere else, from the parsed frame and the pair

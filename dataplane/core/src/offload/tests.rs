@@ -70,8 +70,8 @@ fn a_checksum_that_the_receiver_cannot_find_is_finished_here() {
 
 #[test]
 fn a_super_frame_of_one_segment_is_an_ordinary_frame() {
-    for spec in [small_tcp(), udp(small_tcp())] {
-        let spec = Spec { payload: reference::payload(90, 1), ..spec };
+    for (spec, payload_len) in [(small_tcp(), 90), (udp(small_tcp()), 90), (small_tcp(), 100)] {
+        let spec = Spec { payload: reference::payload(payload_len, 1), ..spec };
         let vnet = VnetHeader { gso: Gso::UdpL4, gso_size: 100, ..spec.vnet(&(0..1)) };
         let vnet = if matches!(spec.transport, L4::Udp) { vnet } else { VnetHeader { gso: Gso::TcpV4, ..vnet } };
         assert_eq!(classify_untouched(&vnet, &spec.superframe()), Ok(FrameKind::PartialChecksum));
@@ -151,6 +151,23 @@ fn headers_that_lie_about_lengths_are_refused() {
     assert_eq!(refusal(54, 44, &spec), FrameError::Fragment);
     assert_eq!(refusal(54, 59, &spec), FrameError::NotTcpOrUdp);
     assert_eq!(refusal(55, 255, &spec), FrameError::HeadersCut, "an extension header longer than the frame");
+}
+
+#[test]
+fn a_packet_that_ends_within_its_transport_header_is_refused() {
+    for (spec, len_at) in [(small_tcp(), 16), (udp(small_tcp()), 16), (v6(small_tcp()), 18)] {
+        let mut frame = spec.frame(&(0..1), Check::Partial);
+        frame[len_at..len_at + 2].copy_from_slice(&[0, 27]);
+        assert_eq!(rebuild(FrameKind::PartialChecksum, &frame), Err(FrameError::Length));
+    }
+}
+
+#[test]
+fn headers_too_long_to_be_copied_aside_are_refused() {
+    let spec = |units| Spec { ip: Ip::V6 { extensions: vec![(60, units)] }, ..small_tcp() };
+    let rebuilt = |spec: Spec| rebuild(FrameKind::Gso(spec.request()), &spec.superframe());
+    assert!(rebuilt(spec(15)).is_ok());
+    assert_eq!(rebuilt(spec(31)), Err(FrameError::Segments));
 }
 
 #[test]

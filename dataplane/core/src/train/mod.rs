@@ -1,11 +1,11 @@
 //! Trains: a run of records, cut into equal chunks that are sealed one by one, and put together again.
 //!
-//! [`cut`] is the sender's half. [`assembly`] collects authenticated chunks, [`salvage`] makes frames of what has
+//! [`cut`] is the sender's half. [`assembly`] collects authenticated chunks, `salvage` makes frames of what has
 //! arrived, also when it is not everything.
 
 pub mod assembly;
 pub mod cut;
-pub mod salvage;
+mod salvage;
 
 #[cfg(test)]
 mod tests;

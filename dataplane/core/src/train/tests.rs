@@ -7,7 +7,7 @@ use super::{
     cut::Cut,
 };
 use crate::{
-    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_TRAIN_BYTES},
+    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_FRAME_LEN, MAX_TRAIN_BYTES},
     offload::{
         reference::{self, Check, Spec},
         translate::{self, FrameKind},
@@ -119,7 +119,7 @@ fn any_sent() -> impl Strategy<Value = Sent> {
     prop_oneof![
         4 => reference::any_spec().prop_map(Sent::Super),
         1 => (reference::any_spec(), check).prop_map(|(spec, check)| Sent::Single(spec, check)),
-        1 => proptest::collection::vec(any::<u8>(), 14..2000).prop_map(Sent::Opaque),
+        1 => (14..=MAX_FRAME_LEN, any::<u8>()).prop_map(|(len, seed)| Sent::Opaque(reference::payload(len, seed))),
     ]
 }
 

@@ -44,6 +44,8 @@ pub struct Assembler {
     /// The assembly of the last chunk: usually that of the next one.
     recent: usize,
     begun: u64,
+    /// The train that is being polled, and where in it we are.
+    delivering: Option<usize>,
     walk: Walk,
     losses: Losses,
 }
@@ -190,6 +192,7 @@ impl Assembler {
             scratch: vec![0; MAX_DATAGRAM_LEN].into_boxed_slice(),
             recent: 0,
             begun: 0,
+            delivering: None,
             walk: Walk::default(),
             losses: Losses::default(),
         }
@@ -246,12 +249,14 @@ impl Assembler {
 
     fn find_delivery(&mut self) -> Option<(usize, Found)> {
         loop {
-            let at = self.oldest(State::Ready)?;
+            let at = self.delivering.or_else(|| self.oldest(State::Ready))?;
+            self.delivering = Some(at);
             let assembly = &mut self.assemblies[at];
             if let Some(found) = self.walk.next(&assembly.arrived, &mut assembly.buffer, &mut self.losses) {
                 return Some((at, found));
             }
             assembly.state = State::Free;
+            self.delivering = None;
             self.walk = Walk::default();
         }
     }

@@ -372,17 +372,18 @@ fn authentic_chunks_that_contradict_each_other_end_their_train() {
         (DataHeader { chunk_index: index, is_last, counter, ..first.0 }, vec![1; len])
     };
     let last = datagrams.last().unwrap();
-    let contradictions = [
-        (first, with(1, false, len - 1)),
-        (first, with(1, true, len + 1)),
-        (last, with(count, false, len)),
-        (last, with(1, false, last.1.len() - 1)),
-        (last, with(1, true, 10)),
-        (&datagrams[2], with(1, true, 10)),
+    let contradictions: [(&[&Datagram], Datagram); 7] = [
+        (&[first], with(1, false, len - 1)),
+        (&[first], with(1, true, len + 1)),
+        (&[last], with(count, false, len)),
+        (&[last], with(1, false, last.1.len() - 1)),
+        (&[last], with(1, true, 10)),
+        (&[&datagrams[2]], with(1, true, 10)),
+        (&[first, last], with(count, true, 10)),
     ];
     for (honest, contradiction) in contradictions {
         let mut assembler = Assembler::new();
-        assert_eq!(receive(&mut assembler, honest), Ok(vec![]));
+        assert_eq!(receive_all(&mut assembler, honest.iter().copied()), []);
         assert_eq!(receive(&mut assembler, &contradiction), Ok(vec![]), "{:?}", contradiction.0);
         assert_eq!(assembler.take_losses().inconsistent_trains, 1, "{:?}", contradiction.0);
         assert_eq!(flush(&mut assembler), []);
@@ -399,6 +400,24 @@ fn chunks_that_fit_no_train_are_not_opened() {
     for (header, len) in [(header, MAX_DATAGRAM_LEN + 1), (inner, 0), (inner, 1200), (beyond, 10)] {
         assert_eq!(assembler.slot_for(&header, len).err(), Some(ChunkRefusal::Malformed), "{header:?} {len}");
     }
+}
+
+#[test]
+fn a_train_that_becomes_ready_meanwhile_waits_for_the_one_being_polled() {
+    let mut buffer = vec![0; MAX_TRAIN_BYTES];
+    let mut writer = RecordWriter::new(&mut buffer);
+    writer.push(RecordKind::Control, b"first").unwrap();
+    writer.push(RecordKind::Control, b"second").unwrap();
+    let two_records = cut(writer.records(), 200, 1440);
+    let torn = control_train(2000, 100);
+    let mut assembler = Assembler::new();
+    assert_eq!(receive(&mut assembler, &torn[0]), Ok(vec![]));
+    let mut slot = assembler.slot_for(&two_records[0].0, two_records[0].1.len()).unwrap();
+    slot.buffer().copy_from_slice(&two_records[0].1);
+    assert_eq!(slot.commit(), Progress::Ready);
+    assert_eq!(assembler.poll().unwrap().item, Item::Control(b"first"));
+    let got = receive(&mut assembler, &torn[1]).unwrap();
+    assert_eq!(got, [Got::Control(b"second".to_vec()), Got::Control(vec![100; 2000])]);
 }
 
 #[test]

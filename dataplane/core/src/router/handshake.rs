@@ -100,7 +100,7 @@ impl Router {
                 self.count_drop(DropReason::HandshakeNotFresh);
                 self.transmit(from, challenge);
             }
-            Admission::Silent => self.count_drop(DropReason::HandshakeNotFresh),
+            Admission::Silent(_) => self.count_drop(DropReason::HandshakeNotFresh),
         }
     }
 

@@ -11,43 +11,112 @@
 //! 5. [`Node::poll_timeout`]: call [`Node::handle_timeout`] then, or earlier.
 //!
 //! The same seed and the same calls give the same outputs.
+//!
+//! Inside, three state machines know nothing of each other: [`Membership`] who is alive, [`Replica`] what each says of
+//! itself, [`Allocator`] who owns which addresses. This module brings facts to them and, after each, [`Node::refresh`]
+//! makes our own record and the wanted state follow from what they know.
 
 mod config;
 mod event;
+mod farewell;
+mod gossip;
+mod outbox;
 mod persisted;
 mod status;
+mod view;
 mod wanted;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use weaved_api::{PeerConfig, PeerId};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use weaved_api::PeerId;
 
 pub use config::{Container, DockerUse, NodeConfig, NodeError, Start};
 pub use event::NodeEvent;
 pub use persisted::{KnownPeer, Persisted};
 pub use status::{
-    ClusterStatus, Conflict, Counters, IpamStatus, MemberState, MemberStatus, OwnerStatus, RangeStatus, SliceState,
+    ClusterStatus, Conflict, Counters, IpamStatus, MemberState, MemberStatus, OwnerStatus, RangeStatus, RingStatus,
+    SliceState,
 };
 pub use wanted::Wanted;
 
-use crate::ipam::{Overlay, SliceIndex};
+use self::{
+    farewell::Farewell,
+    outbox::{Outbox, Storing},
+};
+use crate::{
+    cluster::{
+        Garbage, Incarnation, Membership, MembershipEvent, Message, Presence, Record, Replica, Version,
+        limits::{MAX_EVENTS, MAX_MEMBERS, MAX_TARGETS},
+    },
+    ipam::{Allocator, IpamMessage, Overlay},
+};
+
+/// Versions that one run may use before a new floor is stored.
+const VERSION_RESERVE: u64 = 1 << 32;
+
+/// So many foreign writes of our record within [`CLONE_WINDOW`] are no accident.
+const CLONE_SIGNS: usize = 4;
+/// See [`CLONE_SIGNS`]. Also the least interval of the event.
+const CLONE_WINDOW: Duration = Duration::from_mins(1);
 
 /// One control process, without its sockets and files.
 pub struct Node {
     config: NodeConfig,
     overlay: Overlay,
-    slice: Option<SliceIndex>,
-    docker: DockerUse,
-    containers: Vec<Container>,
+    clock: Clock,
+    rng: StdRng,
+    membership: Membership,
+    replica: Replica,
+    allocator: Allocator,
+
+    // What we were told.
     sessions: BTreeMap<PeerId, SocketAddr>,
-    persist: Option<Persisted>,
+    known: BTreeMap<PeerId, KnownPeer>,
+    containers: Vec<Container>,
+    docker: DockerUse,
+    targets: Vec<SocketAddr>,
+
+    // What there is to do.
+    has_changed: bool,
+    own_changed: bool,
+    rumours: BTreeSet<PeerId>,
+    flush_at: Option<Instant>,
+    repair_at: Instant,
+    farewell: Option<Farewell>,
+
+    // What the operator has been told.
+    mismatched: BTreeSet<PeerId>,
+    came_up: BTreeSet<PeerId>,
+    not_advertised_count: usize,
+    clone_signs: VecDeque<Instant>,
+
+    // What goes out.
+    storing: Storing,
+    version_floor: Version,
+    incarnation: Incarnation,
+    outbox: Outbox,
     events: VecDeque<NodeEvent>,
     wanted: Wanted,
     wanted_version: u64,
+    counters: Counters,
+}
+
+/// Wall-clock time, derived from the one instant at which it was told, so that it never jumps while the node runs.
+#[derive(Clone, Copy)]
+struct Clock {
+    started_at: Instant,
+    wall_us: u64,
+}
+
+impl Clock {
+    fn wall_us(self, now: Instant) -> u64 {
+        self.wall_us + now.saturating_duration_since(self.started_at).as_micros() as u64
+    }
 }
 
 impl Node {
@@ -58,88 +127,186 @@ impl Node {
         config: NodeConfig,
         persisted: Option<Persisted>,
         seed: [u8; 32],
-        _now: Instant,
-        _wall: SystemTime,
+        now: Instant,
+        wall: SystemTime,
     ) -> Result<Self, NodeError> {
         let overlay = config.validate()?;
-        let slice = match persisted {
-            Some(stored) if stored.id != config.id => return Err(NodeError::OtherIdentity { stored: stored.id }),
-            Some(stored) if stored.overlay != overlay => {
-                return Err(NodeError::OtherOverlay { stored: stored.overlay, configured: overlay });
-            }
-            Some(stored) => stored.slice,
-            None if config.start == Start::Founder => Some(SliceIndex(u32::from(seed[0]) % overlay.slice_count())),
-            None => None,
-        };
+        if let Some(stored) = &persisted {
+            check_stored(stored, &config, overlay)?;
+        }
+        let wall_us = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let clock = Clock { started_at: now, wall_us: wall_us.min(Version::MAX.0 / 2) };
+        let mut allocator = Allocator::new(config.id, overlay, config.start);
+        if !allocator.begin(persisted.as_ref().map(|stored| &stored.ipam), clock.wall_us) {
+            return Err(NodeError::CorruptState);
+        }
+        let floor = persisted.as_ref().map_or(0, |stored| stored.version_floor.0).max(clock.wall_us);
+        let incarnation = persisted.as_ref().map_or(0, |stored| stored.incarnation.0).max(clock.wall_us);
+        let mut rng = StdRng::from_seed(seed);
+        let membership_rng = StdRng::from_seed(rng.random());
+        let first = first_record(&config, overlay, Version(floor));
+        let known = persisted.into_iter().flat_map(|stored| stored.peers).take(MAX_MEMBERS);
         let mut node = Self {
             overlay,
-            slice,
-            docker: DockerUse::Unknown,
-            containers: Vec::new(),
+            clock,
+            membership: Membership::new(config.id, Incarnation(incarnation), membership_rng),
+            replica: Replica::new(config.id, first),
+            allocator,
             sessions: BTreeMap::new(),
-            persist: Some(Persisted { id: config.id, overlay, slice, peers: Vec::new() }),
-            events: slice.map(|slice| NodeEvent::SliceAssigned(overlay.slice(slice))).into_iter().collect(),
-            wanted: Wanted { gateway: slice.map(|slice| overlay.gateway(slice).into()), ..Wanted::default() },
-            wanted_version: 1,
+            known: known.map(|peer| (peer.id, peer)).collect(),
+            containers: Vec::new(),
+            docker: DockerUse::Unknown,
+            targets: Vec::new(),
+            has_changed: true,
+            own_changed: false,
+            rumours: BTreeSet::new(),
+            flush_at: None,
+            repair_at: now,
+            farewell: None,
+            mismatched: BTreeSet::new(),
+            came_up: BTreeSet::new(),
+            not_advertised_count: 0,
+            clone_signs: VecDeque::new(),
+            storing: Storing::Pending,
+            version_floor: Version(floor + VERSION_RESERVE),
+            incarnation: Incarnation(incarnation + VERSION_RESERVE),
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
+            wanted: Wanted::default(),
+            wanted_version: 0,
+            counters: Counters::default(),
+            rng,
             config,
         };
-        node.update_wanted();
+        node.repair_at = node.next_repair(now);
+        node.refresh(now);
         Ok(node)
     }
 
-    /// A session with this peer is up, or its endpoint has changed.
-    pub fn handle_peer_up(&mut self, id: PeerId, endpoint: SocketAddr, _target: Option<SocketAddr>, _now: Instant) {
-        self.sessions.insert(id, endpoint);
-        self.update_wanted();
+    /// A session with this peer is up, or its endpoint has changed. `target` is the target that led there.
+    pub fn handle_peer_up(&mut self, id: PeerId, endpoint: SocketAddr, _target: Option<SocketAddr>, now: Instant) {
+        if id == self.config.id || (self.sessions.len() >= MAX_MEMBERS && !self.sessions.contains_key(&id)) {
+            return;
+        }
+        let before = self.sessions.insert(id, endpoint);
+        if before.is_none() {
+            self.membership.announce(id, now);
+            self.send_digests(id);
+        }
+        self.has_changed |= before != Some(endpoint);
+        self.refresh(now);
     }
 
-    /// No session with this peer is left.
-    pub fn handle_peer_down(&mut self, id: PeerId, _now: Instant) {
-        self.sessions.remove(&id);
+    /// No session with this peer is left. Not taken for its death: others may still reach it.
+    pub fn handle_peer_down(&mut self, id: PeerId, now: Instant) {
+        self.has_changed |= self.sessions.remove(&id).is_some();
+        self.refresh(now);
     }
 
     /// Bytes from a peer's control half. What cannot be read is counted.
-    pub fn handle_control(&mut self, _from: PeerId, _bytes: &[u8], _now: Instant) {}
+    pub fn handle_control(&mut self, from: PeerId, bytes: &[u8], now: Instant) {
+        self.counters.messages_received += 1;
+        match Message::decode(bytes) {
+            Ok(Message::Membership(packet)) => {
+                let is_good = self.farewell.is_some() || self.membership.handle_data(from, &packet, now);
+                self.counters.garbage += u64::from(!is_good);
+            }
+            Ok(Message::Digest(digest)) => self.on_digest(from, &digest),
+            Ok(Message::Delta(delta)) => {
+                self.on_delta(&delta, now);
+                self.has_changed = true;
+            }
+            Ok(Message::Ipam(IpamMessage::HandoverSeen)) => self.finish_farewell(now),
+            Ok(Message::Ipam(message)) => {
+                self.allocator.handle_message(from, message);
+                self.has_changed = true;
+            }
+            Err(Garbage::OtherVersion(_)) => self.counters.other_version += 1,
+            Err(Garbage::Malformed) => self.counters.garbage += 1,
+        }
+        self.refresh(now);
+    }
 
     /// All containers of this host that are on the overlay, by Docker or by `attach`.
-    pub fn handle_containers(&mut self, containers: Vec<Container>, _now: Instant) {
+    pub fn handle_containers(&mut self, mut containers: Vec<Container>, now: Instant) {
+        containers.sort_unstable();
+        self.has_changed |= containers != self.containers;
         self.containers = containers;
+        self.refresh(now);
     }
 
     /// All addresses to connect to, resolved.
-    pub fn handle_targets(&mut self, targets: Vec<SocketAddr>, _now: Instant) {
-        if self.wanted.targets != targets {
-            self.wanted.targets = targets;
-            self.wanted_version += 1;
-        }
+    pub fn handle_targets(&mut self, mut targets: Vec<SocketAddr>, now: Instant) {
+        self.counters.targets_ignored += targets.len().saturating_sub(MAX_TARGETS) as u64;
+        targets.truncate(MAX_TARGETS);
+        self.has_changed |= targets != self.targets;
+        self.targets = targets;
+        self.refresh(now);
     }
 
     /// Whether Docker on this host uses the slice.
-    pub fn handle_docker_use(&mut self, docker: DockerUse, _now: Instant) {
+    pub fn handle_docker_use(&mut self, docker: DockerUse, now: Instant) {
+        self.has_changed |= docker != self.docker;
         self.docker = docker;
+        self.refresh(now);
     }
 
-    /// Storing what [`Self::poll_persist`] gave has failed: it is given again, and nothing that depends on it is sent.
-    pub fn handle_persist_failed(&mut self) {}
+    /// Storing what [`Self::poll_persist`] gave has failed: it is given again, and until it is stored only the failure
+    /// detector and digests are sent.
+    pub fn handle_persist_failed(&mut self) {
+        self.storing = Storing::Pending;
+    }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.membership.handle_timeout(now);
+        if self.repair_at <= now {
+            self.repair(now);
+            self.remember_peers();
+            self.tell_who_came_up(|_| true);
+            self.repair_at = self.next_repair(now);
+        }
+        if self.allocator.next_timeout().is_some_and(|at| at <= now) {
+            self.has_changed = true;
+        }
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush_at = None;
+            self.flush();
+        }
+        self.farewell_timeout(now);
+        self.refresh(now);
+    }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let allocator = self.allocator.next_timeout().filter(|_| self.farewell.is_none());
+        let farewell = self.farewell.as_ref().and_then(Farewell::next_timeout);
+        let timeouts = [Some(self.repair_at), self.flush_at, self.membership.poll_timeout(), allocator, farewell];
+        timeouts.into_iter().flatten().min()
     }
 
     /// What must be stored durably before anything else is polled.
     #[must_use = "what is not stored is forgotten by a crash, and an address given away would be given twice"]
     pub fn poll_persist(&mut self) -> Option<Persisted> {
-        self.persist.take()
+        match std::mem::replace(&mut self.storing, Storing::Done) {
+            Storing::Done => None,
+            Storing::Pending => Some(Persisted {
+                id: self.config.id,
+                overlay: self.overlay,
+                ipam: self.allocator.stored(),
+                version_floor: self.version_floor,
+                incarnation: self.incarnation,
+                peers: self.known.values().cloned().collect(),
+            }),
+        }
     }
 
     /// Bytes for a peer's control half.
     #[must_use = "the bytes are handed out once"]
     pub fn poll_send(&mut self) -> Option<(PeerId, Vec<u8>)> {
-        None
+        let sent = self.outbox.pop(self.storing);
+        self.counters.messages_sent += u64::from(sent.is_some());
+        sent
     }
 
     /// Something that the operator may care about.
@@ -148,7 +315,7 @@ impl Node {
         self.events.pop_front()
     }
 
-    /// What the data plane should have.
+    /// What the data plane should have. To be used only after what [`Self::poll_persist`] gave has been stored.
     pub fn wanted(&self) -> &Wanted {
         &self.wanted
     }
@@ -158,47 +325,167 @@ impl Node {
         self.wanted_version
     }
 
-    /// The cluster as this node sees it.
-    pub fn status(&self, _now: Instant) -> ClusterStatus {
-        ClusterStatus {
-            id: self.config.id,
-            name: self.config.name.clone(),
-            containers: self.containers.clone(),
-            docker: self.docker,
-            members: Vec::new(),
-            ipam: IpamStatus {
-                range: self.overlay.range(),
-                slice_prefix: self.config.slice_prefix,
-                slice: self.slice.map(|slice| self.overlay.slice(slice)),
-                state: match self.slice {
-                    Some(_) => SliceState::Ready,
-                    None => SliceState::Waiting("for a member to connect to".into()),
-                },
-                owners: Vec::new(),
-            },
-            targets: self.wanted.targets.clone(),
-            counters: Counters::default(),
+    /// Makes everything follow from what has changed. Ends each `handle_*`.
+    fn refresh(&mut self, now: Instant) {
+        self.drain_membership(now);
+        let has_changed = std::mem::take(&mut self.has_changed);
+        if has_changed {
+            self.pursue_slice(now);
+        }
+        self.drain_allocator();
+        if has_changed {
+            self.update_own_record();
+            self.update_wanted();
+            self.tell_who_came_up(|name_is_known| name_is_known);
+        }
+        if self.own_changed || !self.rumours.is_empty() {
+            self.flush_at.get_or_insert(now + gossip::GATHER);
         }
     }
 
-    /// Begins to leave the cluster for good: gives our ranges to a live member and tells the others. Go on driving the
-    /// node until [`Self::has_left`], or for some two seconds.
-    pub fn leave(&mut self, _now: Instant) {}
+    fn drain_membership(&mut self, now: Instant) {
+        while let Some(event) = self.membership.poll_event() {
+            self.has_changed = true;
+            match event {
+                MembershipEvent::Up(id) => drop(self.came_up.insert(id)),
+                MembershipEvent::Down(id) => {
+                    let was_told = !self.came_up.remove(&id);
+                    let has_left = self.replica.record(id).is_some_and(|record| record.presence == Presence::Left);
+                    if was_told && !has_left {
+                        self.emit(NodeEvent::MemberDown { id, name: self.name_of(id) });
+                    }
+                }
+                MembershipEvent::Rejoined => {
+                    let peers: Vec<_> = self.sessions.keys().copied().collect();
+                    for peer in peers {
+                        self.membership.announce(peer, now);
+                    }
+                }
+            }
+        }
+        while let Some((to, packet)) = self.membership.poll_send() {
+            self.send(to, &Message::Membership(packet));
+        }
+    }
 
-    /// True when a member has taken over what we owned, or there is nobody to take it over.
-    pub fn has_left(&self) -> bool {
-        true
+    fn pursue_slice(&mut self, now: Instant) {
+        self.allocator.handle_use(self.docker, !self.containers.is_empty());
+        if self.farewell.is_none() {
+            let neighbours = self.neighbours();
+            self.allocator.pursue(&neighbours, now, self.clock.wall_us(now));
+        }
+    }
+
+    /// Carries out what the allocator wants. Always, whoever called it: a change of the ring that is not noted as to be
+    /// stored could be sent before it is stored.
+    fn drain_allocator(&mut self) {
+        if self.allocator.take_needs_storing() {
+            self.storing = Storing::Pending;
+        }
+        while let Some(effect) = self.allocator.poll_effect() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn update_own_record(&mut self) {
+        if self.has_left() {
+            return;
+        }
+        let (record, left_out) = self.own_record();
+        self.own_changed |= self.replica.write_own(record);
+        if left_out != self.not_advertised_count && left_out > 0 {
+            self.emit(NodeEvent::ContainersNotAdvertised(left_out));
+        }
+        self.not_advertised_count = left_out;
+        self.raise_version_floor();
+    }
+
+    fn raise_version_floor(&mut self) {
+        let version = self.replica.own().version;
+        if version.0 + VERSION_RESERVE / 2 > self.version_floor.0 {
+            self.version_floor = Version(version.0 + VERSION_RESERVE);
+            self.storing = Storing::Pending;
+        }
     }
 
     fn update_wanted(&mut self) {
-        let peers: Vec<_> = self
-            .sessions
-            .iter()
-            .map(|(&id, &endpoint)| PeerConfig { id, name: String::new(), endpoints: vec![endpoint] })
-            .collect();
-        if peers != self.wanted.peers {
-            self.wanted.peers = peers;
+        let wanted = self.compute_wanted();
+        if wanted != self.wanted || self.wanted_version == 0 {
+            self.wanted = wanted;
             self.wanted_version += 1;
         }
+    }
+
+    /// Notes where members are, for the next run. Not at each change: endpoints of sessions come and go.
+    fn remember_peers(&mut self) {
+        let peers = self.wanted.peers.iter().filter(|peer| !peer.endpoints.is_empty());
+        let known: BTreeMap<_, _> = peers
+            .take(MAX_MEMBERS)
+            .map(|peer| {
+                let (id, name, endpoints) = (peer.id, peer.name.clone(), peer.endpoints.clone());
+                (id, KnownPeer { id, name, endpoints })
+            })
+            .collect();
+        if known != self.known {
+            self.known = known;
+            self.storing = Storing::Pending;
+        }
+    }
+
+    /// A member often answers before its record is here; the event waits a little for the name.
+    fn tell_who_came_up(&mut self, tell: impl Fn(bool) -> bool) {
+        let (now, later): (BTreeSet<_>, BTreeSet<_>) =
+            self.came_up.iter().copied().partition(|&id| tell(self.replica.record(id).is_some()));
+        self.came_up = later;
+        for id in now {
+            self.emit(NodeEvent::MemberUp { id, name: self.name_of(id) });
+        }
+    }
+
+    /// Our record was written by somebody else. Once may be our own earlier life; often is a clone.
+    fn on_foreign_own(&mut self, now: Instant) {
+        self.counters.own_record_foreign += 1;
+        self.own_changed = true;
+        self.raise_version_floor();
+        self.clone_signs.retain(|at| now.saturating_duration_since(*at) < CLONE_WINDOW);
+        self.clone_signs.push_back(now);
+        if self.clone_signs.len() == CLONE_SIGNS {
+            self.emit(NodeEvent::CloneSuspected);
+        }
+        self.clone_signs.truncate(CLONE_SIGNS);
+    }
+
+    fn emit(&mut self, event: NodeEvent) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+            self.counters.events_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+}
+
+fn check_stored(stored: &Persisted, config: &NodeConfig, overlay: Overlay) -> Result<(), NodeError> {
+    if stored.id != config.id {
+        return Err(NodeError::OtherIdentity { stored: stored.id });
+    }
+    if stored.overlay != overlay {
+        return Err(NodeError::OtherOverlay { stored: stored.overlay, configured: overlay });
+    }
+    let is_sane = stored.version_floor < Version::MAX && stored.incarnation.0 < Version::MAX.0;
+    is_sane.then_some(()).ok_or(NodeError::CorruptState)
+}
+
+/// Our record before anything is known.
+fn first_record(config: &NodeConfig, overlay: Overlay, version: Version) -> Record {
+    Record {
+        version,
+        presence: Presence::Member,
+        name: String::new(),
+        overlay,
+        seed: None,
+        slice: None,
+        endpoints: config.local_endpoints.clone(),
+        observed: Vec::new(),
+        containers: Vec::new(),
     }
 }

@@ -35,8 +35,11 @@ pub struct NodeConfig {
 pub enum Start {
     /// It begins a ring of its own and has a slice at once. Rings that meet are merged; see [`crate::ipam`].
     Founder,
-    /// It waits for a member that gives it a slice.
+    /// It waits for a member that gives it a slice: started with a token, so that there is a cluster.
     Joiner,
+    /// It waits like a joiner, but founds a ring together with others that wait as well: started with a password and
+    /// peers, as one may do on all hosts at once.
+    Either,
 }
 
 /// Whether Docker on this host has made use of the node's slice.
@@ -100,6 +103,9 @@ pub enum NodeError {
         /// What the launch says.
         configured: Overlay,
     },
+    /// The stored state contradicts itself.
+    #[error("the stored cluster state is damaged: restore it, or `weaved reset` to begin anew")]
+    CorruptState,
     /// The stored state is of another identity.
     #[error("the stored state belongs to node {stored}, not to this one: remove it with `weaved reset`")]
     OtherIdentity {

@@ -1,12 +1,19 @@
 //! What `weaved status` and `weaved ps` show of the cluster. Serialises to the JSON that they print.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Instant};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use weaved_api::PeerId;
 
-use super::config::Container;
+use super::{
+    Node,
+    config::{Container, DockerUse},
+};
+use crate::{
+    cluster::Liveness,
+    ipam::{Ring, RingSeed, Settled},
+};
 
 /// The cluster as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +25,7 @@ pub struct ClusterStatus {
     /// This host's containers, as told by `handle_containers`.
     pub containers: Vec<Container>,
     /// Whether Docker uses the slice.
-    pub docker: super::config::DockerUse,
+    pub docker: DockerUse,
     /// The others, by id.
     pub members: Vec<MemberStatus>,
     /// Addresses.
@@ -73,10 +80,21 @@ pub struct IpamStatus {
     pub slice_prefix: u8,
     /// Our own slice.
     pub slice: Option<Ipv4Net>,
+    /// The ring that this node is in.
+    pub ring: Option<RingStatus>,
     /// Where this node is on the way to a slice.
     pub state: SliceState,
     /// Who owns what, as far as it is known here; by id.
     pub owners: Vec<OwnerStatus>,
+}
+
+/// Which ring of addresses. Nodes of one ring never share a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RingStatus {
+    /// When it was made, in microseconds since 1970, by its founder's clock.
+    pub made_at_us: u64,
+    /// Who made it.
+    pub founder: PeerId,
 }
 
 /// Where a node is on the way to a slice of its own.
@@ -156,6 +174,112 @@ pub struct Counters {
     pub events_dropped: u64,
     /// Slices that this node has given to others.
     pub slices_granted: u64,
+    /// Slices for which two nodes wrote one version: signs of a node that went back in time.
+    pub ring_contradictions: u64,
     /// Targets beyond the limit.
     pub targets_ignored: u64,
+}
+
+impl Node {
+    /// The cluster as this node sees it.
+    pub fn status(&self, now: Instant) -> ClusterStatus {
+        let members = self.wanted.peers.iter().map(|peer| self.member_status(peer.id, now)).collect();
+        ClusterStatus {
+            id: self.config.id,
+            name: self.config.name.clone(),
+            containers: self.containers.clone(),
+            docker: self.docker,
+            members,
+            ipam: self.ipam_status(),
+            targets: self.targets.clone(),
+            counters: self.counters(),
+        }
+    }
+
+    fn member_status(&self, id: PeerId, now: Instant) -> MemberStatus {
+        let record = self.replica.record(id);
+        let (state, since) = match self.membership.liveness(id) {
+            Some((Liveness::Up, since)) => (MemberState::Up, since),
+            Some((Liveness::Down, since)) => (MemberState::Down, since),
+            None => (MemberState::Joining, self.clock.started_at),
+        };
+        let compatible = record.filter(|record| record.overlay == self.overlay);
+        MemberStatus {
+            id,
+            name: self.name_of(id),
+            state,
+            since_secs: now.saturating_duration_since(since).as_secs(),
+            endpoint: self.sessions.get(&id).copied(),
+            endpoints: self.candidates(id),
+            slice: compatible.and_then(|record| record.slice).map(|slice| self.overlay.slice(slice)),
+            containers: record.map(|record| record.containers.clone()).unwrap_or_default(),
+            problem: self.problem_of(id),
+        }
+    }
+
+    fn problem_of(&self, id: PeerId) -> Option<String> {
+        let record = self.replica.record(id)?;
+        if record.overlay != self.overlay {
+            return Some(format!("it uses {}, we use {}", record.overlay, self.overlay));
+        }
+        if !self.wanted.quarantined.contains(&id) {
+            return None;
+        }
+        let slice = record.slice.map(|slice| self.overlay.slice(slice).to_string());
+        Some(match (self.allocator.conflict(), slice) {
+            (Some(_), _) => "this host's slice is in conflict".into(),
+            (None, Some(slice)) => format!("its slice {slice} is another node's as well"),
+            (None, None) => "its slice is in conflict".into(),
+        })
+    }
+
+    fn ipam_status(&self) -> IpamStatus {
+        let name = |id| self.name_of(id);
+        let state = match self.allocator.settled(&self.neighbours(), name) {
+            Settled::Yes => SliceState::Ready,
+            Settled::Waiting(reason) => SliceState::Waiting(format!("waiting {reason}")),
+            Settled::Refused(holder) => match self.allocator.slice() {
+                Some(slice) => SliceState::Refused(self.conflict_with(slice, holder)),
+                None => SliceState::Waiting("waiting for a slice".into()),
+            },
+        };
+        IpamStatus {
+            range: self.overlay.range(),
+            slice_prefix: self.config.slice_prefix,
+            slice: self.allocator.slice().map(|slice| self.overlay.slice(slice)),
+            ring: self.allocator.ring().map(Ring::seed).map(|seed| {
+                let RingSeed { made_at_us, founder } = seed;
+                RingStatus { made_at_us, founder }
+            }),
+            state,
+            owners: self.allocator.ring().map(|ring| self.owners(ring)).unwrap_or_default(),
+        }
+    }
+
+    fn owners(&self, ring: &Ring) -> Vec<OwnerStatus> {
+        let shares = ring.shares().into_iter();
+        shares
+            .map(|(id, owned_count)| OwnerStatus {
+                id,
+                name: self.name_of(id),
+                ranges: ring
+                    .owned_by(id)
+                    .into_iter()
+                    .map(|run| RangeStatus {
+                        first: self.overlay.slice(crate::ipam::SliceIndex(run.start)),
+                        slice_count: run.end - run.start,
+                    })
+                    .collect(),
+                share_permille: (u64::from(owned_count) * 1000 / u64::from(self.overlay.slice_count())) as u32,
+            })
+            .collect()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            slices_granted: self.allocator.granted_count(),
+            ring_contradictions: self.allocator.contradiction_count(),
+            ..self.counters
+        }
+    }
 }

@@ -1,0 +1,356 @@
+//! Who is alive: SWIM with suspicion, by foca.
+//!
+//! foca hands out datagrams, timers and notifications through its accumulating runtime; here they become `poll_*` and a
+//! table of timers. Its packets ride in sessions that only holders of the cluster secret can have, and one whose sender
+//! is not the session's peer is garbage.
+//!
+//! A session that comes up is announced to foca; one that goes down is not reported as a failure, because others may
+//! still reach that member. A connected peer that foca holds for down or unknown is announced to again and again, which
+//! is what brings two halves of a healed partition together.
+//!
+//! INVARIANT: at most one `RemoveDown` timer per member, so that a flapping member does not fill the table.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::{NonZeroU8, NonZeroUsize},
+    ops::Not as _,
+    time::{Duration, Instant},
+};
+
+use foca::{AccumulatingRuntime, Codec as _, Config, Foca, OwnedNotification, PeriodicParams, PostcardCodec, Timer};
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use weaved_api::PeerId;
+
+use super::limits::{GOSSIP_BYTES, MAX_MEMBERS};
+
+/// Interval of probes. Every member is probed by some other about once in this time.
+const PROBE_PERIOD: Duration = Duration::from_secs(1);
+/// Round-trip time after which others are asked to probe. Well above a LAN's, well below the period.
+const PROBE_RTT: Duration = Duration::from_millis(400);
+/// How long a suspect may refute, in clusters up to ten; grows with the logarithm of the size. With the probe before
+/// it, a dead member of a small cluster is down in 3 to 5 s.
+const SUSPICION: Duration = Duration::from_secs(3);
+/// Down members are forgotten by foca after this time; until then their old packets do not revive them.
+const FORGET_DOWN_AFTER: Duration = Duration::from_hours(24);
+
+/// Which life of a member: raised at each start, and when it learns that it was declared down. The higher one wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Incarnation(pub u64);
+
+/// A member as foca knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    id: PeerId,
+    incarnation: Incarnation,
+}
+
+impl foca::Identity for Identity {
+    type Addr = PeerId;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { id: self.id, incarnation: Incarnation(self.incarnation.0.wrapping_add(1)) })
+    }
+
+    fn addr(&self) -> PeerId {
+        self.id
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.incarnation > adversary.incarnation
+    }
+}
+
+/// What the failure detector says of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It answers somebody.
+    Up,
+    /// Nobody gets an answer.
+    Down,
+}
+
+/// A change of liveness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MembershipEvent {
+    /// A member answers.
+    Up(PeerId),
+    /// A member no longer answers.
+    Down(PeerId),
+    /// We were held for down and are back in a new life: connected peers should hear of it.
+    Rejoined,
+}
+
+/// The failure detector of one node.
+pub struct Membership {
+    foca: Foca<Identity, PostcardCodec, StdRng, foca::NoCustomBroadcast>,
+    runtime: AccumulatingRuntime<Identity>,
+    /// Ordered by time, then by the order of scheduling, which is what foca wants.
+    timers: BTreeMap<(Instant, u64), Timer<Identity>>,
+    next_timer: u64,
+    sized_for: usize,
+    liveness: BTreeMap<PeerId, (Liveness, Instant)>,
+    datagrams: VecDeque<(PeerId, Vec<u8>)>,
+    events: VecDeque<MembershipEvent>,
+}
+
+impl Membership {
+    /// A member that knows nobody. `incarnation` is above all that it ever had.
+    pub fn new(me: PeerId, incarnation: Incarnation, rng: StdRng) -> Self {
+        let identity = Identity { id: me, incarnation };
+        Self {
+            foca: Foca::new(identity, config_for(1), rng, PostcardCodec),
+            runtime: AccumulatingRuntime::new(),
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            sized_for: 1,
+            liveness: BTreeMap::new(),
+            datagrams: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Tells a peer that we are here and asks it who else is.
+    pub fn announce(&mut self, to: PeerId, now: Instant) {
+        // The receiver takes an announcement to any of its incarnations.
+        let to = Identity { id: to, incarnation: Incarnation(0) };
+        let result = self.foca.announce(to, &mut self.runtime);
+        debug_assert!(result.is_ok(), "an announcement fits a packet");
+        self.drain(now);
+    }
+
+    /// A packet from a peer. Returns false for one that cannot be read or has another sender than the session.
+    pub fn handle_data(&mut self, from: PeerId, bytes: &[u8], now: Instant) -> bool {
+        let header: Result<foca::Header<Identity>, _> = PostcardCodec.decode_header(bytes);
+        if header.is_ok_and(|header| header.src.id == from).not() {
+            return false;
+        }
+        // Room for as many again as may be members: those that went down are remembered for a day.
+        if self.foca.iter_membership_state().len() >= 2 * MAX_MEMBERS {
+            return false;
+        }
+        let result = self.foca.handle_data(bytes, &mut self.runtime);
+        self.drain(now);
+        result.is_ok()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            let timer = entry.remove();
+            if let Timer::RemoveDown(down) = &timer {
+                self.liveness.remove(&down.id);
+            }
+            // The only error here tells that timers were late; foca goes on by itself.
+            let _ = self.foca.handle_timer(timer, &mut self.runtime);
+            self.drain(now);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// A packet for a peer.
+    pub fn poll_send(&mut self) -> Option<(PeerId, Vec<u8>)> {
+        self.datagrams.pop_front()
+    }
+
+    /// A change of liveness.
+    pub fn poll_event(&mut self) -> Option<MembershipEvent> {
+        self.events.pop_front()
+    }
+
+    /// What is known of a member, and since when. None if foca has not heard of it.
+    pub fn liveness(&self, id: PeerId) -> Option<(Liveness, Instant)> {
+        self.liveness.get(&id).copied()
+    }
+
+    /// True for a member that answers somebody.
+    pub fn is_up(&self, id: PeerId) -> bool {
+        self.liveness(id).is_some_and(|(liveness, _)| liveness == Liveness::Up)
+    }
+
+    /// Says good-bye: the others need not wait for suspicion.
+    pub fn leave(&mut self, now: Instant) {
+        let result = self.foca.leave_cluster(&mut self.runtime);
+        debug_assert!(result.is_ok(), "a good-bye fits a packet");
+        self.drain(now);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some((to, bytes)) = self.runtime.to_send() {
+            self.datagrams.push_back((to.id, bytes.to_vec()));
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            if let Timer::RemoveDown(down) = &timer {
+                self.timers.retain(|_, other| !matches!(other, Timer::RemoveDown(earlier) if earlier.id == down.id));
+            }
+            self.timers.insert((now + after, self.next_timer), timer);
+            self.next_timer += 1;
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            self.on_notification(&notification, now);
+        }
+        self.resize();
+    }
+
+    fn on_notification(&mut self, notification: &OwnedNotification<Identity>, now: Instant) {
+        match notification {
+            OwnedNotification::MemberUp(member) => {
+                self.liveness.insert(member.id, (Liveness::Up, now));
+                self.events.push_back(MembershipEvent::Up(member.id));
+            }
+            OwnedNotification::MemberDown(member) => {
+                self.liveness.insert(member.id, (Liveness::Down, now));
+                self.events.push_back(MembershipEvent::Down(member.id));
+            }
+            OwnedNotification::Rejoin(_) => self.events.push_back(MembershipEvent::Rejoined),
+            OwnedNotification::Rename(..)
+            | OwnedNotification::Active
+            | OwnedNotification::Idle
+            | OwnedNotification::Defunct => {}
+        }
+    }
+
+    /// Suits times and repetitions to the size of the cluster, in steps of a factor of two.
+    fn resize(&mut self) {
+        let size = (self.foca.num_members() + 1).next_power_of_two();
+        if size != self.sized_for && self.foca.set_config(config_for(size)).is_ok() {
+            self.sized_for = size;
+        }
+    }
+}
+
+/// foca's settings for a LAN of so many members, after memberlist's.
+fn config_for(member_count: usize) -> Config {
+    // Powers of two are enough: log10 of the size in tenths, log10(2) being very nearly 3/10.
+    let decades_tenths = 3 * member_count.next_power_of_two().ilog2();
+    let nonzero = |count: usize| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    let every = |frequency, count| Some(PeriodicParams { frequency, num_members: nonzero(count) });
+    let max_transmissions = u8::try_from(2 + 4 * decades_tenths.div_ceil(10)).unwrap_or(u8::MAX);
+    Config {
+        probe_period: PROBE_PERIOD,
+        probe_rtt: PROBE_RTT,
+        num_indirect_probes: nonzero(3),
+        max_transmissions: NonZeroU8::new(max_transmissions).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: SUSPICION * decades_tenths.max(10) / 10,
+        remove_down_after: Some(FORGET_DOWN_AFTER),
+        // One byte of version, one of kind, three of length.
+        max_packet_size: nonzero(GOSSIP_BYTES - 5),
+        notify_down_members: true,
+        periodic_announce: every(Duration::from_secs(30), 1),
+        periodic_announce_to_down_members: every(Duration::from_secs(15), 2),
+        periodic_gossip: every(Duration::from_millis(200), 3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+
+    fn member(id: PeerId) -> Membership {
+        Membership::new(id, Incarnation(1), StdRng::from_seed([id.0[0]; 32]))
+    }
+
+    /// Carries everything between two members until both are silent.
+    fn exchange(a: &mut Membership, b: &mut Membership, now: Instant) {
+        loop {
+            let (from_a, from_b) = (a.poll_send(), b.poll_send());
+            if from_a.is_none() && from_b.is_none() {
+                return;
+            }
+            if let Some((_, bytes)) = from_a {
+                assert!(b.handle_data(A, &bytes, now));
+            }
+            if let Some((_, bytes)) = from_b {
+                assert!(a.handle_data(B, &bytes, now));
+            }
+        }
+    }
+
+    fn run_alone(member: &mut Membership, from: Instant, until: Instant) {
+        let mut now = from;
+        while let Some(at) = member.poll_timeout().filter(|&at| at <= until) {
+            now = now.max(at);
+            member.handle_timeout(now);
+            while member.poll_send().is_some() {}
+        }
+    }
+
+    #[test]
+    fn an_announcement_makes_both_members_of_each_other() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        assert!(a.is_up(B) && b.is_up(A));
+        assert_eq!(a.poll_event(), Some(MembershipEvent::Up(B)));
+    }
+
+    #[test]
+    fn a_silent_member_is_down_within_six_seconds() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        run_alone(&mut a, now, now + Duration::from_secs(6));
+        assert_eq!(a.liveness(B).unwrap().0, Liveness::Down);
+    }
+
+    #[test]
+    fn two_that_hold_each_other_for_down_are_together_again_after_an_announcement() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        let later = now + Duration::from_secs(20);
+        run_alone(&mut a, now, later);
+        run_alone(&mut b, now, later);
+        assert!(!a.is_up(B) && !b.is_up(A));
+        for _ in 0..3 {
+            a.announce(B, later);
+            exchange(&mut a, &mut b, later);
+        }
+        assert!(a.is_up(B) && b.is_up(A));
+    }
+
+    #[test]
+    fn a_packet_in_another_peers_name_is_refused() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.announce(B, now);
+        let (_, bytes) = a.poll_send().unwrap();
+        assert!(!b.handle_data(PeerId([7; 32]), &bytes, now));
+        assert!(!b.handle_data(A, &bytes[..bytes.len() / 2], now));
+        assert!(!b.is_up(A));
+    }
+
+    #[test]
+    fn a_member_that_says_good_bye_is_down_at_once() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        b.leave(now);
+        exchange(&mut a, &mut b, now);
+        assert!(!a.is_up(B));
+    }
+
+    #[test]
+    fn a_flapping_member_does_not_fill_the_timers() {
+        let (mut a, mut b, mut now) = (member(A), member(B), Instant::now());
+        for _ in 0..20 {
+            for _ in 0..3 {
+                a.announce(B, now);
+                exchange(&mut a, &mut b, now);
+            }
+            let later = now + Duration::from_secs(20);
+            run_alone(&mut a, now, later);
+            run_alone(&mut b, now, later);
+            now = later;
+        }
+        assert!(a.timers.len() < 16, "{} timers", a.timers.len());
+    }
+}

@@ -135,14 +135,15 @@ impl Router {
     pub fn new(config: &RouterConfig, workers: Vec<Arc<WorkerStats>>) -> Self {
         let mut rng = Rng::new(config.seed);
         let now = config.started_at;
+        let wall_clock = UnixMicros::from_system_time(config.wall_clock);
         Self {
             keys: StaticKeys::new(&config.identity, &config.cluster_secret),
             announcement: config.announcement,
             gate: Gate::new(&mut rng, now),
             rng,
             started_at: now,
-            wall_clock: UnixMicros::from_system_time(config.wall_clock),
-            last_timestamp: UnixMicros(0),
+            wall_clock,
+            last_timestamp: wall_clock,
             peers: BTreeMap::new(),
             targets: BTreeMap::new(),
             half_open: BTreeMap::new(),

@@ -203,6 +203,23 @@ fn a_target_that_is_ourselves_or_silent_is_told() {
 }
 
 #[test]
+fn a_clone_is_told_and_an_old_initiation_of_our_own_is_not() {
+    let mut network = connected(1);
+    let own = network.wiretap.seen.iter().find(|observed| observed.datagram[0] & 0x0f == 1).unwrap().clone();
+    let is_alarm = |event: &Event| matches!(event, Event::TargetFailed { failure: TargetFailure::ClonedIdentity, .. });
+    network.inject(own.to, own.from, own.datagram);
+    network.run(SECOND);
+    assert!(!network.nodes[0].events.iter().any(is_alarm));
+
+    let address = network.nodes[0].address;
+    network.restart_as(1, 0);
+    network.nodes[1].desired.targets = vec![address];
+    network.apply();
+    network.run(SECOND);
+    assert!(network.nodes[0].events.iter().any(is_alarm), "{:?}", network.nodes[0].events);
+}
+
+#[test]
 fn a_peer_that_restarts_is_back_within_a_few_round_trips() {
     let mut network = Network::mesh(2, Conditions::lan(), 1);
     assert!(network.run_until(5 * SECOND, Network::is_full_mesh));

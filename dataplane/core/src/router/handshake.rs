@@ -119,6 +119,8 @@ impl Router {
         refusal.into_iter().for_each(|refusal| self.transmit(from, refusal));
         let event = match error {
             InitiationError::Stranger => Event::StrangerRefused { endpoint: from },
+            // One of ours that somebody has kept is not newer than our last one.
+            InitiationError::SameIdentity { timestamp, .. } if timestamp <= self.last_timestamp => return,
             InitiationError::SameIdentity { .. } => {
                 Event::TargetFailed { endpoint: from, failure: TargetFailure::ClonedIdentity }
             }

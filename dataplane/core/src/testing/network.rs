@@ -103,14 +103,24 @@ impl Network {
 
     /// The data plane of a node is killed and started again: same key and desired state, nothing else left.
     pub fn restart(&mut self, node: usize) {
-        let old = &self.nodes[node];
-        let (number, desired) = (node as u16 + 1, old.desired.clone());
+        let desired = self.nodes[node].desired.clone();
+        self.replace(node, node);
+        self.nodes[node].desired = desired;
+        self.nodes[node].apply(self.now);
+    }
+
+    /// A node is replaced by a clone of another one, at its own address, that wants nothing yet.
+    pub fn restart_as(&mut self, node: usize, original: usize) {
+        let address = self.nodes[node].address;
+        self.replace(node, original);
+        self.nodes[node].address = address;
+    }
+
+    fn replace(&mut self, node: usize, identity: usize) {
         self.sequence += 1;
         let wall_clock = wall_clock(self.now - self.started_at);
         let seed = self.seed ^ self.sequence << 32;
-        self.nodes[node] = Node::new(number, seed, self.secret.clone(), wall_clock, self.now);
-        self.nodes[node].desired = desired;
-        self.nodes[node].apply(self.now);
+        self.nodes[node] = Node::new(identity as u16 + 1, seed, self.secret.clone(), wall_clock, self.now);
     }
 
     /// Lets virtual time pass.

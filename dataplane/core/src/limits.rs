@@ -51,6 +51,10 @@ pub const MIN_FRAME_LEN: usize = 14;
 /// is delivered.
 pub const MAX_ASSEMBLIES: usize = 16;
 
+/// Trains of one chunk that wait between two polls: more than the 64 datagrams that `UDP_GRO` puts into one receive. At
+/// the bound they are not opened, and counted.
+pub const MAX_SHELVED_TRAINS: usize = 128;
+
 /// Younger trains of a lane that begin before an incomplete one is given up.
 pub const MAX_YOUNGER_TRAINS: u8 = 2;
 

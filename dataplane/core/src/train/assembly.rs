@@ -8,7 +8,7 @@
 //!
 //! A chunk is opened directly to where it belongs, so the usual train is copied only by the cipher. The length of the
 //! chunks is known from any chunk but the last; a last chunk that comes first is parked behind the train's room and
-//! moved later.
+//! moved later. A train of one chunk needs none of this and goes to the shelf.
 //!
 //! A train is given up when [`MAX_YOUNGER_TRAINS`] younger ones of its lane have begun, when the pool is full and it
 //! is the oldest, or when the shell says that the socket has been silent. Then [`Assembler::poll`] delivers what is
@@ -18,13 +18,17 @@
 //! in its own place of its train, in an unused buffer, or in scratch when the header contradicts what is known. So
 //! whoever forges a header gets decryption of garbage and nothing else.
 //!
-//! INVARIANT: the caller polls until `None` after each commit that says [`Progress::Ready`]. Then there is always an
-//! unused buffer.
+//! INVARIANT: the caller polls until `None` after the datagrams of each receive. These are of one length, so they
+//! complete at most one train of several chunks; any number of trains of one chunk fits the shelf. Then there is always
+//! an unused buffer.
 
 use crate::{
     limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_TRAIN_BYTES, MAX_TRAIN_CHUNKS, MAX_YOUNGER_TRAINS},
     offload::vnet_hdr::VnetHeader,
-    train::salvage::{Arrived, Found, Walk},
+    train::{
+        salvage::{Arrived, Found, Walk},
+        shelf::{Shelf, Shelved},
+    },
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
         record::{ProbeAck, ProbeId},
@@ -40,12 +44,13 @@ const BUFFER_LEN: usize = PARKING + MAX_DATAGRAM_LEN;
 pub struct Assembler {
     /// One more than may be filling, so that a new train always has a place to be opened to.
     assemblies: Box<[Assembly]>,
+    shelf: Shelf,
     scratch: Box<[u8]>,
     /// The assembly of the last chunk: usually that of the next one.
     recent: usize,
     begun: u64,
     /// The train that is being polled, and where in it we are.
-    delivering: Option<usize>,
+    delivering: Option<Source>,
     walk: Walk,
     losses: Losses,
 }
@@ -93,6 +98,13 @@ pub struct Slot<'a> {
     chunk: Chunk,
     at: usize,
     place: Place,
+}
+
+/// Where a train that is ready lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Assembly(usize),
+    Shelf,
 }
 
 /// Something to deliver.
@@ -147,6 +159,8 @@ struct Chunk {
 enum Place {
     /// Here in the buffer of its assembly.
     At(usize),
+    /// Here on the shelf: it is a whole train.
+    Shelf(usize),
     /// To scratch: if it is authentic, its train is not consistent.
     Contradiction,
 }
@@ -185,10 +199,11 @@ impl Default for Assembler {
 }
 
 impl Assembler {
-    /// All buffers, allocated: some 1.3 MB.
+    /// All buffers, allocated: some 1.4 MB.
     pub fn new() -> Self {
         Self {
             assemblies: (0..=MAX_ASSEMBLIES).map(|_| Assembly::new()).collect(),
+            shelf: Shelf::new(),
             scratch: vec![0; MAX_DATAGRAM_LEN].into_boxed_slice(),
             recent: 0,
             begun: 0,
@@ -202,12 +217,14 @@ impl Assembler {
     pub fn slot_for(&mut self, header: &DataHeader, chunk_len: usize) -> Result<Slot<'_>, ChunkRefusal> {
         let key = TrainKey { receiver: header.receiver, lane: header.lane, train: header.train() };
         let chunk = Chunk { key, index: header.chunk_index, is_last: header.is_last, len: chunk_len };
-        let may_be_empty = chunk.is_last && chunk.index == 0;
-        let len_fits = chunk_len <= MAX_DATAGRAM_LEN && (chunk_len > 0 || may_be_empty);
+        let is_whole_train = chunk.is_last && chunk.index == 0;
+        let len_fits = chunk_len <= MAX_DATAGRAM_LEN && (chunk_len > 0 || is_whole_train);
         if !len_fits || usize::from(chunk.index) >= MAX_TRAIN_CHUNKS {
             return Err(ChunkRefusal::Malformed);
         }
-        let (at, place) = if let Some(at) = self.find(&key) {
+        let (at, place) = if is_whole_train {
+            (0, Place::Shelf(self.shelf.place(chunk_len).ok_or(ChunkRefusal::Undelivered)?))
+        } else if let Some(at) = self.find(&key) {
             (at, self.assemblies[at].place(&chunk)?)
         } else {
             let at = self.position(State::Free).ok_or(ChunkRefusal::Undelivered)?;
@@ -231,15 +248,21 @@ impl Assembler {
 
     /// The next thing to deliver from trains that are ready, oldest train first.
     pub fn poll(&mut self) -> Option<Delivery<'_>> {
-        let (at, found) = self.find_delivery()?;
-        let assembly = &mut self.assemblies[at];
+        let (source, found) = self.find_delivery()?;
+        let (receiver, train) = match source {
+            Source::Assembly(at) => (self.assemblies[at].key.receiver, &mut self.assemblies[at].buffer[..]),
+            Source::Shelf => {
+                let Shelved { receiver, range, .. } = self.shelf.first()?.clone();
+                (receiver, self.shelf.bytes(range))
+            }
+        };
         let item = match found {
-            Found::Frame { vnet, range } => Item::Frame { vnet, frame: &mut assembly.buffer[range] },
-            Found::Control(range) => Item::Control(&assembly.buffer[range]),
+            Found::Frame { vnet, range } => Item::Frame { vnet, frame: &mut train[range] },
+            Found::Control(range) => Item::Control(&train[range]),
             Found::Probe { id, len } => Item::Probe { id, len },
             Found::ProbeAck(ack) => Item::ProbeAck(ack),
         };
-        Some(Delivery { receiver: assembly.key.receiver, item })
+        Some(Delivery { receiver, item })
     }
 
     /// What was lost since the last call.
@@ -247,17 +270,39 @@ impl Assembler {
         std::mem::take(&mut self.losses)
     }
 
-    fn find_delivery(&mut self) -> Option<(usize, Found)> {
+    fn find_delivery(&mut self) -> Option<(Source, Found)> {
         loop {
-            let at = self.delivering.or_else(|| self.oldest(State::Ready))?;
-            self.delivering = Some(at);
-            let assembly = &mut self.assemblies[at];
-            if let Some(found) = self.walk.next(&assembly.arrived, &mut assembly.buffer, &mut self.losses) {
-                return Some((at, found));
+            let source = self.delivering.or_else(|| self.oldest_ready())?;
+            self.delivering = Some(source);
+            let found = match source {
+                Source::Assembly(at) => {
+                    let assembly = &mut self.assemblies[at];
+                    self.walk.next(&assembly.arrived, &mut assembly.buffer, &mut self.losses)
+                }
+                Source::Shelf => {
+                    let range = self.shelf.first()?.range.clone();
+                    let arrived = Arrived::whole(range.len());
+                    self.walk.next(&arrived, self.shelf.bytes(range), &mut self.losses)
+                }
+            };
+            if let Some(found) = found {
+                return Some((source, found));
             }
-            assembly.state = State::Free;
+            match source {
+                Source::Assembly(at) => self.assemblies[at].state = State::Free,
+                Source::Shelf => self.shelf.pop(),
+            }
             self.delivering = None;
             self.walk = Walk::default();
+        }
+    }
+
+    fn oldest_ready(&self) -> Option<Source> {
+        let assembly = self.oldest(State::Ready);
+        match (assembly, self.shelf.first()) {
+            (Some(at), Some(shelved)) if self.assemblies[at].born < shelved.born => Some(Source::Assembly(at)),
+            (_, Some(_)) => Some(Source::Shelf),
+            (at, None) => at.map(Source::Assembly),
         }
     }
 
@@ -279,24 +324,38 @@ impl Assembler {
     }
 
     fn progress(&self) -> Progress {
-        if self.position(State::Ready).is_some() { Progress::Ready } else { Progress::Incomplete }
+        let is_ready = self.shelf.first().is_some() || self.position(State::Ready).is_some();
+        if is_ready { Progress::Ready } else { Progress::Incomplete }
     }
 
     fn commit(&mut self, chunk: &Chunk, at: usize, place: Place) -> Progress {
-        let begins = self.assemblies[at].state == State::Free;
-        if begins {
-            self.begin(chunk.key, at);
-        }
-        self.recent = at;
-        let assembly = &mut self.assemblies[at];
         match place {
-            Place::At(_) => assembly.take(chunk),
+            Place::At(_) => self.commit_to_assembly(chunk, at),
+            Place::Shelf(start) => {
+                self.age_older(&chunk.key);
+                self.begun += 1;
+                let range = start..start + chunk.len;
+                self.shelf.push(Shelved { receiver: chunk.key.receiver, born: self.begun, range });
+                Progress::Ready
+            }
             Place::Contradiction => {
-                assembly.state = State::Free;
+                self.assemblies[at].state = State::Free;
                 self.losses.inconsistent_trains += 1;
+                self.progress()
             }
         }
-        if !begins && assembly.state == State::Filling {
+    }
+
+    fn commit_to_assembly(&mut self, chunk: &Chunk, at: usize) -> Progress {
+        let begins = self.assemblies[at].state == State::Free;
+        if begins {
+            self.age_older(&chunk.key);
+            self.begun += 1;
+            self.assemblies[at].begin(chunk.key, self.begun);
+        }
+        self.recent = at;
+        self.assemblies[at].take(chunk);
+        if !begins && self.assemblies[at].state == State::Filling {
             // NOTE(perf): the usual chunk, in the middle of its train, changes nothing else.
             return Progress::Incomplete;
         }
@@ -304,8 +363,8 @@ impl Assembler {
         self.progress()
     }
 
-    /// Makes the free buffer `at` an assembly; older trains of the lane age.
-    fn begin(&mut self, key: TrainKey, at: usize) {
+    /// A train begins: older ones of its lane come closer to being given up.
+    fn age_older(&mut self, key: &TrainKey) {
         for older in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
             if (older.key.receiver, older.key.lane) == (key.receiver, key.lane) && older.key.train < key.train {
                 older.younger_count += 1;
@@ -314,8 +373,6 @@ impl Assembler {
                 }
             }
         }
-        self.begun += 1;
-        self.assemblies[at].begin(key, self.begun);
     }
 
     fn keep_one_free(&mut self) {
@@ -334,6 +391,7 @@ impl Slot<'_> {
         let len = self.chunk.len;
         match self.place {
             Place::At(offset) => &mut self.assembler.assemblies[self.at].buffer[offset..offset + len],
+            Place::Shelf(start) => self.assembler.shelf.bytes(start..start + len),
             Place::Contradiction => &mut self.assembler.scratch[..len],
         }
     }
@@ -379,16 +437,13 @@ impl Assembly {
     fn take(&mut self, chunk: &Chunk) {
         if chunk.is_last {
             self.last = Some(LastChunk { index: chunk.index, len: chunk.len });
-            if chunk.index == 0 {
-                self.arrived.chunk_len = chunk.len;
-            }
         } else {
             self.arrived.present |= 1 << chunk.index;
             self.unpark(chunk.len);
             self.arrived.chunk_len = chunk.len;
         }
         let Some(last) = self.last else { return };
-        if self.arrived.chunk_len == 0 && last.index > 0 {
+        if self.arrived.chunk_len == 0 {
             return;
         }
         let before = usize::from(last.index) * self.arrived.chunk_len;
@@ -424,8 +479,8 @@ impl Known {
             return Err(ChunkRefusal::Duplicate);
         }
         let chunk_len = match (self.arrived.chunk_len, chunk.is_last) {
-            (0, true) if chunk.index > 0 => return Ok(self.park()),
-            (0, _) => chunk.len,
+            (0, true) => return Ok(self.park()),
+            (0, false) => chunk.len,
             (known, _) => known,
         };
         let offset = usize::from(chunk.index) * chunk_len;

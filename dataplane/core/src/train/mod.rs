@@ -6,6 +6,7 @@
 pub mod assembly;
 pub mod cut;
 mod salvage;
+mod shelf;
 
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,11 @@ struct Torn {
 }
 
 impl Arrived {
+    /// A train of one chunk.
+    pub(super) fn whole(train_len: usize) -> Self {
+        Self { present: 1, chunk_len: train_len, train_len: Some(train_len) }
+    }
+
     /// Whether all bytes of `range` are there.
     pub(super) fn has(&self, range: &Range<usize>) -> bool {
         if range.is_empty() {

@@ -7,7 +7,7 @@ use super::{
     cut::Cut,
 };
 use crate::{
-    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_FRAME_LEN, MAX_TRAIN_BYTES},
+    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_FRAME_LEN, MAX_SHELVED_TRAINS, MAX_TRAIN_BYTES},
     offload::{
         reference::{self, Check, Spec},
         translate::{self, FrameKind},
@@ -338,6 +338,8 @@ fn the_second_younger_train_of_the_lane_ends_the_wait() {
     other_lane[0].0.lane = Lane(2);
     receive_all(&mut assembler, &other_lane);
     assert_eq!(assembler.take_losses().incomplete_trains, 0, "another lane says nothing about this one");
+    receive_all(&mut assembler, &control_train(10, 50));
+    assert_eq!(assembler.take_losses().incomplete_trains, 0, "nor does a late train");
     receive_all(&mut assembler, &control_train(10, 500));
     assert_eq!(assembler.take_losses().incomplete_trains, 1);
 }
@@ -372,7 +374,8 @@ fn authentic_chunks_that_contradict_each_other_end_their_train() {
         (DataHeader { chunk_index: index, is_last, counter, ..first.0 }, vec![1; len])
     };
     let last = datagrams.last().unwrap();
-    let contradictions: [(&[&Datagram], Datagram); 7] = [
+    let far_end = with(100, true, 100);
+    let contradictions: [(&[&Datagram], Datagram); 8] = [
         (&[first], with(1, false, len - 1)),
         (&[first], with(1, true, len + 1)),
         (&[last], with(count, false, len)),
@@ -380,6 +383,7 @@ fn authentic_chunks_that_contradict_each_other_end_their_train() {
         (&[last], with(1, true, 10)),
         (&[&datagrams[2]], with(1, true, 10)),
         (&[first, last], with(count, true, 10)),
+        (&[&far_end], with(0, false, 1200)),
     ];
     for (honest, contradiction) in contradictions {
         let mut assembler = Assembler::new();
@@ -397,7 +401,8 @@ fn chunks_that_fit_no_train_are_not_opened() {
     let header = control_train(10, 100)[0].0;
     let inner = DataHeader { chunk_index: 127, is_last: false, counter: Counter(500), ..header };
     let beyond = DataHeader { chunk_index: 128, counter: Counter(500), ..header };
-    for (header, len) in [(header, MAX_DATAGRAM_LEN + 1), (inner, 0), (inner, 1200), (beyond, 10)] {
+    let across = DataHeader { chunk_index: (MAX_TRAIN_BYTES / 1220) as u8, ..inner };
+    for (header, len) in [(header, MAX_DATAGRAM_LEN + 1), (inner, 0), (inner, 1200), (beyond, 10), (across, 1220)] {
         assert_eq!(assembler.slot_for(&header, len).err(), Some(ChunkRefusal::Malformed), "{header:?} {len}");
     }
 }
@@ -421,16 +426,41 @@ fn a_train_that_becomes_ready_meanwhile_waits_for_the_one_being_polled() {
 }
 
 #[test]
+fn one_receive_may_bring_many_small_trains() {
+    let mut assembler = Assembler::new();
+    for _ in 0..3 {
+        for counter in 0..64 {
+            let (header, plaintext) = &control_train(1000, counter)[0];
+            let mut slot = assembler.slot_for(header, plaintext.len()).unwrap();
+            slot.buffer().copy_from_slice(plaintext);
+            assert_eq!(slot.commit(), Progress::Ready);
+        }
+        let expected: Vec<_> = (0..64).map(|counter| Got::Control(vec![counter; 1000])).collect();
+        assert_eq!(poll_all(&mut assembler), expected);
+    }
+}
+
+#[test]
 fn a_caller_who_does_not_poll_is_told() {
     let mut assembler = Assembler::new();
-    for counter in 0..=MAX_ASSEMBLIES as u64 {
+    for counter in 0..MAX_SHELVED_TRAINS as u64 {
         let slot = assembler.slot_for(&control_train(10, counter)[0].0, 0).unwrap();
         assert_eq!(slot.commit(), Progress::Ready);
     }
-    let refusal = assembler.slot_for(&control_train(10, 99)[0].0, 0).err();
+    let refusal = assembler.slot_for(&control_train(10, 999)[0].0, 0).err();
     assert_eq!(refusal, Some(ChunkRefusal::Undelivered));
     poll_all(&mut assembler);
-    assert!(assembler.slot_for(&control_train(10, 99)[0].0, 0).is_ok());
+    for train in 0..=MAX_ASSEMBLIES as u64 {
+        for (header, plaintext) in control_train(2000, 1000 + 10 * train) {
+            let mut slot = assembler.slot_for(&header, plaintext.len()).unwrap();
+            slot.buffer().copy_from_slice(&plaintext);
+            let _ = slot.commit();
+        }
+    }
+    let next = control_train(2000, 5000);
+    assert_eq!(assembler.slot_for(&next[0].0, 1000).err(), Some(ChunkRefusal::Undelivered));
+    assert_eq!(poll_all(&mut assembler).len(), MAX_ASSEMBLIES + 1);
+    assert_eq!(receive_all(&mut assembler, &next).len(), 1);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::{
 
 /// The most output that is read back of one command; more is cut off.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
+/// How long a command may take unless the caller says otherwise.
+pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_mins(1);
 /// How often a running command is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -30,6 +32,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// Runs a command, at most a minute.
+    #[track_caller]
+    pub fn of(command: Command) -> Self {
+        run(command, COMMAND_DEADLINE)
+    }
+
     /// True for exit code 0.
     pub fn success(&self) -> bool {
         self.code == Some(0)

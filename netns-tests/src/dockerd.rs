@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    command::{self, Output, Process},
+    command::{Output, Process},
     image,
     namespace::Namespace,
     place::Place,
@@ -22,7 +22,6 @@ use crate::{
 
 const START_DEADLINE: Duration = Duration::from_mins(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-const CLIENT_DEADLINE: Duration = Duration::from_mins(1);
 /// Name of the image that each dockerd has.
 const IMAGE: &str = "lab";
 /// How much of dockerd's log a failure shows.
@@ -79,7 +78,7 @@ impl Dockerd {
     /// Runs the Docker client, as a user on that host would.
     #[track_caller]
     pub fn docker(&self, args: &[&str]) -> Output {
-        command::run(self.client(args), CLIENT_DEADLINE)
+        Output::of(self.client(args))
     }
 
     /// `docker run -d --name NAME OPTIONS IMAGE COMMAND`: IPv6 is switched on inside, where Docker switches it off.

@@ -34,6 +34,15 @@ impl Guest {
         self.address
     }
 
+    /// Its Ethernet address.
+    #[track_caller]
+    pub fn mac(&self) -> Vec<u8> {
+        let listing = self.ip(&["-o", "link", "show", "eth0"]).stdout;
+        let text = listing.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap_or_default();
+        let bytes: Result<Vec<u8>, _> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        bytes.unwrap_or_else(|error| panic!("Ethernet address of guest {}: {error}: {listing}", self.name))
+    }
+
     /// Runs `ip` inside.
     #[track_caller]
     pub fn ip(&self, args: &[&str]) -> Output {

@@ -140,6 +140,12 @@ impl Host {
         Guest::create(&self.namespace, &format!("{}{count}", self.name), address, mtu)
     }
 
+    /// Adds a guest with number `last` of this host's part of the address range that `weaved` manages.
+    #[track_caller]
+    pub fn overlay_guest(&self, last: u8, mtu: u16) -> Guest {
+        self.guest(&self.weaved.guest_address(last), mtu)
+    }
+
     /// Names of the network interfaces.
     pub fn interfaces(&self) -> Vec<String> {
         let listing = self.run(&["ip", "-o", "link"]).ok().stdout;

@@ -67,6 +67,19 @@ impl Lab {
         host
     }
 
+    /// Launches `weaved` on the first host, joins each other one to it, and waits until all are connected with all.
+    #[track_caller]
+    pub fn launch_cluster(&self, hosts: &[&Host]) {
+        let [first, others @ ..] = hosts else { return };
+        first.weaved().launch(&[]);
+        for host in others {
+            host.weaved().join(first.weaved(), first.ipv4());
+        }
+        for host in hosts {
+            host.weaved().wait_for_peers(others.len());
+        }
+    }
+
     /// A directory that lives as long as the lab.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -76,6 +89,14 @@ impl Lab {
     #[track_caller]
     pub fn capture(&self, host: &Host, file_name: &str) -> crate::Capture {
         crate::Capture::start(&self.switch, &host.switch_port(), &self.dir.path().join(file_name))
+    }
+
+    /// Writes a file that lives as long as the lab and returns its path.
+    #[track_caller]
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        path.display().to_string()
     }
 
     /// The two ends of every link as they are, the state of `weaved` and the ends of the logs, for a person.

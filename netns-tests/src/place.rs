@@ -4,9 +4,6 @@ use std::{process::Command, time::Duration};
 
 use crate::command::{self, Output, Process};
 
-/// How long a command may take unless the caller says otherwise.
-const COMMAND_DEADLINE: Duration = Duration::from_mins(1);
-
 /// A place inside of which commands run.
 pub trait Place {
     /// What people call it.
@@ -21,7 +18,7 @@ pub trait Place {
     /// Runs `args` to their end, at most a minute.
     #[track_caller]
     fn run(&self, args: &[&str]) -> Output {
-        command::run(self.command(args), COMMAND_DEADLINE)
+        Output::of(self.command(args))
     }
 
     /// Runs `args` to their end or to the deadline.

@@ -25,6 +25,9 @@ pub fn link_local(place: &dyn Place) -> String {
     address.split('/').next().unwrap_or(address).to_owned()
 }
 
+/// Seed of the bytes that [`check_tcp`] sends.
+pub const TCP_SEED: u64 = 7;
+
 /// Waits until `from` gets answers from `to`.
 #[track_caller]
 pub fn wait_for_ping(from: &dyn Place, to: IpAddr) {
@@ -41,8 +44,8 @@ pub fn can_ping(from: &dyn Place, to: IpAddr) -> bool {
 #[track_caller]
 pub fn check_tcp(from: &dyn Place, to: &dyn Place, address: &str, bytes: u64) {
     let _server = serve(to, &["tcp-serve", "5201"]);
-    let (bytes, seed) = (bytes.to_string(), "7");
-    from.run_labtool(TRANSFER_DEADLINE, &["tcp-send", address, "5201", &bytes, seed]).ok();
+    let (bytes, seed) = (bytes.to_string(), TCP_SEED.to_string());
+    from.run_labtool(TRANSFER_DEADLINE, &["tcp-send", address, "5201", &bytes, &seed]).ok();
 }
 
 /// Sends UDP datagrams of many sizes up to `largest` bytes and compares what comes back.

@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
-    time::Duration,
 };
 
 use nix::{
@@ -19,15 +18,13 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    command::{self, Output, Process},
+    command::{Output, Process},
     namespace::Namespace,
     place::Place,
     requirements,
     wait::{SOON, wait_for, wait_until},
 };
 
-/// `launch` may wait for an address range, for longer than any other verb waits.
-const VERB_DEADLINE: Duration = Duration::from_mins(1);
 /// How much of the log a failure shows.
 const LOG_TAIL_LINES: usize = 60;
 
@@ -95,7 +92,9 @@ impl Weaved {
     #[track_caller]
     pub fn command(&self, before: &[&str], args: &[&str]) -> Command {
         let program = self.program().display().to_string();
-        let mut command = self.namespace.command(&[before, &[program.as_str()], args].concat());
+        // The machine has one host name; what the program runs in has the host's.
+        let named = ["unshare", "--uts", "sh", "-c", r#"hostname "$0" && exec "$@""#, &self.host];
+        let mut command = self.namespace.command(&[&named, before, &[program.as_str()], args].concat());
         command.env("WEAVED_STATE_DIR", self.state_dir()).env("WEAVED_RUN_DIR", self.run_dir());
         command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("docker/docker.sock").display()));
         command
@@ -104,7 +103,7 @@ impl Weaved {
     /// Runs a verb to its end.
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Output {
-        command::run(self.command(&[], args), VERB_DEADLINE)
+        Output::of(self.command(&[], args))
     }
 
     /// Starts a verb.
@@ -178,26 +177,55 @@ impl Weaved {
 
     /// The peers that there is a session with, as the data plane reports them.
     pub fn connected_peers(&self) -> Vec<Value> {
-        let peers = self.status().and_then(|status| find_key(&status, "peers").cloned());
-        let peers = peers.and_then(|peers| peers.as_array().cloned()).unwrap_or_default();
-        let connected =
-            |peer: &Value| find_key(peer, "link").is_some_and(|link| link == "Connected" || link == "connected");
-        peers.into_iter().filter(connected).collect()
+        let status = self.status().unwrap_or_default();
+        let peers = status.pointer("/dataplane/stats/peers").and_then(Value::as_array).cloned().unwrap_or_default();
+        peers.into_iter().filter(|peer| peer["link"] == "Connected").collect()
     }
 
-    /// A counter of `status`, by name; 0 while there is none.
+    /// A counter of the data plane, by name; 0 while it does not answer. Panics if there is no such counter.
+    #[track_caller]
     pub fn counter(&self, name: &str) -> u64 {
-        self.status().as_ref().and_then(|status| find_counter(status, name)).unwrap_or(0)
+        let status = self.status().unwrap_or_default();
+        let Some(counters) = status.pointer("/dataplane/stats/counters").and_then(Value::as_array) else { return 0 };
+        let counter = counters.iter().find(|counter| counter["name"] == name);
+        let counter = counter.unwrap_or_else(|| panic!("there is no counter {name}"));
+        counter["value"].as_u64().unwrap_or(0)
     }
 
-    /// The part of the address range that is this host's, such as `10.32.5.0/24`.
+    /// What `status` says that somebody should look at.
+    pub fn problems(&self) -> Vec<String> {
+        let status = self.status().unwrap_or_default();
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        problems.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// Waits until `status` mentions all of `words` in one problem.
+    #[track_caller]
+    pub fn wait_for_problem(&self, words: &[&str]) {
+        let what = format!("host {} reports a problem with {words:?}", self.host);
+        let mentions = |problem: &String| words.iter().all(|word| problem.contains(word));
+        wait_until(&what, SOON, || self.problems().iter().any(mentions));
+    }
+
+    /// The part of the address range that is this host's and that the cluster agrees on, such as `10.32.5.0/24`.
     #[track_caller]
     pub fn slice(&self) -> String {
         let what = format!("host {} has a part of the address range", self.host);
         wait_for(&what, SOON, || {
             let status = self.status()?;
-            find_key(&status, "slice")?.as_str().map(str::to_owned)
+            let ipam = status.pointer("/cluster/ipam")?;
+            let agreed = ipam.pointer("/state/state")? == "ready";
+            ipam["slice"].as_str().filter(|_| agreed).map(str::to_owned)
         })
+    }
+
+    /// Process ids of this host's executable, whichever way they were started.
+    #[track_caller]
+    pub fn processes(&self) -> Vec<i32> {
+        let program = self.program();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)).collect()
     }
 
     /// An address for a guest: number `last` of this host's slice, with the prefix length of the whole range.
@@ -223,37 +251,5 @@ impl Weaved {
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
         format!("--- weaved: {pids}\n{}\n--- end of weaved.log\n{tail}", self.run(&["status", "--json"]))
-    }
-}
-
-/// The value of the first `key` in a document, from the outside in.
-fn find_key<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
-    let object = value.as_object()?;
-    object.get(key).filter(|found| !found.is_null()).or_else(|| object.values().find_map(|inner| find_key(inner, key)))
-}
-
-/// The value of a counter, which is an object with `name` and `value` somewhere in a list.
-fn find_counter(value: &Value, name: &str) -> Option<u64> {
-    match value {
-        Value::Object(object) if object.get("name").and_then(Value::as_str) == Some(name) => {
-            object.get("value")?.as_u64()
-        }
-        Value::Object(object) => object.values().find_map(|inner| find_counter(inner, name)),
-        Value::Array(list) => list.iter().find_map(|inner| find_counter(inner, name)),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_and_counters_are_found_wherever_they_are() {
-        let text = r#"{"a": {"slice": "10.32.5.0/24", "counters": [{"name": "x", "value": 3}]}, "peers": []}"#;
-        let document: Value = serde_json::from_str(text).unwrap();
-        assert_eq!(find_key(&document, "slice").unwrap(), "10.32.5.0/24");
-        assert_eq!(find_counter(&document, "x"), Some(3));
-        assert_eq!(find_counter(&document, "y"), None);
     }
 }

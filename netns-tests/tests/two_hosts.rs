@@ -1,0 +1,161 @@
+//! The main job: containers of two Docker hosts on one encrypted network, by the steps that a user takes.
+
+use std::{collections::BTreeSet, fs, io::Write, process::Stdio, sync::Arc};
+
+use weaved_netns_tests::{Container, Dockerd, Host, Lab, Place, SOON, traffic, wait_until};
+
+/// `dockerd $(weaved docker-config --flags)`
+fn start_docker(host: &Host) -> Arc<Dockerd> {
+    let flags = host.weaved().docker_flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    assert!(flags.contains(&"--bridge=weave"), "{flags:?}");
+    host.start_docker(&flags)
+}
+
+#[test]
+fn containers_of_two_docker_hosts_exchange_every_kind_of_traffic() {
+    let Some(mut lab) = Lab::open("two") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+
+    let said = a.weaved().launch(&[]).stdout;
+    assert!(said.contains("weaved token") && said.contains("docker-config"), "launch says what to do next: {said}");
+    let token = a.weaved().token_file();
+    let docker_a = start_docker(&a);
+    b.weaved().launch(&["--token-file", &token, &a.ipv4().to_string()]);
+    let docker_b = start_docker(&b);
+    let web = docker_b.run_container("web", &[], &["httpd", "-f", "-p", "80", "-h", "/bin"]);
+    let other = docker_b.idle_container("other");
+    let shell = docker_a.idle_container("shell");
+
+    let address = web.address().to_string();
+    traffic::wait_for_ping(&shell, web.address());
+    shell.run(&["wget", "-q", "-O", "/tmp/got", &format!("http://{address}/busybox")]).ok();
+    shell.run(&["cmp", "/tmp/got", "/bin/busybox"]).ok();
+    traffic::check_tcp(&shell, &web, &address, 64 << 20);
+    traffic::check_tcp(&web, &shell, &shell.address().to_string(), 64 << 20);
+    traffic::check_udp_sizes(&shell, &web, &address, 60_000);
+    traffic::check_broadcast(&shell, &[&web, &other], "10.47.255.255");
+    traffic::check_broadcast(&shell, &[&web, &other], "255.255.255.255");
+    traffic::check_multicast(&shell, &[&web, &other], "239.1.2.3");
+    traffic::check_multicast(&shell, &[&web, &other], "ff02::1:5%eth0");
+    let link_local = format!("{}%eth0", traffic::link_local(&web));
+    traffic::check_tcp(&shell, &web, &link_local, 4 << 20);
+    traffic::check_udp_sizes(&shell, &web, &link_local, 4000);
+
+    the_users_view_is_right(&a, &b, &[&web, &other, &shell]);
+}
+
+fn the_users_view_is_right(a: &Host, b: &Host, containers: &[&Container]) {
+    let addresses: BTreeSet<_> = containers.iter().map(|container| container.address()).collect();
+    assert_eq!(addresses.len(), containers.len(), "addresses are unique: {addresses:?}");
+    for host in [a, b] {
+        wait_until("`weaved ps` lists the containers of both hosts", SOON, || {
+            let table = host.weaved().run(&["ps"]).ok().stdout;
+            containers.iter().all(|container| table.contains(&container.address().to_string()))
+        });
+        let connections = host.weaved().run(&["status", "connections"]).ok().stdout;
+        assert!(connections.contains("GCM") || connections.contains("ChaCha"), "{connections}");
+        assert!(connections.contains("1500"), "the path MTU is shown: {connections}");
+        assert_eq!(host.weaved().problems(), Vec::<String>::new());
+    }
+    let overview = a.weaved().run(&["status"]).ok().stdout;
+    assert!(overview.contains("192.168.77.11"), "{overview}");
+}
+
+#[test]
+fn a_container_that_moves_is_found_at_its_new_host() {
+    let Some(mut lab) = Lab::open("move") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    let from = a.overlay_guest(2, 1500);
+    let address = a.weaved().guest_address(77);
+    let before = b.guest(&address, 1500);
+    traffic::wait_for_ping(&from, before.address());
+    before.ip(&["link", "set", "eth0", "down"]);
+    let after = a.guest(&address, 1500);
+    // The other guest's neighbour table still has the old address, which a move announces.
+    after.run(&["busybox", "arping", "-U", "-c", "1", "-I", "eth0", &after.address().to_string()]);
+    traffic::wait_for_ping(&from, after.address());
+}
+
+#[test]
+fn a_token_from_standard_input_joins() {
+    let Some(mut lab) = Lab::open("stdin") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    a.weaved().launch(&[]);
+    let token = fs::read(a.weaved().token_file()).unwrap();
+    let mut command = b.weaved().command(&[], &["launch", "--token-file", "-", &a.ipv4().to_string()]);
+    let mut launch = command.stdin(Stdio::piped()).spawn().unwrap();
+    launch.stdin.take().unwrap().write_all(&token).unwrap();
+    assert!(launch.wait().unwrap().success());
+    b.weaved().wait_for_peers(1);
+    let token = String::from_utf8(token).unwrap();
+    for host in [&a, &b] {
+        assert!(!host.weaved().log().contains(token.trim()), "the token is in a log");
+    }
+}
+
+#[test]
+fn connect_works_after_the_launch_and_over_ipv6() {
+    let Some(mut lab) = Lab::open("connect") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    a.weaved().launch(&[]);
+    b.weaved().launch(&["--token-file", &a.weaved().token_file()]);
+    b.weaved().run(&["connect", &a.ipv6().to_string()]).ok();
+    b.weaved().wait_for_peers(1);
+    let (from, to) = (b.overlay_guest(2, 1500), a.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    traffic::check_tcp(&from, &to, &to.address().to_string(), 4 << 20);
+}
+
+#[test]
+fn two_networks_with_one_password_meet_and_keep_addresses_apart() {
+    let Some(mut lab) = Lab::open("meet") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    found_with_password(&lab, &[&a, &b]);
+    b.weaved().run(&["connect", &a.ipv4().to_string()]).ok();
+    b.weaved().wait_for_peers(1);
+    wait_until("both have different parts of the range", SOON, || a.weaved().slice() != b.weaved().slice());
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+}
+
+#[test]
+fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
+    let Some(mut lab) = Lab::open("refuse") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    found_with_password(&lab, &[&a, &b]);
+    assert_eq!(a.weaved().slice(), b.weaved().slice(), "each founder begins with the same part");
+    let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+    let (in_a, in_b) = (docker_a.idle_container("one"), docker_b.idle_container("one"));
+    assert_eq!(in_a.address(), in_b.address());
+    b.weaved().run(&["connect", &a.ipv4().to_string()]);
+    let problem = |host: &Host| host.weaved().problems().join("\n");
+    wait_until("one of them refuses with the reason", SOON, || {
+        problem(&a).contains("not merged") || problem(&b).contains("not merged")
+    });
+    in_a.run(&["true"]).ok();
+    in_b.run(&["true"]).ok();
+}
+
+fn found_with_password(lab: &Lab, hosts: &[&Host]) {
+    let file = lab.file("password", "a password of the operator's\n");
+    for host in hosts {
+        host.weaved().launch(&["--password-file", &file]);
+    }
+}
+
+#[test]
+fn docker_config_installs_beside_the_operators_settings_and_takes_itself_back() {
+    let Some(mut lab) = Lab::open("install") else { return };
+    let a = lab.host("a");
+    a.weaved().launch(&[]);
+    let before = "{\n  \"log-level\": \"warn\"\n}\n";
+    let file = lab.file("daemon.json", before);
+    a.weaved().run(&["docker-config", "--install", "--daemon-json", &file]).ok();
+    let merged: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&merged["log-level"], &merged["bridge"]), (&"warn".into(), &"weave".into()));
+    assert_eq!(merged["fixed-cidr"], a.weaved().slice());
+    a.weaved().run(&["docker-config", "--uninstall"]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+}

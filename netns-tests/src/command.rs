@@ -81,12 +81,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command.
+    /// Starts a command. Its standard input ends when this value is dropped, which reaches also what a signal does
+    /// not, such as a process that `docker exec` has started in a container.
     #[track_caller]
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_with(command, Stdio::piped())
+    }
+
+    #[track_caller]
+    fn start_with(mut command: Command, stdin: Stdio) -> Self {
         let line = shell_line(&command);
         let (stdout, stderr) = (scratch_file(), scratch_file());
-        command.stdin(Stdio::null()).stdout(shared(&stdout)).stderr(shared(&stderr));
+        command.stdin(stdin).stdout(shared(&stdout)).stderr(shared(&stderr));
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start `{line}`: {error}"));
         Self { child, line, stdout, stderr }
     }
@@ -162,7 +168,7 @@ impl Drop for Process {
 /// Runs a command to its end, or to the deadline.
 #[track_caller]
 pub(crate) fn run(command: Command, deadline: Duration) -> Output {
-    Process::start(command).finish(deadline)
+    Process::start_with(command, Stdio::null()).finish(deadline)
 }
 
 /// The command as it would be typed, with the variables that were set for it.

@@ -175,7 +175,7 @@ impl Place for Container {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        self.dockerd.client(&[&["exec", &self.name], args].concat())
+        self.dockerd.client(&[&["exec", "--interactive", &self.name], args].concat())
     }
 
     fn labtool(&self) -> String {

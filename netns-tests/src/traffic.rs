@@ -40,6 +40,26 @@ pub fn can_ping(from: &dyn Place, to: IpAddr) -> bool {
     from.run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", &to.to_string()]).stdout.contains("bytes from")
 }
 
+/// Everything that containers do with each other: a large and a small stream, datagrams of 1 to 60,000 bytes, broadcast,
+/// multicast of both families, and IPv6 by the addresses that the kernel makes. `others` hear what is sent to all.
+#[track_caller]
+pub fn check_every_kind(from: &dyn Place, to: &dyn Place, address: IpAddr, others: &[&dyn Place]) {
+    wait_for_ping(from, address);
+    let address = address.to_string();
+    check_tcp(from, to, &address, 64 << 20);
+    check_udp_sizes(from, to, &address, 60_000);
+    let all = [&[to], others].concat();
+    for broadcast in ["10.47.255.255", "255.255.255.255"] {
+        check_broadcast(from, &all, broadcast);
+    }
+    for group in ["239.1.2.3", "ff02::1:5%eth0"] {
+        check_multicast(from, &all, group);
+    }
+    let link_local = format!("{}%eth0", link_local(to));
+    check_tcp(from, to, &link_local, 4 << 20);
+    check_udp_sizes(from, to, &link_local, 60_000);
+}
+
 /// Sends `bytes` over TCP and has the receiver's checksum compared with the sender's.
 #[track_caller]
 pub fn check_tcp(from: &dyn Place, to: &dyn Place, address: &str, bytes: u64) {

@@ -1,6 +1,6 @@
 //! `labtool`: the traffic of the lab's containers, one subcommand per kind, content always compared.
 //!
-//! Servers print `listening` when they can be used. Exit code 0 means that everything was as sent; 1 comes with the
+//! Servers print `listening` when they can be used, and end when their standard input does. Exit code 0 means that everything was as sent; 1 comes with the
 //! reason on standard error.
 
 mod datagrams;
@@ -39,6 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[&str]) -> io::Result<()> {
+    if matches!(words, ["tcp-serve" | "udp-echo" | "listen" | "flood", ..]) {
+        std::thread::spawn(end_with_standard_input);
+    }
     match *words {
         ["tcp-serve", port] => tcp::serve(number(port)? as u16),
         ["tcp-send", address, port, bytes, seed] => tcp::send(endpoint(address, port)?, number(bytes)?, number(seed)?),
@@ -55,6 +58,13 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["frame", interface, hex] => weaved_netns_tests::PacketSocket::open(interface)?.send(&from_hex(hex)?),
         _ => Err(io::Error::other(USAGE)),
     }
+}
+
+/// Signals do not pass `docker exec`, but the end of the input does.
+fn end_with_standard_input() {
+    // Ended and broken are the same here.
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    std::process::exit(0);
 }
 
 fn number(word: &str) -> io::Result<u64> {

@@ -40,9 +40,8 @@ pub(crate) enum Decision {
 /// Panics with the list of what is missing, if anything is.
 #[track_caller]
 pub(crate) fn require() -> Decision {
-    let is = |name: &str, value: &str| env::var(name).is_ok_and(|set| set == value);
-    if is("WEAVED_NETNS", "skip") {
-        assert!(!is("CI", "true"), "WEAVED_NETNS=skip is not accepted in CI: these tests must run there");
+    let variable = |name| env::var(name).unwrap_or_default();
+    if decide(&variable("WEAVED_NETNS"), &variable("CI")) == Decision::Skip {
         return Decision::Skip;
     }
     let missing = missing();
@@ -52,6 +51,15 @@ pub(crate) fn require() -> Decision {
         missing.join("; ")
     );
     Decision::Run
+}
+
+#[track_caller]
+fn decide(wish: &str, ci: &str) -> Decision {
+    if wish != "skip" {
+        return Decision::Run;
+    }
+    assert!(ci != "true", "WEAVED_NETNS=skip is not accepted in CI: these tests must run there");
+    Decision::Skip
 }
 
 fn missing() -> Vec<String> {
@@ -106,6 +114,19 @@ fn built_program(name: &str, variable: &str, remedy: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_explicit_wish_skips() {
+        assert_eq!(decide("", ""), Decision::Run);
+        assert_eq!(decide("1", "true"), Decision::Run);
+        assert_eq!(decide("skip", ""), Decision::Skip);
+    }
+
+    #[test]
+    #[should_panic(expected = "not accepted in CI")]
+    fn nothing_skips_in_ci() {
+        decide("skip", "true");
+    }
 
     #[test]
     fn programs_are_found_or_not() {

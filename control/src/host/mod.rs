@@ -1,0 +1,6 @@
+//! What this machine says about itself: processes, routes, rights, free ports.
+
+pub mod interfaces;
+pub mod preflight;
+pub mod process;
+pub mod routes;

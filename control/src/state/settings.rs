@@ -1,0 +1,301 @@
+//! How this node is set up: what `launch` was told, remembered so that the next `launch` needs no arguments.
+//!
+//! What other hosts or running containers depend on (range, slice length, bridge) can only be changed after `reset`;
+//! a `launch` that asks for something else is refused. The rest may change at each launch, and the change is told.
+
+use std::fmt;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::{defaults, node::Start};
+
+/// A Linux interface name has at most 15 bytes (`IFNAMSIZ`); the TAP is called like the bridge with `-tap` behind.
+const MAX_BRIDGE_CHARS: usize = 11;
+/// What every IPv6 link must carry (RFC 8200 §5).
+const MIN_MTU: u16 = 1280;
+/// The largest that a TAP of Linux takes.
+const MAX_MTU: u16 = 65_521;
+/// A slice holds the gateway and containers; 16 addresses are the fewest that make sense.
+const MAX_SLICE_PREFIX: u8 = 28;
+/// The ring names a range by its slices; more than 2^16 of them is a typing error.
+const MAX_SLICE_BITS: u8 = 16;
+/// As DNS labels (RFC 1035 §2.3.4), because names come from host names.
+const MAX_NAME_BYTES: usize = 63;
+
+/// Which Docker is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DockerChoice {
+    /// None.
+    Off,
+    /// The one at its usual socket.
+    Usual,
+    /// The one that `DOCKER_HOST` named at launch.
+    Host(String),
+}
+
+/// The settings of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// UDP port for everything.
+    pub port: u16,
+    /// Range of container addresses of the whole cluster.
+    pub range: Ipv4Net,
+    /// Prefix length of a host's share.
+    pub slice_prefix: u8,
+    /// Name of the bridge.
+    pub bridge: String,
+    /// MTU of the bridge.
+    pub mtu: u16,
+    /// What people call this host.
+    pub name: String,
+    /// Which Docker is watched.
+    pub docker: DockerChoice,
+    /// How this node came to its cluster.
+    pub start: Start,
+}
+
+impl Record for Settings {
+    const NAME: &'static str = "settings";
+    const VERSION: u32 = 1;
+}
+
+/// What one `launch` asks for; `None` where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Requested {
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--range`
+    pub range: Option<Ipv4Net>,
+    /// `--slice-prefix`
+    pub slice_prefix: Option<u8>,
+    /// `--bridge`
+    pub bridge: Option<String>,
+    /// `--mtu`
+    pub mtu: Option<u16>,
+    /// `--name`
+    pub name: Option<String>,
+    /// `--no-docker`, `--docker` or `DOCKER_HOST`
+    pub docker: Option<DockerChoice>,
+}
+
+/// Settings that are refused; nothing has been changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// Another value is in use and others depend on it.
+    #[error(
+        "{option} {requested} conflicts with {remembered}, which this host was launched with before; \
+         leave it out, or give this host's addresses back with `weaved reset` first"
+    )]
+    Conflict {
+        /// The option.
+        option: &'static str,
+        /// What is asked for.
+        requested: String,
+        /// What holds.
+        remembered: String,
+    },
+    /// A value that cannot work.
+    #[error("{option} {value}: {reason}")]
+    Unusable {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Settings of a node that is launched for the first time.
+    pub fn first(requested: &Requested, host_name: &str, start: Start) -> Result<Self, SettingsError> {
+        let range = defaults::RANGE.parse().expect("the default range is a network");
+        let remembered = Self {
+            port: defaults::PORT,
+            range,
+            slice_prefix: defaults::SLICE_PREFIX,
+            bridge: defaults::BRIDGE.into(),
+            mtu: defaults::MTU,
+            name: host_name.into(),
+            docker: DockerChoice::Usual,
+            start,
+        };
+        let fixed = Self {
+            range: requested.range.map_or(range, |range| range.trunc()),
+            slice_prefix: requested.slice_prefix.unwrap_or(remembered.slice_prefix),
+            bridge: requested.bridge.clone().unwrap_or_else(|| remembered.bridge.clone()),
+            ..remembered
+        };
+        fixed.with_changes(requested).and_then(Self::checked)
+    }
+
+    /// Settings of a node that was launched before, with what may change changed.
+    pub fn again(self, requested: &Requested) -> Result<Self, SettingsError> {
+        let range = requested.range.map(|range| range.trunc());
+        refuse_other("--range", range.as_ref(), &self.range)?;
+        refuse_other("--slice-prefix", requested.slice_prefix.as_ref(), &self.slice_prefix)?;
+        refuse_other("--bridge", requested.bridge.as_ref(), &self.bridge)?;
+        self.with_changes(requested).and_then(Self::checked)
+    }
+
+    /// What differs from older settings, one phrase each, for the operator.
+    pub fn changes_since(&self, older: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        let mut note = |what: &str, is: String, was: String| {
+            if is != was {
+                changes.push(format!("{what} is {is}, was {was}"));
+            }
+        };
+        note("port", self.port.to_string(), older.port.to_string());
+        note("mtu", self.mtu.to_string(), older.mtu.to_string());
+        note("name", self.name.clone(), older.name.clone());
+        note("docker", self.docker.to_string(), older.docker.to_string());
+        changes
+    }
+
+    /// Name of the TAP device, the bridge's port to the other hosts.
+    pub fn tap(&self) -> String {
+        format!("{}-tap", self.bridge)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "a step in a chain of fallible steps")]
+    fn with_changes(self, requested: &Requested) -> Result<Self, SettingsError> {
+        Ok(Self {
+            port: requested.port.unwrap_or(self.port),
+            mtu: requested.mtu.unwrap_or(self.mtu),
+            name: requested.name.clone().unwrap_or(self.name),
+            docker: requested.docker.clone().unwrap_or(self.docker),
+            ..self
+        })
+    }
+
+    fn checked(self) -> Result<Self, SettingsError> {
+        let range_prefix = self.range.prefix_len();
+        let last_slice = MAX_SLICE_PREFIX.min(range_prefix.saturating_add(MAX_SLICE_BITS));
+        if self.port == 0 {
+            return Err(unusable("--port", self.port, "choose one from 1 to 65535"));
+        }
+        if !(8..MAX_SLICE_PREFIX).contains(&range_prefix) {
+            return Err(unusable("--range", self.range, "choose a prefix length from 8 to 27, like 10.32.0.0/12"));
+        }
+        if self.slice_prefix <= range_prefix || self.slice_prefix > last_slice {
+            let reason = format!("for the range {} choose one from {} to {last_slice}", self.range, range_prefix + 1);
+            return Err(unusable("--slice-prefix", self.slice_prefix, reason));
+        }
+        if !is_interface_name(&self.bridge) {
+            let reason = format!("a name has 1 to {MAX_BRIDGE_CHARS} letters, digits, `-`, `_` or `.`");
+            return Err(unusable("--bridge", self.bridge.escape_debug(), reason));
+        }
+        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
+            return Err(unusable("--mtu", self.mtu, format!("choose one from {MIN_MTU} to {MAX_MTU}")));
+        }
+        let printable = !self.name.is_empty() && self.name.chars().all(|c| !c.is_control() && !c.is_whitespace());
+        if !printable || self.name.len() > MAX_NAME_BYTES {
+            let reason = format!("a host name has 1 to {MAX_NAME_BYTES} bytes without spaces");
+            return Err(unusable("--name", self.name.escape_debug(), reason));
+        }
+        Ok(self)
+    }
+}
+
+impl fmt::Display for DockerChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Usual => f.write_str("the usual one"),
+            Self::Host(host) => f.write_str(host),
+        }
+    }
+}
+
+fn is_interface_name(name: &str) -> bool {
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_BRIDGE_CHARS).contains(&name.len()) && name.bytes().all(usual) && !matches!(name, "." | "..")
+}
+
+fn unusable(option: &'static str, value: impl fmt::Display, reason: impl Into<String>) -> SettingsError {
+    SettingsError::Unusable { option, value: value.to_string(), reason: reason.into() }
+}
+
+fn refuse_other<T: PartialEq + ToString>(
+    option: &'static str,
+    requested: Option<&T>,
+    remembered: &T,
+) -> Result<(), SettingsError> {
+    match requested {
+        Some(requested) if requested != remembered => Err(SettingsError::Conflict {
+            option,
+            requested: requested.to_string(),
+            remembered: remembered.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(requested: &Requested) -> Result<Settings, SettingsError> {
+        Settings::first(requested, "alpha", Start::Founder)
+    }
+
+    #[test]
+    fn nothing_requested_gives_the_defaults() {
+        let settings = first(&Requested::default()).unwrap();
+        assert_eq!((settings.port, settings.mtu, settings.name.as_str()), (6783, 1500, "alpha"));
+        assert_eq!(settings.range.to_string(), "10.32.0.0/12");
+        assert_eq!(settings.tap(), "weave-tap");
+    }
+
+    #[test]
+    fn a_relaunch_without_arguments_keeps_everything() {
+        let requested = Requested { port: Some(7000), mtu: Some(9000), ..Requested::default() };
+        let settings = first(&requested).unwrap();
+        assert_eq!(settings.clone().again(&Requested::default()).unwrap(), settings);
+    }
+
+    #[test]
+    fn what_others_depend_on_cannot_be_changed_by_a_relaunch() {
+        let settings = first(&Requested::default()).unwrap();
+        for requested in [
+            Requested { range: Some("10.0.0.0/12".parse().unwrap()), ..Requested::default() },
+            Requested { slice_prefix: Some(25), ..Requested::default() },
+            Requested { bridge: Some("other".into()), ..Requested::default() },
+        ] {
+            let error = settings.clone().again(&requested).unwrap_err();
+            assert!(matches!(error, SettingsError::Conflict { .. }) && error.to_string().contains("weaved reset"));
+        }
+        let same = Requested { range: Some("10.32.7.0/12".parse().unwrap()), ..Requested::default() };
+        assert!(settings.again(&same).is_ok());
+    }
+
+    #[test]
+    fn a_change_that_is_allowed_is_told() {
+        let settings = first(&Requested::default()).unwrap();
+        let requested = Requested { port: Some(7000), docker: Some(DockerChoice::Off), ..Requested::default() };
+        let changed = settings.clone().again(&requested).unwrap();
+        assert_eq!(changed.changes_since(&settings), ["port is 7000, was 6783", "docker is off, was the usual one"]);
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        let bad = |requested: Requested| first(&requested).unwrap_err().to_string();
+        let none = Requested::default;
+        assert!(bad(Requested { port: Some(0), ..none() }).starts_with("--port 0"));
+        assert!(bad(Requested { mtu: Some(100), ..none() }).starts_with("--mtu 100"));
+        assert!(bad(Requested { slice_prefix: Some(12), ..none() }).contains("from 13 to 28"));
+        assert!(bad(Requested { slice_prefix: Some(29), ..none() }).starts_with("--slice-prefix"));
+        assert!(bad(Requested { range: Some("10.0.0.0/30".parse().unwrap()), ..none() }).starts_with("--range"));
+        for bridge in ["", "a-very-long-bridge", "we ave", "we/ave", ".."] {
+            assert!(bad(Requested { bridge: Some(bridge.into()), ..none() }).starts_with("--bridge"), "{bridge}");
+        }
+        for name in ["", "two words", &"x".repeat(64)] {
+            assert!(bad(Requested { name: Some(name.into()), ..none() }).starts_with("--name"), "{name}");
+        }
+    }
+}

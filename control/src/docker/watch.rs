@@ -1,0 +1,282 @@
+//! What the Docker of this host runs on our bridge.
+//!
+//! Lists, listens to events, and lists again: after each event, and every [`RELIST_INTERVAL`] in case one was missed.
+//! Docker being absent, restarting or old is normal: it is tried again, and `status` says so.
+//!
+//! INVARIANT: while Docker does not answer, the last list stays: its containers go on without it.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    models::{ContainerSummary, EndpointSettings, Network},
+    query_parameters::EventsOptionsBuilder,
+};
+use futures_util::{Stream, StreamExt};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{node::Container, state::DockerChoice};
+
+/// Where Docker listens when nothing else is said.
+const USUAL_SOCKET: &str = "unix:///var/run/docker.sock";
+/// Repairs what a missed event left wrong.
+const RELIST_INTERVAL: Duration = Duration::from_secs(30);
+/// An event stream begins a little after the list that came before it; the gap is closed by one more list.
+const FIRST_RELIST: Duration = Duration::from_millis(500);
+/// Events that come together, as a `docker compose up` makes them, cause one list.
+const GATHER: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// The driver option that names a network's Linux bridge.
+const BRIDGE_OPTION: &str = "com.docker.network.bridge.name";
+/// Only these change who is on the bridge. Health checks cause many others.
+const EVENTS: [&str; 7] = ["start", "die", "rename", "connect", "disconnect", "create", "destroy"];
+
+/// Whether Docker can be seen, and whether it uses our bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum DockerState {
+    /// The operator said `--no-docker`.
+    Off,
+    /// It does not answer.
+    Absent {
+        /// What the system says.
+        reason: String,
+    },
+    /// It answers.
+    Connected {
+        /// Its version.
+        version: String,
+        /// Its network on our bridge; None when it was not told of the bridge.
+        network: Option<BridgeNetwork>,
+    },
+}
+
+/// Docker's network on our bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeNetwork {
+    /// Its name: `bridge` for the one that containers get by default.
+    pub name: String,
+    /// The part of the overlay that Docker gives addresses from, as Docker writes it.
+    pub fixed_cidr: Option<String>,
+}
+
+/// What has been seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Docker.
+    pub state: DockerState,
+    /// Containers on our bridge; None when Docker does not answer, and nothing is known of them.
+    pub containers: Option<Vec<Container>>,
+}
+
+/// Which Docker, which bridge, which addresses.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Which Docker.
+    pub choice: DockerChoice,
+    /// Our bridge.
+    pub bridge: String,
+    /// The overlay's addresses.
+    pub range: Ipv4Net,
+}
+
+impl Watch {
+    /// Tells what it sees, whenever that changes, until nobody listens.
+    pub async fn run(self, seen: mpsc::Sender<Seen>) {
+        let mut pause = RETRY_INTERVAL;
+        let mut last = None;
+        while !seen.is_closed() {
+            let reason = match self.connect().await {
+                Ok((docker, version)) => {
+                    pause = RETRY_INTERVAL;
+                    self.follow(&docker, &version, &seen, &mut last).await
+                }
+                Err(reason) => reason,
+            };
+            let absent = Seen { state: DockerState::Absent { reason }, containers: None };
+            if tell(absent, &seen, &mut last).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_RETRY_INTERVAL);
+        }
+    }
+
+    async fn connect(&self) -> Result<(Docker, String), String> {
+        let host = match &self.choice {
+            DockerChoice::Host(host) => host.as_str(),
+            DockerChoice::Usual | DockerChoice::Off => USUAL_SOCKET,
+        };
+        if !host.starts_with("unix://") {
+            return Err(format!("DOCKER_HOST is {host}; only the Docker of this host, unix://PATH, can be watched"));
+        }
+        let docker = Docker::connect_with_unix(host, REQUEST_PATIENCE.as_secs(), API_DEFAULT_VERSION);
+        let docker = docker.map_err(|error| one_line(&error))?;
+        let docker = docker.negotiate_version().await.map_err(|error| one_line(&error))?;
+        let version = docker.version().await.map_err(|error| one_line(&error))?;
+        Ok((docker, version.version.unwrap_or_default()))
+    }
+
+    /// Returns why Docker no longer answers.
+    async fn follow(
+        &self,
+        docker: &Docker,
+        version: &str,
+        seen: &mpsc::Sender<Seen>,
+        last: &mut Option<Seen>,
+    ) -> String {
+        let mut events = std::pin::pin!(changes(docker));
+        let mut relist = FIRST_RELIST;
+        loop {
+            match self.look(docker, version).await {
+                Ok(found) => {
+                    if tell(found, seen, last).await.is_err() {
+                        return "nobody listens".into();
+                    }
+                }
+                Err(reason) => return reason,
+            }
+            tokio::select! {
+                change = events.next() => match change {
+                    Some(Ok(())) => tokio::time::sleep(GATHER).await,
+                    Some(Err(reason)) => return reason,
+                    None => return "its event stream has ended".into(),
+                },
+                () = tokio::time::sleep(relist) => relist = RELIST_INTERVAL,
+            }
+        }
+    }
+
+    async fn look(&self, docker: &Docker, version: &str) -> Result<Seen, String> {
+        let networks = docker.list_networks(None).await.map_err(|error| one_line(&error))?;
+        let containers = docker.list_containers(None).await.map_err(|error| one_line(&error))?;
+        let ours: Vec<&Network> = networks.iter().filter(|network| self.is_on_our_bridge(network)).collect();
+        let mut found: Vec<Container> =
+            containers.iter().filter_map(|container| self.container(container, &ours)).collect();
+        found.sort();
+        let network = ours.first().map(|network| BridgeNetwork {
+            name: network.name.clone().unwrap_or_default(),
+            fixed_cidr: fixed_cidr(network),
+        });
+        let state = DockerState::Connected { version: version.to_owned(), network };
+        Ok(Seen { state, containers: Some(found) })
+    }
+
+    fn is_on_our_bridge(&self, network: &Network) -> bool {
+        let bridge = network.options.as_ref().and_then(|options| options.get(BRIDGE_OPTION));
+        bridge.is_some_and(|bridge| *bridge == self.bridge)
+    }
+
+    fn container(&self, summary: &ContainerSummary, ours: &[&Network]) -> Option<Container> {
+        let endpoints = summary.network_settings.as_ref()?.networks.as_ref()?;
+        let is_ours = |name: &str| ours.iter().any(|network| network.name.as_deref() == Some(name));
+        let endpoint = endpoints.iter().find(|(name, _)| is_ours(name)).map(|(_, endpoint)| endpoint)?;
+        let ips = self.addresses(endpoint);
+        let mac = endpoint.mac_address.as_ref()?.parse().ok()?;
+        let name = summary.names.as_ref().and_then(|names| names.first()).map_or("", |name| name.trim_matches('/'));
+        let id = summary.id.as_deref().unwrap_or_default();
+        (!ips.is_empty()).then(|| Container { id: id.to_owned(), name: name.to_owned(), mac, ips })
+    }
+
+    fn addresses(&self, endpoint: &EndpointSettings) -> Vec<IpAddr> {
+        let texts = [&endpoint.ip_address, &endpoint.global_ipv6_address];
+        let parsed = texts.into_iter().flatten().filter_map(|text| text.parse().ok());
+        parsed
+            .filter(|address| match address {
+                IpAddr::V4(address) => self.range.contains(address),
+                IpAddr::V6(_) => true,
+            })
+            .collect()
+    }
+}
+
+/// Docker writes the part that it gives addresses from as a range within the bridge's subnet.
+fn fixed_cidr(network: &Network) -> Option<String> {
+    let configs = network.ipam.as_ref()?.config.as_ref()?;
+    configs.iter().find_map(|config| config.ip_range.clone().or_else(|| config.subnet.clone()))
+}
+
+fn changes(docker: &Docker) -> impl Stream<Item = Result<(), String>> {
+    let filters = HashMap::from([("event", EVENTS.to_vec())]);
+    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    docker.events(Some(options)).map(|event| event.map(drop).map_err(|error| one_line(&error)))
+}
+
+async fn tell(seen: Seen, sender: &mpsc::Sender<Seen>, last: &mut Option<Seen>) -> Result<(), ()> {
+    if last.as_ref() == Some(&seen) {
+        return Ok(());
+    }
+    *last = Some(seen.clone());
+    sender.send(seen).await.map_err(drop)
+}
+
+fn one_line(error: &bollard::errors::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch() -> Watch {
+        Watch { choice: DockerChoice::Usual, bridge: "weave".into(), range: "10.32.0.0/12".parse().unwrap() }
+    }
+
+    fn network(name: &str, bridge: &str) -> Network {
+        let json = serde_json::json!({
+            "Name": name,
+            "Options": {BRIDGE_OPTION: bridge},
+            "IPAM": {"Config": [{"Subnet": "10.32.0.0/12", "IPRange": "10.32.3.0/24", "Gateway": "10.32.3.1"}]},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn summary(network: &str, ip: &str) -> ContainerSummary {
+        let json = serde_json::json!({
+            "Id": "0123456789abcdef",
+            "Names": ["/web"],
+            "NetworkSettings": {"Networks": {network: {"MacAddress": "02:42:0a:20:03:02", "IPAddress": ip}}},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_container_on_a_network_of_our_bridge_is_ours() {
+        let ours = network("bridge", "weave");
+        assert!(watch().is_on_our_bridge(&ours));
+        assert_eq!(fixed_cidr(&ours).as_deref(), Some("10.32.3.0/24"));
+        let container = watch().container(&summary("bridge", "10.32.3.2"), &[&ours]).unwrap();
+        assert_eq!((container.name.as_str(), container.mac.to_string().as_str()), ("web", "02:42:0a:20:03:02"));
+        assert_eq!(container.ips, ["10.32.3.2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn containers_elsewhere_or_without_an_overlay_address_are_not() {
+        let ours = network("bridge", "weave");
+        assert!(!watch().is_on_our_bridge(&network("bridge", "docker0")));
+        assert_eq!(watch().container(&summary("host", "10.32.3.2"), &[&ours]), None);
+        assert_eq!(watch().container(&summary("bridge", "172.17.0.2"), &[&ours]), None);
+        assert_eq!(watch().container(&summary("bridge", ""), &[&ours]), None);
+    }
+
+    #[tokio::test]
+    async fn a_docker_that_is_not_there_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let choice = DockerChoice::Host(format!("unix://{}/docker.sock", dir.path().display()));
+        let (sender, mut seen) = mpsc::channel(8);
+        let task = tokio::spawn(Watch { choice, ..watch() }.run(sender));
+        let first = seen.recv().await.unwrap();
+        assert!(matches!(first, Seen { state: DockerState::Absent { .. }, containers: None }));
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_docker_elsewhere_is_refused_with_the_reason() {
+        let elsewhere = Watch { choice: DockerChoice::Host("tcp://192.0.2.1:2375".into()), ..watch() };
+        assert!(elsewhere.connect().await.unwrap_err().contains("unix://PATH"));
+    }
+}

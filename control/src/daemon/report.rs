@@ -1,0 +1,93 @@
+//! The daemon's answer to `status`: everything it knows, and a list of what somebody should look at.
+
+use std::time::Instant;
+
+use super::Daemon;
+use crate::{
+    docker::watch::DockerState,
+    node::{ClusterStatus, SliceState},
+    serve::{
+        protocol::Reply,
+        report::{DataplaneReport, StatusReport, TargetReport, TargetState, explain},
+    },
+};
+
+impl Daemon {
+    /// Answers everybody who waits for a status.
+    pub(super) fn answer_status(&mut self, now: Instant) {
+        if self.status_calls.is_empty() {
+            return;
+        }
+        let report = self.report(now);
+        for (reply, _) in std::mem::take(&mut self.status_calls) {
+            // A verb that was interrupted does not want its answer.
+            drop(reply.send(Reply::Status(Box::new(report.clone()))));
+        }
+    }
+
+    pub(super) fn report(&self, now: Instant) -> StatusReport {
+        let cluster = self.node.status(now);
+        let targets = self.links.report(&self.memory.wishes.targets);
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: now.saturating_duration_since(self.started).as_millis() as u64,
+            settings: self.memory.settings.clone(),
+            problems: self.problems(&cluster, &targets, now),
+            cluster,
+            dataplane: DataplaneReport {
+                connected: self.links.is_connected(),
+                wanted: self.desired.generation(),
+                applied: self.links.applied(),
+                problems: self.links.problems(),
+                stats: self.links.stats().cloned(),
+            },
+            targets,
+            docker: self.docker.clone(),
+            exposed: self.memory.wishes.exposed,
+        }
+    }
+
+    fn problems(&self, cluster: &ClusterStatus, targets: &[TargetReport], now: Instant) -> Vec<String> {
+        let mut problems = self.links.problems();
+        problems.extend(self.persist_problem.clone());
+        match &cluster.ipam.state {
+            SliceState::Ready => {}
+            SliceState::Waiting(reason) => {
+                problems.push(format!("no address range for containers yet: waiting {reason}"));
+            }
+            SliceState::Refused(conflict) => problems.push(conflict.to_string()),
+        }
+        for target in targets {
+            match &target.state {
+                TargetState::Failed(failure) => problems.push(format!("{}: {}", target.target, explain(*failure))),
+                TargetState::Unresolved(reason) => problems.push(format!(
+                    "{} does not resolve ({reason}): correct its name in DNS or /etc/hosts, or `weaved forget` it",
+                    target.target
+                )),
+                TargetState::Resolving | TargetState::Connecting | TargetState::Connected(_) => {}
+            }
+        }
+        for member in &cluster.members {
+            problems.extend(member.problem.as_ref().map(|problem| format!("{}: {problem}", member.name)));
+        }
+        if let Some(stranger) = self.links.stranger(now) {
+            problems.push(format!(
+                "refused {stranger}, which does not share our secret: if it is one of yours, join it with `weaved token`"
+            ));
+        }
+        problems.extend(docker_mismatch(&self.docker, cluster));
+        problems
+    }
+}
+
+/// Docker on our bridge with another slice would give out addresses of somebody else.
+fn docker_mismatch(docker: &DockerState, cluster: &ClusterStatus) -> Option<String> {
+    let DockerState::Connected { network: Some(network), .. } = docker else { return None };
+    let (slice, told) = (cluster.ipam.slice?, network.fixed_cidr.as_ref()?);
+    (*told != slice.to_string()).then(|| {
+        format!(
+            "Docker gives addresses from {told}, but this host's are {slice}: run `weaved docker-config --install` and \
+             restart Docker"
+        )
+    })
+}

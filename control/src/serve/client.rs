@@ -1,0 +1,72 @@
+//! The verbs' end of the control socket. It blocks: a verb has nothing else to do.
+
+use std::{io, os::unix::net::UnixStream, time::Duration};
+
+use super::{
+    protocol::{self, Done, MAX_REPLY_BYTES, Reply, Request},
+    report::StatusReport,
+};
+use crate::{docker::config::DockerOptions, failure::Failure, paths::Paths};
+
+/// Longer than anything that control does before it answers.
+const REPLY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Asks, and waits for the reply.
+pub fn call(paths: &Paths, request: &Request) -> Result<Reply, Failure> {
+    let mut stream = UnixStream::connect(paths.control_socket()).map_err(|error| not_running(paths, &error))?;
+    let silent = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => other_version(),
+        _ => Failure::unreachable(format!(
+            "weaved on this host does not answer ({error}); its log is {}",
+            paths.log().display()
+        )),
+    };
+    stream.set_read_timeout(Some(REPLY_PATIENCE)).map_err(silent)?;
+    protocol::write_message(&mut stream, request).map_err(silent)?;
+    protocol::read_message(&mut stream, MAX_REPLY_BYTES).map_err(silent)
+}
+
+/// Asks for something to be done.
+pub fn request(paths: &Paths, request: &Request) -> Result<Done, Failure> {
+    match call(paths, request)? {
+        Reply::Done(done) => Ok(done),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        Reply::Status(_) | Reply::Docker(_) => Err(other_version()),
+    }
+}
+
+/// Asks for the state of everything.
+pub fn status(paths: &Paths) -> Result<StatusReport, Failure> {
+    match call(paths, &Request::Status)? {
+        Reply::Status(report) => Ok(*report),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        Reply::Done(_) | Reply::Docker(_) => Err(other_version()),
+    }
+}
+
+/// Asks what Docker must be told.
+pub fn docker_options(paths: &Paths) -> Result<DockerOptions, Failure> {
+    match call(paths, &Request::DockerConfig)? {
+        Reply::Docker(options) => Ok(options),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        Reply::Done(_) | Reply::Status(_) => Err(other_version()),
+    }
+}
+
+fn other_version() -> Failure {
+    Failure::unreachable("the running weaved is of another version; restart it: `weaved stop`, then `weaved launch`")
+}
+
+fn not_running(paths: &Paths, error: &io::Error) -> Failure {
+    let socket = paths.control_socket();
+    let socket = socket.display();
+    Failure::unreachable(match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("weaved is not running here (nobody answers at {socket}); start it with `weaved launch`")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("this user may not talk to weaved at {socket}; try again with sudo")
+        }
+        _ => format!("cannot talk to weaved at {socket}: {error}"),
+    })
+}

@@ -1,0 +1,125 @@
+//! Everything that `weaved control` tells about itself: what `status` and `ps` show, and what `--json` prints.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use weaved_api::{Generation, PeerId, Stats, TargetFailure};
+
+use crate::{
+    docker::{config::DockerOptions, watch::DockerState},
+    node::{ClusterStatus, SliceState},
+    state::Settings,
+};
+
+/// The state of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the running program.
+    pub version: String,
+    /// Milliseconds since control started.
+    pub uptime_ms: u64,
+    /// How the node is set up.
+    pub settings: Settings,
+    /// Members, slices, containers.
+    pub cluster: ClusterStatus,
+    /// The data plane.
+    pub dataplane: DataplaneReport,
+    /// What the node was told to connect to.
+    pub targets: Vec<TargetReport>,
+    /// The Docker of this host.
+    pub docker: DockerState,
+    /// Whether the host's own address is announced.
+    pub exposed: bool,
+    /// What somebody should look at, one line each.
+    pub problems: Vec<String>,
+}
+
+/// The data plane as control sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataplaneReport {
+    /// Its process answers.
+    pub connected: bool,
+    /// The newest desired state.
+    pub wanted: Generation,
+    /// The newest one in force.
+    pub applied: Option<Generation>,
+    /// What stands in the way of it.
+    pub problems: Vec<String>,
+    /// Its counters, when it answered in time.
+    pub stats: Option<Stats>,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// As the operator wrote it.
+    pub target: String,
+    /// What it resolves to.
+    pub addresses: Vec<SocketAddr>,
+    /// How far it is.
+    #[serde(flatten)]
+    pub state: TargetState,
+}
+
+/// How far a target is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
+pub enum TargetState {
+    /// Its name was not looked up yet.
+    Resolving,
+    /// Its name has no address.
+    Unresolved(String),
+    /// Being tried.
+    Connecting,
+    /// The last attempt failed; it is tried again.
+    Failed(TargetFailure),
+    /// A session with this peer is up.
+    Connected(PeerId),
+}
+
+impl StatusReport {
+    /// True when the data plane does all that is wanted of it.
+    pub fn is_up(&self) -> bool {
+        self.dataplane.connected
+            && self.dataplane.applied == Some(self.dataplane.wanted)
+            && self.dataplane.problems.is_empty()
+    }
+
+    /// True when this host has a part of the address range that the cluster agrees on.
+    pub fn has_slice(&self) -> bool {
+        self.cluster.ipam.slice.is_some() && self.cluster.ipam.state == SliceState::Ready
+    }
+
+    /// What Docker must be told; the reason when there is nothing to tell yet.
+    pub fn docker_options(&self) -> Result<DockerOptions, String> {
+        match (&self.cluster.ipam.state, self.cluster.ipam.slice) {
+            (SliceState::Ready, Some(slice)) => {
+                Ok(DockerOptions { bridge: self.settings.bridge.clone(), fixed_cidr: slice, mtu: self.settings.mtu })
+            }
+            (SliceState::Refused(conflict), _) => Err(conflict.to_string()),
+            (SliceState::Waiting(reason), _) => Err(format!(
+                "this host has no address range for containers yet: it waits {reason}; see `weaved status`"
+            )),
+            (SliceState::Ready, None) => Err("this host has no address range for containers yet".into()),
+        }
+    }
+}
+
+/// Why a target is not connected, and what to do.
+pub fn explain(failure: TargetFailure) -> &'static str {
+    match failure {
+        TargetFailure::NoAnswer => "no answer: is weaved running there, and does UDP pass?",
+        TargetFailure::OtherSecret => {
+            "it does not share our secret: join its cluster with the output of `weaved token` there"
+        }
+        TargetFailure::Ourselves => "it is this host itself; take it out with `weaved forget`",
+        TargetFailure::ClonedIdentity => {
+            "it has the same identity as this host: one is a clone; run `weaved reset` on that one"
+        }
+        TargetFailure::OtherIdentity => {
+            "another host than before answers there: was it set up anew? It is taken when it joins under its own name"
+        }
+        TargetFailure::OtherVersion => "it speaks another version of the protocol: upgrade the older of the two",
+        TargetFailure::Unreachable => "this host has no route to it",
+    }
+}

@@ -1,5 +1,30 @@
-//! The control half of weaved: the cluster's state machines, Docker, the command line.
+//! The control half of weaved: the operator's verbs, the supervisor of the processes, and the process `weaved control`
+//! that decides what the data plane does.
+//!
+//! ```text
+//!  weaved VERB ──control.sock──▶ weaved control ──dataplane.sock──▶ weaved dataplane
+//!       │                             ▲                                   ▲
+//!       └─ launch ─▶ weaved supervise ┴───────── runs, restarts ──────────┘
+//! ```
+//!
+//! The parts are processes of one executable. Each may end without touching the others; what they need to go on is in
+//! the state directory ([`state`]) or comes from the next process over a Unix socket.
 
+pub mod cli;
 pub mod cluster;
+pub mod daemon;
+pub mod dataplane_client;
+pub mod defaults;
+pub mod docker;
+pub mod failure;
+pub mod host;
 pub mod ipam;
+pub mod launch;
+pub mod lifecycle;
+pub mod logging;
 pub mod node;
+pub mod paths;
+pub mod serve;
+pub mod state;
+pub mod supervisor;
+pub mod targets;

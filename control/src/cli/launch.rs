@@ -1,0 +1,238 @@
+//! `weaved launch`: checks, plans, writes, starts, and says what to do next.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use ipnet::Ipv4Net;
+use zeroize::Zeroizing;
+
+use super::output;
+use crate::{
+    defaults,
+    failure::Failure,
+    host::{interfaces, preflight, process::Process},
+    launch::{Ask, Freshness, Plan, SecretSource, start},
+    lifecycle::VerbLock,
+    logging::{self, LogTarget},
+    node::Start,
+    paths::{Part, Paths},
+    serve::report::StatusReport,
+    state::{DockerChoice, Settings, Store, password, settings::Requested},
+    supervisor,
+    targets::Target,
+};
+
+/// A token and the longest password are far shorter.
+const MAX_SECRET_BYTES: u64 = 4096;
+
+/// Start weaved on this host: make a new network, or join one
+///
+/// Everything is remembered: after a stop or a reboot, `weaved launch` alone is enough. Secrets come from a file, from
+/// standard input (`-`), or from the environment (`WEAVED_TOKEN`, `WEAVED_PASSWORD`), never from an argument.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  weaved launch                                a new network\n  \
+                  weaved launch --token-file t hostA           join hostA's, with the output of `weaved token` there\n  \
+                  ssh hostA weaved token | weaved launch --token-file - hostA")]
+pub(super) struct Args {
+    /// Hosts to connect to, by name or address, with :PORT if it is not the usual one
+    #[arg(value_name = "PEER")]
+    peers: Vec<Target>,
+    /// File with the join token; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "password_file")]
+    token_file: Option<PathBuf>,
+    /// File with a password that all hosts share, instead of a token; - for standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Stay in the foreground, for systemd
+    #[arg(long)]
+    foreground: bool,
+    /// UDP port for everything [default: 6783]
+    #[arg(long)]
+    port: Option<u16>,
+    /// Addresses of all containers of all hosts; the same on all hosts [default: 10.32.0.0/12]
+    #[arg(long, value_name = "CIDR")]
+    range: Option<Ipv4Net>,
+    /// Prefix length of each host's part of the range; the same on all hosts [default: 24]
+    #[arg(long, value_name = "LEN")]
+    slice_prefix: Option<u8>,
+    /// Name of the bridge that containers are attached to [default: weave]
+    #[arg(long)]
+    bridge: Option<String>,
+    /// MTU of the bridge; any value works, larger frames are cut to the path [default: 1500]
+    #[arg(long)]
+    mtu: Option<u16>,
+    /// What others call this host [default: its host name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Do not watch Docker
+    #[arg(long)]
+    no_docker: bool,
+}
+
+pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    let ask = Ask {
+        secret: secret_source(args.token_file.as_deref(), args.password_file.as_deref())?,
+        requested: requested(args)?,
+        peers: args.peers.clone(),
+        host_name: host_name(),
+    };
+    preflight::may_administer_network()?;
+    preflight::has_tun_device()?;
+    paths.create_run_dir()?;
+    let lock = VerbLock::take(paths)?;
+    if let Some(running) = Process::find(paths, Part::Supervisor) {
+        return Err(Failure::refused(format!(
+            "weaved is already running here (process {}); add peers with `weaved connect`, see `weaved status`",
+            running.pid().as_raw_nonzero()
+        )));
+    }
+    let store = Store::new(&paths.state_dir);
+    let plan = Plan::make(&store, &ask)?;
+    check_host(paths, &plan, &ask.peers)?;
+    plan.save(&store)?;
+    if args.foreground {
+        // From here on it is the supervisor's pid file that keeps others away.
+        drop(lock);
+        logging::init(&LogTarget::Stderr, paths)?;
+        return supervisor::run(paths, &LogTarget::Stderr);
+    }
+    let report = start::start(paths).inspect_err(|_| undo(&plan, &store, paths))?;
+    drop(lock);
+    let waits = plan.settings.start == Start::Joiner && !plan.wishes.targets.is_empty() && !report.has_slice();
+    let report = if waits { start::wait_for_slice(paths, report)? } else { report };
+    tell(&plan, &report);
+    Ok(())
+}
+
+/// What would make the launch fail later, or fail quietly.
+fn check_host(paths: &Paths, plan: &Plan, peers: &[Target]) -> Result<(), Failure> {
+    let unresolved: Vec<String> = peers
+        .iter()
+        .filter_map(|peer| peer.resolve(plan.settings.port).err().map(|error| format!("{peer} ({error})")))
+        .collect();
+    if !unresolved.is_empty() {
+        return Err(Failure::refused(format!(
+            "no such host: {}; give its address, or put its name into DNS or /etc/hosts; nothing was changed",
+            unresolved.join(", ")
+        )));
+    }
+    // A data plane that outlived its supervisor has the port, and is adopted or replaced.
+    if Process::find(paths, Part::Dataplane).is_none() {
+        preflight::port_is_free(plan.settings.port)?;
+    }
+    preflight::range_is_free(plan.range(), &plan.settings.bridge)
+}
+
+fn undo(plan: &Plan, store: &Store, paths: &Paths) {
+    if plan.freshness == Freshness::First {
+        if let Err(error) = interfaces::delete_devices(Some(&plan.settings)) {
+            output::complain(error);
+        }
+        plan.undo(store);
+        drop(crate::lifecycle::clear_run_dir(paths));
+    }
+}
+
+fn requested(args: &Args) -> Result<Requested, Failure> {
+    let docker = match std::env::var("DOCKER_HOST") {
+        _ if args.no_docker => Some(DockerChoice::Off),
+        Ok(host) if !host.is_empty() => Some(DockerChoice::Host(host)),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(Failure::usage("DOCKER_HOST is no text; unset it or set it to unix://PATH"));
+        }
+        Ok(_) | Err(std::env::VarError::NotPresent) => None,
+    };
+    Ok(Requested {
+        port: args.port,
+        range: args.range,
+        slice_prefix: args.slice_prefix,
+        bridge: args.bridge.clone(),
+        mtu: args.mtu,
+        name: args.name.clone(),
+        docker,
+    })
+}
+
+fn secret_source(token_file: Option<&Path>, password_file: Option<&Path>) -> Result<SecretSource, Failure> {
+    if let Some(path) = token_file {
+        return read_secret(path).map(SecretSource::Token);
+    }
+    if let Some(path) = password_file {
+        return read_secret(path).map(SecretSource::Password);
+    }
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new);
+    match (variable("WEAVED_TOKEN"), variable("WEAVED_PASSWORD")) {
+        (Some(_), Some(_)) => Err(Failure::usage("both WEAVED_TOKEN and WEAVED_PASSWORD are set; unset one")),
+        (Some(token), None) => Ok(SecretSource::Token(token)),
+        (None, Some(password)) => Ok(SecretSource::Password(password)),
+        (None, None) => Ok(SecretSource::Own),
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    let outcome = if path == Path::new("-") {
+        io::stdin().lock().take(MAX_SECRET_BYTES).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_SECRET_BYTES).read_to_string(&mut text))
+    };
+    match outcome {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::refused(format!("cannot read the secret from {}: {error}", path.display()))),
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn tell(plan: &Plan, report: &StatusReport) {
+    let name = &plan.settings.name;
+    match (plan.freshness, report.cluster.ipam.slice) {
+        (Freshness::First, Some(slice)) if plan.settings.start == Start::Founder => {
+            output::say(format!("weaved is up: {name} has made a network; its containers get addresses from {slice}"));
+        }
+        (Freshness::First, Some(slice)) => {
+            output::say(format!("weaved is up: {name} has joined; its containers get addresses from {slice}"));
+        }
+        (Freshness::Again, Some(slice)) => {
+            output::say(format!("weaved is up again: {name}'s containers get addresses from {slice}"));
+        }
+        (_, None) => {
+            let peers = &plan.wishes.targets;
+            let from = if peers.is_empty() { "its cluster".into() } else { peers.join(", ") };
+            output::say(format!("weaved is up: {name} waits for an address range from {from}"));
+            if peers.is_empty() {
+                output::say("connect it:  weaved connect PEER");
+            }
+            output::say("watch it:    weaved status");
+            return;
+        }
+    }
+    for change in &plan.changes {
+        output::say(format!("changed:     {change}"));
+    }
+    if plan.freshness == Freshness::First {
+        output::say("next host:   weaved token > t          here; t is the key to the network, copy it there");
+        output::say(format!("             weaved launch --token-file t {}   there", own_address(&plan.settings)));
+        if plan.settings.docker != DockerChoice::Off {
+            output::say("Docker:      weaved docker-config --install, then restart Docker");
+            output::say("             or: dockerd $(weaved docker-config --flags)");
+        }
+    }
+}
+
+/// How another host would name this one.
+fn own_address(settings: &Settings) -> String {
+    let endpoints = interfaces::endpoints(settings);
+    match endpoints.iter().find(|endpoint| endpoint.is_ipv4()).or(endpoints.first()) {
+        Some(endpoint) if settings.port == defaults::PORT => endpoint.ip().to_string(),
+        Some(endpoint) => endpoint.to_string(),
+        None => settings.name.clone(),
+    }
+}
+
+const _: () = assert!(password::MIN_PASSWORD_CHARS < MAX_SECRET_BYTES as usize);

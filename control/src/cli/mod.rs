@@ -1,0 +1,133 @@
+//! The command line: one file for each verb.
+//!
+//! A new verb is a file with `Args` (its `--help`, ending in an example) and `run`, and one line each in the two lists
+//! below. What a verb refuses is a [`Failure`]: one line on standard error and an exit code.
+
+mod connect;
+mod control;
+mod dataplane;
+mod docker_config;
+mod expose;
+mod forget;
+mod hide;
+mod launch;
+pub mod output;
+mod ps;
+mod reset;
+mod status;
+mod stop;
+mod supervise;
+mod token;
+mod version;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::{defaults, failure::Failure, paths::Paths};
+
+/// The name of each verb's file, and of its variant.
+macro_rules! verbs {
+    ($($file:ident => $Variant:ident,)*) => {
+        #[derive(Subcommand)]
+        enum Verb { $($Variant($file::Args),)* }
+
+        impl Verb {
+            fn run(&self, paths: &Paths) -> Result<(), Failure> {
+                match self { $(Self::$Variant(args) => $file::run(args, paths),)* }
+            }
+        }
+    };
+}
+
+verbs! {
+    launch => Launch,
+    connect => Connect,
+    forget => Forget,
+    status => Status,
+    ps => Ps,
+    token => Token,
+    docker_config => DockerConfig,
+    expose => Expose,
+    hide => Hide,
+    stop => Stop,
+    reset => Reset,
+    version => Version,
+    supervise => Supervise,
+    control => Control,
+    dataplane => Dataplane,
+}
+
+/// One encrypted network for the containers of several Docker hosts.
+#[derive(Parser)]
+#[command(
+    name = "weaved",
+    version,
+    after_help = "Examples:\n  hostA# weaved launch\n  hostA# weaved token > t                        copy t to hostB\n  \
+                  hostB# weaved launch --token-file t hostA\n\nExit codes: 0 done, 1 refused with a reason, 2 wrong \
+                  usage, 3 weaved is not running or does not answer."
+)]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Directory of what must survive a reboot
+    #[arg(long, global = true, env = "WEAVED_STATE_DIR", default_value = defaults::STATE_DIR, value_name = "DIR", hide_env_values = true)]
+    state_dir: PathBuf,
+    /// Directory of sockets and pid files
+    #[arg(long, global = true, env = "WEAVED_RUN_DIR", default_value = defaults::RUN_DIR, value_name = "DIR", hide_env_values = true)]
+    run_dir: PathBuf,
+}
+
+/// Reads the command line, does what it says, and tells how it went.
+pub fn main() -> ExitCode {
+    let outcome = match Line::try_parse() {
+        Ok(line) => Paths::new(&line.state_dir, &line.run_dir).and_then(|paths| line.verb.run(&paths)),
+        Err(error) => usage(&error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.kind().into()
+        }
+    }
+}
+
+/// Help is printed as it is; an error becomes one line.
+fn usage(error: &clap::Error) -> Result<(), Failure> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            output::say(error.to_string().trim_end());
+            Ok(())
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(Failure::usage("what should be done? `weaved --help` lists the verbs"))
+        }
+        _ => {
+            let text = error.to_string();
+            let essence = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
+            Err(Failure::usage(format!("{essence}; see `weaved --help`, or --help behind the verb")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_verb_has_an_example_and_says_what_it_does() {
+        for verb in Line::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains(&format!("weaved {}", verb.get_name())), "{}: {example}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Line::command().debug_assert();
+    }
+}

@@ -1,0 +1,65 @@
+//! `weaved status`: one screen for people, or everything as JSON.
+
+mod screens;
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+use super::output;
+use crate::{failure::Failure, paths::Paths, serve::client};
+
+/// Show who is connected, how, and what is wrong
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  weaved status\n  weaved status connections\n  weaved status --json")]
+pub(super) struct Args {
+    /// Only this, in more detail
+    #[arg(value_enum)]
+    subject: Option<Subject>,
+    /// Everything, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be looked at alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Members of the cluster
+    Peers,
+    /// Sessions with other hosts: where, since when, how
+    Connections,
+    /// Who has which addresses
+    Ipam,
+    /// What this host was told to connect to
+    Targets,
+    /// The Docker of this host
+    Docker,
+    /// Devices and counters
+    Dataplane,
+}
+
+pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    let report = client::status(paths)?;
+    if args.json {
+        return match args.subject {
+            None => output::say_json(&report),
+            Some(Subject::Peers) => output::say_json(&report.cluster.members),
+            Some(Subject::Connections) => output::say_json(&report.dataplane.stats.map(|stats| stats.peers)),
+            Some(Subject::Ipam) => output::say_json(&report.cluster.ipam),
+            Some(Subject::Targets) => output::say_json(&report.targets),
+            Some(Subject::Docker) => output::say_json(&report.docker),
+            Some(Subject::Dataplane) => output::say_json(&report.dataplane),
+        };
+    }
+    let screen: Box<dyn fmt::Display> = match args.subject {
+        None => Box::new(screens::overview(&report)),
+        Some(Subject::Peers) => Box::new(screens::peers(&report)),
+        Some(Subject::Connections) => Box::new(screens::connections(&report)),
+        Some(Subject::Ipam) => Box::new(screens::ipam(&report)),
+        Some(Subject::Targets) => Box::new(screens::targets(&report)),
+        Some(Subject::Docker) => Box::new(screens::docker(&report)),
+        Some(Subject::Dataplane) => Box::new(screens::dataplane(&report)),
+    };
+    output::say(screen);
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The screens of `weaved status`. Pure: a report in, text out.
+
+use weaved_api::{LinkStatus, PeerStatus};
+
+use crate::{
+    cli::output::{Table, ago, bytes},
+    docker::watch::DockerState,
+    node::{MemberState, SliceState},
+    serve::report::{StatusReport, TargetState, explain},
+};
+
+/// Everything that matters at a glance.
+pub(super) fn overview(report: &StatusReport) -> String {
+    let cluster = &report.cluster;
+    let slice = match (&cluster.ipam.state, cluster.ipam.slice) {
+        (SliceState::Ready, Some(slice)) => slice.to_string(),
+        (SliceState::Waiting(reason), Some(slice)) => format!("{slice} (waiting {reason})"),
+        (SliceState::Refused(_), Some(slice)) => format!("{slice} (in conflict)"),
+        (_, None) => "none yet".into(),
+    };
+    let up_count = cluster.members.iter().filter(|member| member.state == MemberState::Up).count();
+    let others: usize = cluster.members.iter().map(|member| member.containers.len()).sum();
+    let mut lines = vec![
+        format!("host         {} ({}), up {}", cluster.name, cluster.id.short(), ago(report.uptime_ms)),
+        format!("addresses    {slice} of {}", cluster.ipam.range),
+        format!("members      {} up of {}, this host included", up_count + 1, cluster.members.len() + 1),
+        format!("containers   {} here, {others} elsewhere", cluster.containers.len()),
+        format!("data plane   {}", dataplane_line(report)),
+        format!("docker       {}", docker_line(report)),
+    ];
+    if report.exposed {
+        lines.push("exposed      this host's address is announced".into());
+    }
+    if !sessions(report).is_empty() {
+        lines.push(format!("\n{}", connections(report)));
+    }
+    if report.problems.is_empty() {
+        lines.push("\nno problems".into());
+    } else {
+        lines.push("\nproblems".into());
+        lines.extend(report.problems.iter().map(|problem| format!("  ! {problem}")));
+    }
+    lines.join("\n")
+}
+
+pub(super) fn peers(report: &StatusReport) -> Table {
+    let mut table = Table::new(&["NAME", "ID", "STATE", "FOR", "ADDRESSES", "ENDPOINT", "CONTAINERS"]);
+    for member in &report.cluster.members {
+        let state = match member.state {
+            MemberState::Joining => "joining",
+            MemberState::Up => "up",
+            MemberState::Down => "down",
+        };
+        let endpoint = member.endpoint.or_else(|| member.endpoints.first().copied());
+        table.row([
+            member.name.clone(),
+            member.id.short().to_string(),
+            state.into(),
+            ago(member.since_secs * 1000),
+            member.slice.map_or_else(|| "-".into(), |slice| slice.to_string()),
+            endpoint.map_or_else(|| "-".into(), |endpoint| endpoint.to_string()),
+            member.containers.len().to_string(),
+        ]);
+    }
+    table
+}
+
+pub(super) fn connections(report: &StatusReport) -> Table {
+    let mut table =
+        Table::new(&["PEER", "ENDPOINT", "STATE", "SINCE", "CIPHER", "PATH MTU", "RTT", "SENT", "RECEIVED"]);
+    for peer in sessions(report) {
+        let state = match peer.link {
+            LinkStatus::Connected => "connected",
+            LinkStatus::Connecting => "connecting",
+            LinkStatus::Waiting => "waiting",
+        };
+        let session = |show: &dyn Fn(&weaved_api::SessionStatus) -> String| {
+            peer.session.as_ref().map_or_else(|| "-".into(), show)
+        };
+        table.row([
+            name_of(report, peer),
+            peer.endpoint.map_or_else(|| "-".into(), |endpoint| endpoint.to_string()),
+            state.into(),
+            session(&|session| ago(session.connected_ms)),
+            session(&|session| session.cipher.clone()),
+            session(&|session| session.path_mtu.to_string()),
+            session(&|session| session.rtt_us.map_or_else(|| "-".into(), rtt)),
+            bytes(peer.tx_bytes),
+            bytes(peer.rx_bytes),
+        ]);
+    }
+    table
+}
+
+pub(super) fn ipam(report: &StatusReport) -> String {
+    let ipam = &report.cluster.ipam;
+    let state = match &ipam.state {
+        SliceState::Ready => "agreed".into(),
+        SliceState::Waiting(reason) => format!("waiting {reason}"),
+        SliceState::Refused(conflict) => conflict.to_string(),
+    };
+    let own = ipam.slice.map_or_else(|| "none yet".into(), |slice| slice.to_string());
+    let mut table = Table::new(&["OWNER", "ID", "SHARE", "RANGES"]);
+    for owner in &ipam.owners {
+        let ranges = owner.ranges.iter().map(|range| format!("{} × {}", range.first, range.slice_count));
+        table.row([
+            owner.name.clone(),
+            owner.id.short().to_string(),
+            format!("{}.{} %", owner.share_permille / 10, owner.share_permille % 10),
+            ranges.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    let (range, prefix) = (ipam.range, ipam.slice_prefix);
+    format!("range        {range} in parts of /{prefix}\nthis host    {own}\nstate        {state}\n\n{table}")
+}
+
+pub(super) fn targets(report: &StatusReport) -> Table {
+    let mut table = Table::new(&["TARGET", "ADDRESSES", "STATE"]);
+    for target in &report.targets {
+        let state = match &target.state {
+            TargetState::Resolving => "looking up its name".into(),
+            TargetState::Unresolved(reason) => format!("does not resolve: {reason}"),
+            TargetState::Connecting => "connecting".into(),
+            TargetState::Failed(failure) => explain(*failure).into(),
+            TargetState::Connected(id) => format!("connected, {}", id.short()),
+        };
+        let addresses = target.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        table.row([target.target.clone(), addresses, state]);
+    }
+    table
+}
+
+pub(super) fn docker(report: &StatusReport) -> String {
+    let told = match report.docker_options() {
+        Ok(options) => format!("dockerd {options}"),
+        Err(reason) => reason,
+    };
+    format!("docker       {}\nto be told   {told}", docker_line(report))
+}
+
+pub(super) fn dataplane(report: &StatusReport) -> String {
+    let mut lines = vec![format!("data plane   {}", dataplane_line(report))];
+    lines.extend(report.dataplane.problems.iter().map(|problem| format!("  ! {problem}")));
+    if let Some(stats) = &report.dataplane.stats {
+        if let Some(device) = &stats.device {
+            let on_off = |on: bool| if on { "on" } else { "off" };
+            lines.push(format!(
+                "devices      bridge {}, TAP {}, UDP port {}",
+                device.bridge, device.tap, device.listen_port
+            ));
+            lines.push(format!(
+                "offloads     TAP {}, UDP send {}, UDP receive {}",
+                on_off(device.tap_offload),
+                on_off(device.udp_gso),
+                on_off(device.udp_gro)
+            ));
+        }
+        lines.push(format!("addresses    {} Ethernet addresses known\n", stats.mac_count));
+        let mut table = Table::new(&["COUNTER", "VALUE", "MEANING"]);
+        for counter in stats.counters.iter().filter(|counter| counter.value > 0) {
+            table.row([counter.name.clone(), counter.value.to_string(), counter.help.clone()]);
+        }
+        lines.push(table.to_string());
+    }
+    lines.join("\n")
+}
+
+fn sessions(report: &StatusReport) -> &[PeerStatus] {
+    report.dataplane.stats.as_ref().map_or(&[], |stats| &stats.peers)
+}
+
+fn name_of(report: &StatusReport, peer: &PeerStatus) -> String {
+    let member = report.cluster.members.iter().find(|member| member.id == peer.id);
+    let names = [member.map(|member| member.name.as_str()), Some(peer.name.as_str())];
+    let name = names.into_iter().flatten().find(|name| !name.is_empty());
+    name.map_or_else(|| peer.id.short().to_string(), ToOwned::to_owned)
+}
+
+fn rtt(microseconds: u32) -> String {
+    format!("{}.{:02} ms", microseconds / 1000, microseconds % 1000 / 10)
+}
+
+fn dataplane_line(report: &StatusReport) -> String {
+    let dataplane = &report.dataplane;
+    let uptime = dataplane.stats.as_ref().map(|stats| format!(", up {}", ago(stats.uptime_ms))).unwrap_or_default();
+    match (dataplane.connected, dataplane.applied) {
+        (false, _) => "does not answer".into(),
+        (true, Some(applied)) if applied == dataplane.wanted => format!("as wanted{uptime}"),
+        (true, _) => format!("changing{uptime}"),
+    }
+}
+
+fn docker_line(report: &StatusReport) -> String {
+    match &report.docker {
+        DockerState::Off => "not watched".into(),
+        DockerState::Absent { reason } => format!("does not answer ({reason})"),
+        DockerState::Connected { version, network: Some(network) } => {
+            let cidr = network.fixed_cidr.as_deref().unwrap_or("its whole subnet");
+            format!("{version}, network `{}` on our bridge, addresses from {cidr}", network.name)
+        }
+        DockerState::Connected { version, network: None } => {
+            format!("{version}, not on our bridge: run `weaved docker-config --install` and restart Docker")
+        }
+    }
+}

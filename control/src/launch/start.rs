@@ -1,0 +1,104 @@
+//! Starts the processes and waits until they are of use.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    process::Child,
+    thread,
+    time::{Duration, Instant},
+};
+
+use weaved_api::TargetFailure;
+
+use crate::{
+    cli::output::Spinner,
+    defaults,
+    failure::Failure,
+    lifecycle,
+    paths::Paths,
+    serve::{
+        client,
+        report::{StatusReport, TargetState, explain},
+    },
+};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// What is shown of a log whose end explains a failure.
+const LOG_TAIL_BYTES: u64 = 4096;
+
+/// Starts the supervisor and waits for the devices. On failure everything that was started has ended again.
+pub fn start(paths: &Paths) -> Result<StatusReport, Failure> {
+    let mut supervisor = lifecycle::start_supervisor(paths)?;
+    wait_until_up(paths, &mut supervisor).inspect_err(|_| {
+        lifecycle::stop(paths);
+        drop(supervisor.wait());
+    })
+}
+
+fn wait_until_up(paths: &Paths, supervisor: &mut Child) -> Result<StatusReport, Failure> {
+    let deadline = Instant::now() + defaults::LAUNCH_DEADLINE;
+    let mut spinner = Spinner::new("waiting for the network devices");
+    let mut last = String::from("control does not answer");
+    loop {
+        if let Ok(Some(status)) = supervisor.try_wait() {
+            return Err(Failure::refused(format!("the supervisor has ended ({status}); {}", last_words(paths))));
+        }
+        if let Ok(report) = client::status(paths) {
+            if report.is_up() {
+                return Ok(report);
+            }
+            if report.dataplane.applied.is_some() && !report.dataplane.problems.is_empty() {
+                return Err(Failure::refused(report.dataplane.problems.join("; ")));
+            }
+            last = report.dataplane.problems.join("; ");
+        }
+        if Instant::now() >= deadline {
+            let patience = defaults::LAUNCH_DEADLINE.as_secs();
+            return Err(Failure::refused(format!("not up after {patience} s: {last}; {}", last_words(paths))));
+        }
+        spinner.tick();
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Waits a while for this host's part of the address range. The newest report, with or without it.
+pub fn wait_for_slice(paths: &Paths, mut report: StatusReport) -> Result<StatusReport, Failure> {
+    let deadline = Instant::now() + defaults::SLICE_PATIENCE;
+    let mut spinner = Spinner::new("joining the cluster");
+    while !(report.has_slice() && report.is_up()) && Instant::now() < deadline {
+        let hopeless = report.targets.iter().find_map(|target| match &target.state {
+            TargetState::Failed(failure) if *failure != TargetFailure::NoAnswer => Some((target, *failure)),
+            _ => None,
+        });
+        if let Some((target, failure)) = hopeless {
+            return Err(Failure::refused(format!(
+                "weaved runs, but could not join {}: {}; with another secret: `weaved reset`, then launch again",
+                target.target,
+                explain(failure)
+            )));
+        }
+        spinner.tick();
+        thread::sleep(POLL_INTERVAL);
+        report = client::status(paths)?;
+    }
+    Ok(report)
+}
+
+/// The last line of the log that tells of an error, and where to read more.
+fn last_words(paths: &Paths) -> String {
+    let path = paths.log();
+    let tail = || {
+        let mut file = File::open(&path).ok()?;
+        let len = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(LOG_TAIL_BYTES))).ok()?;
+        let mut tail = Vec::new();
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut tail).ok()?;
+        let tail = String::from_utf8_lossy(&tail).into_owned();
+        let is_error =
+            |line: &&str| line.starts_with("weaved: ") || line.contains("ERROR") || line.contains("panicked");
+        let line =
+            tail.lines().rev().find(|line| line.starts_with("weaved: ")).or(tail.lines().rev().find(is_error))?;
+        Some(format!("last error: {}; ", line.trim_start_matches("weaved: ")))
+    };
+    format!("{}the log is {}", tail().unwrap_or_default(), path.display())
+}

@@ -212,10 +212,7 @@ impl Node {
                 self.counters.garbage += u64::from(!is_good);
             }
             Ok(Message::Digest(digest)) => self.on_digest(from, &digest),
-            Ok(Message::Delta(delta)) => {
-                self.on_delta(&delta, now);
-                self.has_changed = true;
-            }
+            Ok(Message::Delta(delta)) => self.on_delta(&delta, now),
             Ok(Message::Ipam(IpamMessage::HandoverSeen)) => self.finish_farewell(now),
             Ok(Message::Ipam(message)) => {
                 self.allocator.handle_message(from, message);

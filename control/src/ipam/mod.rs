@@ -42,6 +42,8 @@ mod overlay;
 mod part;
 mod ring;
 mod rival;
+#[cfg(test)]
+mod scenarios;
 
 pub use allocator::{Allocator, Effect, IpamEvent, Neighbour, Neighbours, Settled, StoredIpam};
 pub use message::{IpamMessage, Refusal};

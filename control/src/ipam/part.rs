@@ -36,6 +36,10 @@ struct WireRun {
     version: u32,
 }
 
+/// The highest version that is believed. No slice changes hands so often; a higher one is garbage, which must not bring
+/// an owner to the end of its numbers.
+const MAX_TOKEN_VERSION: u32 = u32::MAX / 2;
+
 /// Bytes of a part without owners and runs, at most: seed, address plan, first slice, two counts.
 const HEADER_BYTES: usize = 10 + 32 + 6 + 5 + 6;
 /// Bytes of one more owner.
@@ -124,7 +128,10 @@ impl RingPart {
         self.overlay.is_valid()
             && !self.runs.is_empty()
             && self.runs.iter().all(|run| {
-                run.len > 0 && usize::from(run.owner) <= self.owners.len() && (run.owner == 0) == (run.version == 0)
+                run.len > 0
+                    && usize::from(run.owner) <= self.owners.len()
+                    && (run.owner == 0) == (run.version == 0)
+                    && run.version <= MAX_TOKEN_VERSION
             })
             && u64::from(self.first) + len <= u64::from(self.overlay.slice_count())
     }
@@ -207,5 +214,6 @@ mod tests {
         assert!(broken(&|part| part.first = u32::MAX));
         assert!(broken(&|part| part.runs[0].owner = 4), "an owner that is not listed");
         assert!(broken(&|part| part.runs[0].version = 0), "an owner without a version");
+        assert!(broken(&|part| part.runs[0].version = u32::MAX), "a version without a next one");
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, time::Instant};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use weaved_api::PeerId;
+use weaved_api::{PeerConfig, PeerId};
 
 use super::{
     Node,
@@ -183,7 +183,7 @@ pub struct Counters {
 impl Node {
     /// The cluster as this node sees it.
     pub fn status(&self, now: Instant) -> ClusterStatus {
-        let members = self.wanted.peers.iter().map(|peer| self.member_status(peer.id, now)).collect();
+        let members = self.wanted.peers.iter().map(|peer| self.member_status(peer, now)).collect();
         ClusterStatus {
             id: self.config.id,
             name: self.config.name.clone(),
@@ -196,7 +196,8 @@ impl Node {
         }
     }
 
-    fn member_status(&self, id: PeerId, now: Instant) -> MemberStatus {
+    fn member_status(&self, peer: &PeerConfig, now: Instant) -> MemberStatus {
+        let id = peer.id;
         let record = self.replica.record(id);
         let (state, since) = match self.membership.liveness(id) {
             Some((Liveness::Up, since)) => (MemberState::Up, since),
@@ -206,11 +207,11 @@ impl Node {
         let compatible = record.filter(|record| record.overlay == self.overlay);
         MemberStatus {
             id,
-            name: self.name_of(id),
+            name: peer.name.clone(),
             state,
             since_secs: now.saturating_duration_since(since).as_secs(),
             endpoint: self.sessions.get(&id).copied(),
-            endpoints: self.candidates(id),
+            endpoints: peer.endpoints.clone(),
             slice: compatible.and_then(|record| record.slice).map(|slice| self.overlay.slice(slice)),
             containers: record.map(|record| record.containers.clone()).unwrap_or_default(),
             problem: self.problem_of(id),

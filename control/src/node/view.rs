@@ -98,10 +98,9 @@ impl Node {
 
     /// Where a peer may be found, best first: where we have a session with it, where others have one, where it says that
     /// it is, where it was in an earlier run.
-    pub(super) fn candidates(&self, id: PeerId) -> Vec<SocketAddr> {
+    fn candidates(&self, id: PeerId, observed: &BTreeMap<PeerId, Vec<SocketAddr>>) -> Vec<SocketAddr> {
         let session = self.sessions.get(&id).copied();
-        let observed = self.replica.members().flat_map(|(_, record)| &record.observed);
-        let observed = observed.filter(|(whom, _)| *whom == id).map(|(_, endpoint)| *endpoint);
+        let observed = observed.get(&id).into_iter().flatten().copied();
         let advertised = self.replica.record(id).into_iter().flat_map(|record| record.endpoints.iter().copied());
         let known = self.known.get(&id).into_iter().flat_map(|known| known.endpoints.iter().copied());
         let mut candidates = Vec::new();
@@ -119,7 +118,13 @@ impl Node {
         let members = self.replica.members().map(|(id, _)| id);
         let others = self.known.keys().chain(self.sessions.keys()).copied();
         let ids: BTreeSet<_> = members.chain(others).filter(|&id| id != self.config.id && !has_left(id)).collect();
-        ids.into_iter().map(|id| PeerConfig { id, name: self.name_of(id), endpoints: self.candidates(id) }).collect()
+        let mut observed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, endpoint) in self.replica.members().flat_map(|(_, record)| &record.observed) {
+            observed.entry(*id).or_default().push(*endpoint);
+        }
+        ids.into_iter()
+            .map(|id| PeerConfig { id, name: self.name_of(id), endpoints: self.candidates(id, &observed) })
+            .collect()
     }
 
     /// For each slice in use the node that all should take for its user.

@@ -30,13 +30,16 @@ pub(crate) struct Faults {
     pub(crate) loss: u32,
     /// Per cent of messages that arrive twice.
     pub(crate) repeat: u32,
+    /// Of 1,000 turns so many end in a crash of the host before anything is stored or sent.
+    pub(crate) crash_permille: u32,
     /// The longest delay; delays are drawn evenly, so messages overtake each other.
     pub(crate) max_delay: Duration,
 }
 
 impl Faults {
-    pub(crate) const LAN: Self = Self { loss: 1, repeat: 0, max_delay: Duration::from_millis(2) };
-    pub(crate) const BAD: Self = Self { loss: 20, repeat: 10, max_delay: Duration::from_millis(150) };
+    pub(crate) const LAN: Self = Self { loss: 1, repeat: 0, crash_permille: 0, max_delay: Duration::from_millis(2) };
+    pub(crate) const BAD: Self =
+        Self { loss: 20, repeat: 10, crash_permille: 0, max_delay: Duration::from_millis(150) };
 }
 
 pub(crate) struct World {
@@ -60,6 +63,7 @@ pub(crate) struct Host {
     pub(crate) node: Option<Node>,
     pub(crate) config: NodeConfig,
     pub(crate) disk: Option<Persisted>,
+    pub(crate) disk_is_full: bool,
     pub(crate) events: Vec<NodeEvent>,
     pub(crate) targets: Vec<SocketAddr>,
     pub(crate) docker: DockerUse,
@@ -116,6 +120,7 @@ impl World {
                 local_endpoints: vec![address(index)],
             },
             disk: None,
+            disk_is_full: false,
             events: Vec::new(),
             targets: targets.iter().map(|&target| address(target)).collect(),
             docker: DockerUse::Unused,
@@ -192,10 +197,36 @@ impl World {
         self.drain(index);
     }
 
+    /// The operator stops what runs there and lets the host go.
     pub(crate) fn leave(&mut self, index: usize) {
+        self.stop_containers(index);
         let now = self.now;
         if let Some(node) = &mut self.hosts[index].node {
             node.leave(now);
+            self.drain(index);
+        }
+    }
+
+    /// The host gets a new identity and forgets everything; whoever knew it sees it dead.
+    pub(crate) fn reset(&mut self, index: usize) {
+        self.crash(index);
+        self.sessions.retain(|&(us, them), _| us != index && them != index);
+        let id: [u8; 32] = self.rng.random();
+        let host = &mut self.hosts[index];
+        host.config.id = PeerId(id);
+        host.config.start = Start::Joiner;
+        (host.disk, host.docker, host.containers) = (None, DockerUse::Unused, Vec::new());
+        host.claim = Claim::default();
+    }
+
+    /// Docker ends its containers and no longer uses the bridge.
+    pub(crate) fn stop_containers(&mut self, index: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        (host.docker, host.containers) = (DockerUse::Unused, Vec::new());
+        if let Some(node) = &mut host.node {
+            node.handle_containers(Vec::new(), now);
+            node.handle_docker_use(DockerUse::Unused, now);
             self.drain(index);
         }
     }
@@ -252,7 +283,7 @@ impl World {
                 && !self.cuts.contains(&pair(from, to))
             {
                 node.handle_control(sender, &bytes, now);
-                self.drain(to);
+                self.end_turn(to);
             }
         } else if self.next_connect == next {
             self.next_connect = next + CONNECT_EVERY;
@@ -260,16 +291,27 @@ impl World {
         } else if let Some((_, index)) = timeout {
             let node = self.hosts[index].node.as_mut().expect("it has a timeout");
             node.handle_timeout(now);
-            self.drain(index);
+            self.end_turn(index);
         }
         true
+    }
+
+    fn end_turn(&mut self, index: usize) {
+        if self.rng.random_range(0..1000) < self.faults.crash_permille {
+            self.crash(index);
+        } else {
+            self.drain(index);
+        }
     }
 
     /// The driver's turn, in the order that `Node` demands.
     fn drain(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         let Some(node) = &mut host.node else { return };
-        let stored = node.poll_persist();
+        let mut stored = node.poll_persist();
+        if host.disk_is_full && stored.take().is_some() {
+            node.handle_persist_failed();
+        }
         let has_stored = stored.is_some();
         host.disk = stored.or_else(|| host.disk.take());
         let mut sent = Vec::new();
@@ -374,13 +416,18 @@ impl World {
     }
 
     /// INVARIANT: within one ring no two hosts own or use the same slice, running or crashed; a slice with containers
-    /// does not change.
+    /// does not change; a record says only what its owner wrote.
     fn check_invariants(&mut self, index: usize) {
         let status = self.status(index);
         let claim = claim_of(&status);
         let before = std::mem::replace(&mut self.hosts[index].claim, claim.clone());
         let seed = self.seed;
-        if !self.hosts[index].containers.is_empty() && before.slice.is_some() && !self.has_left(index) {
+        for member in &status.members {
+            let foreign =
+                member.containers.iter().find(|container| !container.name.starts_with(&format!("{}-", member.name)));
+            assert!(foreign.is_none(), "WEAVED_SEED={seed}: {foreign:?} in the record of {}", member.name);
+        }
+        if !self.hosts[index].containers.is_empty() && before.slice.is_some() {
             assert_eq!(claim.slice, before.slice, "WEAVED_SEED={seed}: h{index}'s slice changed under its containers");
         }
         for (other, host) in self.hosts.iter().enumerate().filter(|(other, _)| *other != index) {

@@ -5,9 +5,14 @@
 //!
 //! INVARIANT: `unsafe` is in `sys` only, one system call per function.
 
+mod clients;
+pub mod config;
 pub mod netlink;
 pub mod privileges;
 pub mod reconcile;
+pub mod server;
+mod shutdown;
+mod stats;
 mod sys;
 pub mod tap;
 #[cfg(test)]

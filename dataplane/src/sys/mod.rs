@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 pub(crate) mod namespace;
+pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod tun;
 

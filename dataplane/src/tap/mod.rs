@@ -11,7 +11,7 @@ mod offload;
 mod tests;
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -130,15 +130,13 @@ impl Tap {
         self.offload
     }
 
-    /// Reads one frame behind its vnet header; the number of bytes of both. None when there is no frame waiting.
+    /// Reads one frame and its vnet header; the length of the frame. None when no frame is waiting.
     ///
-    /// The buffer has to have room for [`VNET_HEADER_LEN`] and the largest frame: the kernel cuts what does not fit.
-    ///
-    /// Fails when the device is gone.
-    pub fn read_frame(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    /// The kernel cuts a frame that does not fit the buffer. Fails when the device is gone.
+    pub fn read_frame(&self, vnet: &mut [u8; VNET_HEADER_LEN], frame: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            match rustix::io::read(&self.fd, &mut *buffer) {
-                Ok(len) => return Ok(Some(len)),
+            match rustix::io::readv(&self.fd, &mut [IoSliceMut::new(vnet), IoSliceMut::new(frame)]) {
+                Ok(len) => return Ok(Some(len.saturating_sub(VNET_HEADER_LEN))),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

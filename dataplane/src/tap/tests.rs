@@ -44,8 +44,8 @@ fn longest_frame_of_a_train(tap: &Tap) -> usize {
 fn longest_frame_waiting(tap: &Tap) -> usize {
     let mut buffer = vec![0; 70_000];
     let mut longest = 0;
-    while let Some(len) = tap.read_frame(&mut buffer).unwrap() {
-        longest = longest.max(len - VNET_HEADER_LEN);
+    while let Some(len) = tap.read_frame(&mut [0; VNET_HEADER_LEN], &mut buffer).unwrap() {
+        longest = longest.max(len);
     }
     longest
 }
@@ -125,7 +125,7 @@ fn a_deleted_device_is_told_apart() {
         let mut netlink = Netlink::open().unwrap();
         let index = netlink.link("tap0").unwrap().unwrap().index;
         netlink.delete_link(index).unwrap();
-        assert!(tap.read_frame(&mut [0; 2000]).is_err());
+        assert!(tap.read_frame(&mut [0; VNET_HEADER_LEN], &mut [0; 2000]).is_err());
         assert_eq!(tap.write_frame(&[0; VNET_HEADER_LEN], &[0; 60]), Err(TapWriteError::Gone));
         let mut fds = [PollFd::new(&tap, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })), Ok(1), "a worker must wake up");

@@ -1,0 +1,147 @@
+//! How threads are told to end, and how their end is noticed.
+//!
+//! A [`Flag`] is an eventfd that can be polled beside sockets. [`Watch`] is what a thread carries: when it ends
+//! without being told to, by an error or a panic, the main thread hears of it and ends the process with one line, so
+//! that the supervisor starts a whole one. A data plane with a thread missing would be worse than none.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Something that happens once or now and then, and can be polled for: it is readable while raised.
+#[derive(Debug)]
+pub(crate) struct Flag(OwnedFd);
+
+impl Flag {
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self)
+    }
+
+    /// Makes the flag readable for everyone who polls it.
+    pub(crate) fn raise(&self) {
+        // The only failure is a counter at its limit, which is as raised as can be.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes the flag down until it is raised again.
+    pub(crate) fn lower(&self) {
+        // The only failure is a flag that is down.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Flag {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Why the process is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// As asked.
+    Orderly,
+    /// A thread could not go on.
+    Failed(String),
+}
+
+/// Where threads report that the process is to end. The first report counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    raised: Arc<Flag>,
+    ending: Arc<Mutex<Option<Ending>>>,
+}
+
+impl Watch {
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        Ok(Self { raised: Arc::new(Flag::new()?), ending: Arc::default() })
+    }
+
+    /// Asks for the end of the process.
+    pub(crate) fn end(&self, ending: Ending) {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ending);
+        self.raised.raise();
+    }
+
+    /// What was reported.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts a named thread whose error or panic ends the process.
+    pub(crate) fn spawn(
+        &self,
+        name: &str,
+        run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let mut guard = Guard { watch: self.clone(), name: name.to_owned(), is_done: false };
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if let Err(error) = run() {
+                guard.watch.end(Ending::Failed(format!("thread {}: {error:#}", guard.name)));
+            }
+            guard.is_done = true;
+        })
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raised.as_fd()
+    }
+}
+
+/// Reports when it is dropped by a panic.
+struct Guard {
+    watch: Watch,
+    name: String,
+    is_done: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.watch.end(Ending::Failed(format!("thread {} has panicked", self.name)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    fn is_raised(flag: impl AsFd) -> bool {
+        poll(&mut [PollFd::new(&flag, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn a_flag_stays_up_until_it_is_lowered() {
+        let flag = Flag::new().unwrap();
+        flag.lower();
+        assert!(!is_raised(&flag));
+        flag.raise();
+        flag.raise();
+        assert!(is_raised(&flag) && is_raised(&flag));
+        flag.lower();
+        assert!(!is_raised(&flag));
+    }
+
+    #[test]
+    fn a_panic_and_an_error_in_a_thread_are_noticed_and_an_orderly_end_is_not() {
+        let watch = Watch::new().unwrap();
+        watch.spawn("a", || Ok(())).unwrap().join().unwrap();
+        assert_eq!(watch.ending(), None);
+        assert!(!is_raised(&watch));
+        watch.spawn("b", || bail!("no")).unwrap().join().unwrap();
+        assert_eq!(watch.ending(), Some(Ending::Failed("thread b: no".into())));
+        assert!(is_raised(&watch));
+        let watch = Watch::new().unwrap();
+        watch.spawn("c", || panic!("a panic that this test wants")).unwrap().join().unwrap_err();
+        assert_eq!(watch.ending(), Some(Ending::Failed("thread c has panicked".into())));
+    }
+}

@@ -1,20 +1,31 @@
 //! The I/O shell of the weaved data plane: everything that touches the kernel.
 //!
 //! The core (`weaved_core`) decides; this package reads and writes TAP and UDP, makes devices, keeps the threads and
-//! talks to control over a Unix socket.
+//! talks to control over a Unix socket. [`run`] is the whole process; `daemon` has its picture.
 //!
 //! INVARIANT: `unsafe` is in `sys` only, one system call per function.
 
 mod clients;
 pub mod config;
+mod daemon;
+mod frame_writer;
+mod inputs;
+mod kernel;
 pub mod netlink;
 pub mod privileges;
 pub mod reconcile;
+mod rx;
 pub mod server;
 mod shutdown;
+mod slow_path;
 mod stats;
 mod sys;
 pub mod tap;
 #[cfg(test)]
 mod testing;
+mod tx;
 pub mod udp;
+mod workers;
+
+pub use config::Config;
+pub use daemon::run;

@@ -213,6 +213,24 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// Makes a cable: one end here, one in another namespace, both of this name.
+    #[cfg(test)]
+    pub(crate) fn create_cable(&mut self, name: &str, other: &std::fs::File) -> Result<()> {
+        use std::os::fd::AsRawFd;
+
+        let far_end = "far-end";
+        let cable = rtnetlink::LinkVeth::new(name, far_end).build();
+        let request = self.handle.link().add(cable).execute();
+        self.runtime.block_on(request).map_err(|error| failed("make a cable".into(), error))?;
+        let index = self.link(far_end)?.expect("it has just been made").index;
+        self.rename_and_move(index, name, other.as_raw_fd())
+    }
+
+    #[cfg(test)]
+    fn rename_and_move(&mut self, index: u32, name: &str, namespace: i32) -> Result<()> {
+        self.change(index, "move", |link| link.name(name).setns_by_fd(namespace))
+    }
+
     fn change(
         &mut self,
         index: u32,

@@ -78,12 +78,12 @@ impl Watch {
         name: &str,
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
-        let mut guard = Guard { watch: self.clone(), name: name.to_owned(), is_done: false };
+        let guard = Guard { watch: self.clone(), name: name.to_owned() };
         thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let guard = guard;
             if let Err(error) = run() {
                 guard.watch.end(Ending::Failed(format!("thread {}: {error:#}", guard.name)));
             }
-            guard.is_done = true;
         })
     }
 }
@@ -98,12 +98,11 @@ impl AsFd for Watch {
 struct Guard {
     watch: Watch,
     name: String,
-    is_done: bool,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.is_done {
+        if thread::panicking() {
             self.watch.end(Ending::Failed(format!("thread {} has panicked", self.name)));
         }
     }

@@ -1,6 +1,10 @@
 //! What tests of this package share.
 
-use std::thread;
+use std::{
+    fs::File,
+    sync::mpsc::{self, Sender},
+    thread::{self, JoinHandle},
+};
 
 use crate::{netlink::Netlink, sys::namespace};
 
@@ -27,4 +31,64 @@ pub(crate) fn in_namespace_with_loopback(test: impl FnOnce() + Send + 'static) {
         netlink.set_up(loopback.index).unwrap();
         test();
     });
+}
+
+/// A network namespace with a thread in it that does what it is asked.
+pub(crate) struct Namespace {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Namespace {
+    /// A new one, with loopback up.
+    pub(crate) fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let thread = thread::spawn(move || in_namespace_with_loopback(move || queue.into_iter().for_each(|job| job())));
+        Self { jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Runs `work` in the namespace and waits for what it returns.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, answer) = mpsc::channel();
+        self.start(move || sender.send(work()).unwrap());
+        answer.recv().expect("work in the namespace has panicked")
+    }
+
+    /// Starts `work` in a thread of its own in the namespace.
+    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.run(|| thread::spawn(work))
+    }
+
+    fn start(&self, job: impl FnOnce() + Send + 'static) {
+        self.jobs.as_ref().expect("there until dropped").send(Box::new(job)).expect("the namespace has ended");
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && let Err(panic) = thread.join()
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Connects two namespaces by a cable and gives its ends these addresses.
+pub(crate) fn connect(a: (&Namespace, &str), b: (&Namespace, &str)) {
+    let end = b.0.run(|| File::open("/proc/thread-self/ns/net").unwrap());
+    a.0.run(move || Netlink::open().unwrap().create_cable("eth0", &end).unwrap());
+    for (namespace, address) in [a, b] {
+        let address = address.parse().unwrap();
+        namespace.run(move || {
+            let mut netlink = Netlink::open().unwrap();
+            let index = netlink.link("eth0").unwrap().unwrap().index;
+            netlink.set_up(index).unwrap();
+            netlink.add_address(index, address).unwrap();
+        });
+    }
 }

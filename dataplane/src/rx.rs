@@ -1,0 +1,124 @@
+//! The receiving worker: UDP → core → TAP.
+//!
+//! ```text
+//!  poll ─▶ begin batch ─▶ receive ─▶ handle ─▶ write what is complete ─┐        ─▶ poll
+//!                            ▲─────────── up to the cap ───────────────┘
+//! ```
+//!
+//! While the core waits for late chunks of a train, the wait has a short limit, after which what can be delivered
+//! of it is.
+//!
+//! INVARIANT: no lock and no allocation per datagram, and no clock.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use anyhow::Context;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use weaved_core::forward::{Datagrams, Decapsulator, DropReason, Outcome};
+
+use crate::{
+    frame_writer::FrameWriter,
+    udp::{RECEIVE_BYTES, Received},
+    workers::{Shared, WorkerContext},
+};
+
+/// Receives per batch, so that the table in use is never old.
+const MAX_BATCH_RECEIVES: usize = 16;
+
+/// How long an incomplete train is waited for when nothing else comes.
+const LATE_CHUNK_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// The state of the receiving thread.
+pub(crate) struct Rx {
+    shared: Arc<Shared>,
+    context: WorkerContext,
+    decapsulator: Decapsulator,
+    writer: FrameWriter,
+    buffer: Box<[u8]>,
+    /// The socket's count of lost datagrams when it was last told.
+    overflow_count: u32,
+}
+
+impl Rx {
+    pub(crate) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
+        let decapsulator = Decapsulator::new(context.stats.clone());
+        let buffer = vec![0; RECEIVE_BYTES].into();
+        Self { shared, context, decapsulator, writer: FrameWriter::default(), buffer, overflow_count: 0 }
+    }
+
+    /// Works until the stop flag is raised. Fails when the socket does.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        let shared = self.shared.clone();
+        let mut fds = [PollFd::new(&shared.stop, PollFlags::IN), PollFd::new(&*shared.socket, PollFlags::IN)];
+        loop {
+            let patience = self.decapsulator.is_waiting().then_some(&LATE_CHUNK_PATIENCE);
+            match poll(&mut fds, patience) {
+                Ok(0) => {
+                    self.decapsulator.flush_stale();
+                    self.deliver();
+                    continue;
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("cannot wait for datagrams"),
+            }
+            if !fds[0].revents().is_empty() {
+                return Ok(());
+            }
+            self.batch()?;
+        }
+    }
+
+    /// What has arrived, up to the cap.
+    fn batch(&mut self) -> anyhow::Result<()> {
+        self.shared.io_stats.rx_batches.fetch_add(1, Relaxed);
+        self.decapsulator.begin_batch(&self.shared.table.load());
+        for _ in 0..MAX_BATCH_RECEIVES {
+            let received = self.shared.socket.receive(&mut self.buffer);
+            let Some(received) = received.context("cannot receive datagrams")? else {
+                break;
+            };
+            self.handle(received);
+            self.deliver();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, received: Received) {
+        self.count_losses(received);
+        if received.is_truncated {
+            return;
+        }
+        let bytes = &self.buffer[..received.len];
+        let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len };
+        self.decapsulator.handle(datagrams, |punt| self.context.punts.punt(punt));
+    }
+
+    /// Writes the frames of complete trains, and passes on what is for the router.
+    fn deliver(&mut self) {
+        while let Some(outcome) = self.decapsulator.poll() {
+            match outcome {
+                Outcome::Deliver(delivery) => {
+                    let written = self.writer.write(&self.shared, delivery.vnet, delivery.frame);
+                    if written.is_err() {
+                        self.context.stats.count_drop(DropReason::TapRefused);
+                    }
+                    delivery.sighting.into_iter().for_each(|punt| self.context.punts.punt(punt));
+                }
+                Outcome::Punt(punt) => self.context.punts.punt(punt),
+                Outcome::Dropped => {}
+            }
+        }
+    }
+
+    fn count_losses(&mut self, received: Received) {
+        if let Some(overflow_count) = received.overflow_count {
+            let lost = overflow_count.wrapping_sub(self.overflow_count);
+            self.overflow_count = overflow_count;
+            self.shared.io_stats.udp_overflow.fetch_add(lost.into(), Relaxed);
+        }
+        self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
+    }
+}

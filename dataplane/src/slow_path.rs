@@ -1,0 +1,295 @@
+//! The router thread: gives the core time, requests and punts, and does what it asks for.
+//!
+//! One turn, in this order:
+//!
+//! 1. timeouts: the core's, and another try at devices that are not as wanted;
+//! 2. inputs: as many as are waiting, up to a bound;
+//! 3. the table, because a session must be able to receive before its peer learns of it;
+//! 4. datagrams, 5. frames for the TAP, 6. events for control.
+//!
+//! INVARIANT: this is the only thread that changes devices, sockets and workers, and the only one with the right to.
+//! With no control connected it goes on with the last desired state for ever.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use weaved_api::{DesiredState, Event, Problem, Request, Stats};
+use weaved_core::{
+    forward::{DropReason, ForwardingTable, WorkerStats},
+    noise::{Announcement, OUR_VERSIONS},
+    router::{Router, RouterConfig},
+};
+
+use crate::{
+    clients::Clients,
+    inputs::{Input, InputSender, Inputs},
+    kernel::{Kernel, KernelConfig},
+    server::{ApiInput, ConnectionId},
+    shutdown::{Ending, Watch},
+    tap::VNET_HEADER_LEN,
+    udp::SendError,
+    workers::AllStats,
+};
+
+/// Inputs per turn, so that what the core has to say is not held back by a flood.
+const MAX_INPUTS_PER_TURN: usize = 256;
+
+/// The longest wait; there is always a timeout of the core before it.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Pause before devices that are not as wanted are tried again; doubles up to the maximum.
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// Lanes of this node: the router and one sending worker.
+const LANE_COUNT: u8 = 2;
+
+/// The state of the router thread.
+pub(crate) struct SlowPath {
+    inputs: Inputs,
+    watch: Watch,
+    started_at: Instant,
+    kernel: Kernel,
+    clients: Clients,
+    /// None until the first desired state, which says who we are.
+    router: Option<Router>,
+    desired: Option<Box<DesiredState>>,
+    retry: Option<Retry>,
+    table: Arc<ArcSwap<ForwardingTable>>,
+    all_stats: AllStats,
+    /// Counts what this thread drops.
+    stats: Arc<WorkerStats>,
+}
+
+/// Devices or sockets are not as wanted.
+struct Retry {
+    at: Instant,
+    pause: Duration,
+    problems: Vec<Problem>,
+}
+
+impl SlowPath {
+    pub(crate) fn new(inputs: Inputs, sender: InputSender, watch: Watch) -> anyhow::Result<Self> {
+        let table = Arc::<ArcSwap<ForwardingTable>>::default();
+        let all_stats = AllStats::default();
+        let kernel = Kernel::open(KernelConfig {
+            table: table.clone(),
+            stats: all_stats.clone(),
+            inputs: sender,
+            watch: watch.clone(),
+        })?;
+        Ok(Self {
+            inputs,
+            watch,
+            started_at: Instant::now(),
+            kernel,
+            clients: Clients::default(),
+            router: None,
+            desired: None,
+            retry: None,
+            table,
+            all_stats,
+            stats: Arc::default(),
+        })
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            let mut input = match self.inputs.wait(self.wait_time(Instant::now())) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            let now = Instant::now();
+            self.handle_timeouts(now);
+            for _ in 0..MAX_INPUTS_PER_TURN {
+                let Some(next) = input.take().or_else(|| self.inputs.poll().ok()) else { break };
+                if self.handle_input(next, now).is_break() {
+                    return Ok(());
+                }
+            }
+            self.drain(now);
+        }
+    }
+
+    fn wait_time(&self, now: Instant) -> Duration {
+        let router = self.router.as_ref().map(Router::poll_timeout);
+        let retry = self.retry.as_ref().map(|retry| retry.at);
+        let next = router.into_iter().chain(retry).min();
+        next.map_or(MAX_WAIT, |next| next.saturating_duration_since(now).min(MAX_WAIT))
+    }
+
+    fn handle_timeouts(&mut self, now: Instant) {
+        if let Some(router) = &mut self.router
+            && router.poll_timeout() <= now
+        {
+            router.handle_timeout(now);
+        }
+        if self.retry.as_ref().is_some_and(|retry| retry.at <= now) {
+            self.reconcile(now);
+        }
+    }
+
+    fn handle_input(&mut self, input: Input, now: Instant) -> ControlFlow<()> {
+        match input {
+            Input::Punt(punt) => {
+                if let Some(router) = &mut self.router {
+                    router.handle_punt(punt, now);
+                }
+            }
+            Input::Api(ApiInput::Opened(id, outbox)) => self.clients.on_opened(id, outbox),
+            Input::Api(ApiInput::Closed(id)) => self.clients.on_closed(id),
+            Input::Api(ApiInput::Request(id, request)) => return self.handle_request(id, request, now),
+            Input::Reload(desired) => self.apply(desired, now),
+            Input::Stop => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn handle_request(&mut self, id: ConnectionId, request: Request, now: Instant) -> ControlFlow<()> {
+        match request {
+            Request::Apply(desired) => {
+                self.clients.follow(id);
+                self.apply(desired, now);
+            }
+            Request::SendControl { to, bytes } => match &mut self.router {
+                Some(router) => router.handle_send_control(to, &bytes),
+                None => self.stats.count_drop(DropReason::ControlNoSession),
+            },
+            Request::QueryStats => self.clients.answer(id, &Event::Stats(Box::new(self.snapshot(now)))),
+            Request::Teardown => {
+                self.teardown();
+                return ControlFlow::Break(());
+            }
+            // The server keeps it to itself.
+            Request::Hello(_) => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Makes everything as desired and says so.
+    fn apply(&mut self, desired: Box<DesiredState>, now: Instant) {
+        let is_other_node = self.desired.as_ref().is_some_and(|before| before.identity != desired.identity);
+        if is_other_node {
+            self.clients.publish_all_down();
+            self.router = None;
+        }
+        let router = self.router.get_or_insert_with(|| {
+            let workers = vec![self.all_stats.tx.clone(), self.all_stats.rx.clone(), self.stats.clone()];
+            Router::new(&router_config(&desired, now), workers)
+        });
+        router.handle_desired_state(&desired, now);
+        self.desired = Some(desired);
+        self.retry = None;
+        // A fresh session table must be there before its first datagram.
+        self.publish_table(now);
+        self.reconcile(now);
+        if self.retry.is_none() {
+            self.acknowledge(Vec::new());
+        }
+    }
+
+    /// Makes devices, socket and workers as desired; what fails is tried again after a pause.
+    fn reconcile(&mut self, now: Instant) {
+        let Some(desired) = &self.desired else { return };
+        let problems = self.kernel.apply(desired);
+        let before = self.retry.take();
+        if problems.is_empty() {
+            if before.is_some() {
+                tracing::info!("devices and socket are as wanted");
+                self.acknowledge(problems);
+            }
+            return;
+        }
+        let pause = before.as_ref().map_or(MIN_RETRY_PAUSE, |before| (before.pause * 2).min(MAX_RETRY_PAUSE));
+        self.retry = Some(Retry { at: now + pause, pause, problems: problems.clone() });
+        if before.is_none_or(|before| before.problems != problems) {
+            problems.iter().for_each(|problem| tracing::warn!("{}", problem.message));
+            self.acknowledge(problems);
+        }
+    }
+
+    /// Tells control what is in force.
+    fn acknowledge(&mut self, problems: Vec<Problem>) {
+        if let Some(desired) = &self.desired {
+            let generation = desired.generation;
+            self.clients.publish(Event::Applied { generation, problems });
+        }
+    }
+
+    /// Does what the core asks for.
+    fn drain(&mut self, now: Instant) {
+        self.publish_table(now);
+        let Some(router) = &mut self.router else { return };
+        while let Some(transmit) = router.poll_transmit() {
+            let Some(socket) = self.kernel.socket() else { continue };
+            if let Err(error) = socket.send(transmit.to, &transmit.datagrams, transmit.segment_len) {
+                count_unsent(&self.stats, error, transmit.datagrams.len().div_ceil(transmit.segment_len));
+            }
+        }
+        while let Some(frame) = router.poll_frame() {
+            let written = self.kernel.tap().map(|tap| tap.write_frame(&[0; VNET_HEADER_LEN], &frame));
+            if written != Some(Ok(())) {
+                self.stats.count_drop(DropReason::TapRefused);
+            }
+        }
+        while let Some(event) = router.poll_event() {
+            self.clients.publish(event);
+        }
+    }
+
+    fn publish_table(&mut self, now: Instant) {
+        if let Some(table) = self.router.as_mut().and_then(|router| router.poll_table(now)) {
+            self.table.store(table);
+        }
+    }
+
+    fn snapshot(&self, now: Instant) -> Stats {
+        let mut stats = self.router.as_ref().map(|router| router.stats(now)).unwrap_or_default();
+        stats.uptime_ms = now.saturating_duration_since(self.started_at).as_millis() as u64;
+        stats.counters.extend(self.all_stats.io.counters());
+        stats.device = self.kernel.status();
+        stats
+    }
+
+    /// Removes the devices and ends the process.
+    fn teardown(&mut self) {
+        let ending = match self.kernel.delete_devices() {
+            Ok(()) => Ending::Orderly,
+            Err(error) => Ending::Failed(format!("cannot remove the devices: {error}")),
+        };
+        self.watch.end(ending);
+    }
+}
+
+fn count_unsent(stats: &WorkerStats, error: SendError, datagram_count: usize) {
+    stats.count_drops(error.drop_reason(), datagram_count as u64);
+}
+
+fn router_config(desired: &DesiredState, now: Instant) -> RouterConfig {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the kernel has random numbers from its boot on");
+    RouterConfig {
+        identity: desired.identity.clone(),
+        cluster_secret: desired.cluster_secret.clone(),
+        announcement: Announcement { aes: has_aes(), lane_count: LANE_COUNT, versions: OUR_VERSIONS },
+        seed,
+        wall_clock: SystemTime::now(),
+        started_at: now,
+    }
+}
+
+/// Whether this machine computes AES and GHASH with instructions of their own.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}

@@ -16,6 +16,10 @@ pub const MAX_MACS: usize = 65_536;
 /// Handshakes in which we wait for the third message. At the bound the oldest is forgotten.
 pub const MAX_HALF_OPEN: usize = 256;
 
+/// Sessions of a peer that only open: that before the last rekey, and a second one when both ends rekeyed at the same
+/// time. At the bound the oldest goes; what is still on its way with it is dropped (counted).
+pub const MAX_PREVIOUS_SESSIONS: usize = 2;
+
 /// Sources of initiations whose rate is watched one by one. At the bound new sources share one allowance.
 pub const MAX_SOURCES: usize = 4096;
 

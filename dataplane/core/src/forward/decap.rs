@@ -86,6 +86,9 @@ impl Decapsulator {
 
     /// Takes received datagrams. Afterwards [`Self::poll`] must be drained.
     pub fn handle(&mut self, datagrams: Datagrams<'_>, mut punt: impl FnMut(Punt)) {
+        if datagrams.bytes.is_empty() {
+            self.stats.count_drop(DropReason::DatagramMalformed);
+        }
         let mut opened_on = None;
         for datagram in datagrams.bytes.chunks(datagrams.segment_len.max(1)) {
             match parse_type(datagram) {

@@ -181,6 +181,14 @@ impl Dial {
         }
     }
 
+    /// The session with this peer that waits for confirmation.
+    pub fn confirming_with(&self, peer: PeerId) -> Option<&Confirming> {
+        match &self.phase {
+            Phase::Confirming(confirming) if confirming.peer == peer => Some(confirming),
+            _ => None,
+        }
+    }
+
     /// The handshake whose first message is out.
     pub fn initiator(&self) -> Option<&Initiator> {
         match &self.phase {

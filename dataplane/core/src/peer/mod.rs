@@ -18,6 +18,7 @@ use weaved_api::{PeerId, TargetFailure};
 
 use crate::{
     forward::PeerCounters,
+    limits::MAX_PREVIOUS_SESSIONS,
     noise::{
         Session,
         spec::{REJECT_AFTER, REKEY_AFTER},
@@ -67,14 +68,17 @@ pub struct Link {
     pub endpoint: SocketAddr,
     /// Seals; opens.
     pub current: Arc<Session>,
-    /// Opens what was sealed before the last rekey.
-    pub previous: Option<Arc<Session>>,
+    /// Open what is still on its way, latest first: what was sealed before the last rekey, and what the other end
+    /// sealed with a session that it had started at the same time as we did ours.
+    pub previous: Vec<Arc<Session>>,
     /// What the underlay carries.
     pub path: PathMtu,
     /// Since when there has been a session without a break.
     pub connected_at: Instant,
     /// When something authentic was last noticed.
     pub heard_at: Instant,
+    /// Who started the current session.
+    role: Role,
     keys_at: Instant,
     rekey_due: Instant,
     opened_count: u64,
@@ -160,10 +164,11 @@ impl Link {
         Self {
             endpoint,
             current: session,
-            previous: None,
+            previous: Vec::new(),
             path: PathMtu::new(first_id, now),
             connected_at: now,
             heard_at: now,
+            role,
             keys_at: now,
             rekey_due: now + rekey_delay(role),
             opened_count: 0,
@@ -174,6 +179,12 @@ impl Link {
     /// The sessions that may still receive.
     pub fn inbound(&self) -> impl Iterator<Item = &Arc<Session>> {
         std::iter::once(&self.current).chain(&self.previous)
+    }
+
+    /// Goes on opening with a session that is not sealed with.
+    pub fn keep(&mut self, session: Arc<Session>) {
+        self.previous.insert(0, session);
+        self.previous.truncate(MAX_PREVIOUS_SESSIONS);
     }
 
     /// Whether this index names one of the sessions.
@@ -194,6 +205,11 @@ impl Link {
     /// When the keys in use were agreed.
     pub fn keys_at(&self) -> Instant {
         self.keys_at
+    }
+
+    /// Whether the session in use is one that we have started and that was complete only after `then`.
+    pub fn is_ours_since(&self, then: Instant) -> bool {
+        self.role == Role::Initiator && self.keys_at >= then
     }
 
     /// When this link next wants attention.
@@ -219,7 +235,9 @@ impl Link {
     }
 
     fn replace(&mut self, session: Arc<Session>, role: Role, now: Instant) {
-        self.previous = Some(std::mem::replace(&mut self.current, session));
+        let before = std::mem::replace(&mut self.current, session);
+        self.keep(before);
+        self.role = role;
         self.keys_at = now;
         self.rekey_due = now + rekey_delay(role);
         self.opened_count = 0;

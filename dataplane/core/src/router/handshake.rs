@@ -20,8 +20,8 @@ use crate::{
     forward::{DropReason, Tally},
     limits::{MAX_HALF_OPEN, MAX_PEERS},
     noise::{
-        Admission, AdmittedInitiation, Attempt, HandshakeError, InitiationError, Initiator, OpenedInitiation,
-        RefusalReason, Session, UnixMicros, repeated_finish,
+        Admission, AdmittedInitiation, Attempt, Established, HandshakeError, InitiationError, Initiator,
+        OpenedInitiation, RefusalReason, Session, UnixMicros, repeated_finish,
     },
     peer::{Dial, Due, Peer, Proof, Role},
     wire::{
@@ -71,22 +71,24 @@ impl Router {
         let Some(key) = self.find_dial(is_confirming) else { return };
         let Some(confirming) = self.dial(key).and_then(|dial| dial.confirming(index)) else { return };
         let (id, session) = (confirming.peer, confirming.session.clone());
-        let target = match key {
+        let target = self.end_dial(key, id, now);
+        self.connect(id, session, Role::Initiator, from, target, now);
+    }
+
+    /// A dial has led to a peer. Returns the target if it was one.
+    fn end_dial(&mut self, key: DialKey, found: PeerId, now: Instant) -> Option<SocketAddr> {
+        match key {
             DialKey::Peer(id) => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.dial = None;
-                }
+                self.peers.get_mut(&id)?.dial = None;
                 None
             }
             DialKey::Target(to) => {
-                if let Some(target) = self.targets.get_mut(&to) {
-                    target.dial = Dial::new(to, now);
-                    target.peer = Some(id);
-                }
+                let target = self.targets.get_mut(&to)?;
+                target.dial = Dial::new(to, now);
+                target.peer = Some(found);
                 Some(to)
             }
-        };
-        self.connect(id, session, Role::Initiator, from, target, now);
+        }
     }
 
     fn on_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
@@ -175,11 +177,9 @@ impl Router {
         let Some(half) = self.half_open.get_mut(&index) else { return self.on_repeated_finish(from, datagram) };
         match half.awaiting.handle_finish(datagram) {
             Ok(established) => {
+                let since = half.since;
                 self.half_open.remove(&index);
-                let session = Arc::new(established.session);
-                if self.connect(established.peer, session.clone(), Role::Responder, from, None, now) {
-                    self.send_train(&session, from, &[]);
-                }
+                self.on_finished(established, since, from, now);
             }
             Err(error) => {
                 if !error.is_survived() {
@@ -188,6 +188,33 @@ impl Router {
                 self.count_drop(DropReason::HandshakeInvalid);
             }
         }
+    }
+
+    /// A session that the peer has started is complete; we have answered its first message at `since`.
+    ///
+    /// When we have started one with it at the same time, there are two. Both ends seal with the one that the smaller
+    /// id has started and keep the other one only to open what is on its way.
+    fn on_finished(&mut self, established: Established, since: Instant, from: SocketAddr, now: Instant) {
+        let (id, session) = (established.peer, Arc::new(established.session));
+        if self.id() < id
+            && let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut())
+            && link.is_ours_since(since)
+        {
+            link.keep(session.clone());
+            self.mark(TableChange::Urgent);
+            return self.send_train(&session, from, &[]);
+        }
+        let own = if id < self.id() { self.find_dial(|dial| dial.confirming_with(id).is_some()) } else { None };
+        let crossed = own.and_then(|key| Some((key, self.dial(key)?.confirming_with(id)?.session.clone())));
+        let target = crossed.as_ref().and_then(|(key, _)| self.end_dial(*key, id, now));
+        if !self.connect(id, session.clone(), Role::Responder, from, target, now) {
+            return;
+        }
+        let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
+        if let (Some((_, crossed)), Some(link)) = (crossed, link) {
+            link.keep(crossed);
+        }
+        self.send_train(&session, from, &[]);
     }
 
     /// The initiator has not heard us yet: a sign of life.

@@ -464,6 +464,19 @@ fn a_caller_who_does_not_poll_is_told() {
 }
 
 #[test]
+fn a_record_longer_than_its_train_is_malformed() {
+    let mut buffer = [0; 100];
+    let mut writer = RecordWriter::new(&mut buffer);
+    writer.push(RecordKind::Control, b"whole").unwrap();
+    for cut_off in 1..=12 {
+        let records = &writer.records()[..13 - cut_off];
+        let mut assembler = Assembler::new();
+        assert_eq!(receive_all(&mut assembler, &cut(records, 0, 1440)), []);
+        assert_eq!(assembler.take_losses().malformed_records, 1, "{cut_off}");
+    }
+}
+
+#[test]
 fn a_malformed_record_costs_what_follows_and_is_counted() {
     let mut buffer = [0; 100];
     let mut writer = RecordWriter::new(&mut buffer);

@@ -58,6 +58,8 @@ fn a_gratuitous_arp_of_either_kind_is_an_announcement() {
 fn probes_for_duplicates_are_not_questions() {
     let arp_probe = NeighbourMessage::parse(&arp(1, [0; 4], [10, 32, 1, 2]));
     assert_eq!(arp_probe, Some(NeighbourMessage::Probe { target: ip("10.32.1.2") }));
+    let nobody = NeighbourMessage::parse(&arp(1, [0; 4], [0; 4]));
+    assert_eq!(nobody, Some(NeighbourMessage::Probe { target: ip("0.0.0.0") }), "nobody announces this address");
     let nd_probe = NeighbourMessage::parse(&discovery(TYPE_SOLICITATION, "::", "fe80::2", &[], &[]));
     assert_eq!(nd_probe, Some(NeighbourMessage::Probe { target: ip("fe80::2") }));
 }

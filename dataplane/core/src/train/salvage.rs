@@ -61,12 +61,12 @@ impl Arrived {
         Self { present: 1, chunk_len: train_len, train_len: Some(train_len) }
     }
 
-    /// Whether all bytes of `range` are there.
+    /// Whether all bytes of `range`, which ends within [`Self::bound`], are there.
     pub(super) fn has(&self, range: &Range<usize>) -> bool {
         if range.is_empty() {
             return true;
         }
-        if self.chunk_len == 0 || self.train_len.is_some_and(|train_len| range.end > train_len) {
+        if self.chunk_len == 0 {
             return false;
         }
         let (first, last) = (range.start / self.chunk_len, (range.end - 1) / self.chunk_len);

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress},
+    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress, Slot},
     cut::Cut,
 };
 use crate::{
@@ -426,6 +426,18 @@ fn a_train_that_becomes_ready_meanwhile_waits_for_the_one_being_polled() {
 }
 
 #[test]
+fn trains_are_delivered_in_the_order_in_which_they_began() {
+    let (older, younger) = (control_train(2000, 100), control_train(10, 200));
+    let mut assembler = Assembler::new();
+    for (header, plaintext) in [&older[0], &younger[0], &older[1]] {
+        let mut slot = assembler.slot_for(header, plaintext.len()).unwrap();
+        slot.buffer().copy_from_slice(plaintext);
+        let _ = slot.commit();
+    }
+    assert_eq!(poll_all(&mut assembler), [Got::Control(vec![100; 2000]), Got::Control(vec![200; 10])]);
+}
+
+#[test]
 fn one_receive_may_bring_many_small_trains() {
     let mut assembler = Assembler::new();
     for _ in 0..3 {
@@ -449,6 +461,10 @@ fn a_caller_who_does_not_poll_is_told() {
     }
     let refusal = assembler.slot_for(&control_train(10, 999)[0].0, 0).err();
     assert_eq!(refusal, Some(ChunkRefusal::Undelivered));
+    poll_all(&mut assembler);
+    let lone = control_train(10, 0)[0].0;
+    let shelved = (0..20).take_while(|_| assembler.slot_for(&lone, MAX_DATAGRAM_LEN).map(Slot::commit).is_ok()).count();
+    assert_eq!(shelved, ((1 << 16) + MAX_DATAGRAM_LEN) / MAX_DATAGRAM_LEN, "a shelf has a length, too");
     poll_all(&mut assembler);
     for train in 0..=MAX_ASSEMBLIES as u64 {
         for (header, plaintext) in control_train(2000, 1000 + 10 * train) {

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
 
-.PHONY: demo build test unit e2e lint deny bench fuzz soak deps
+.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-smoke fuzz soak deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -33,9 +33,22 @@ deny:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check licenses bans sources
 
-# Ratios against kernel VXLAN in one run, and micro-benchmarks of the core.
-bench:
-	$(CARGO) bench -p weaved-bench
+# Micro-benchmarks of the core, then ratios against kernel VXLAN in one run. See docs/performance.md.
+bench: bench-micro bench-compare
+
+bench-micro:
+	$(CARGO) bench -p weaved-bench --benches
+
+# The bench itself is not optimised: it starts others and reads what they say. Needs root.
+bench-compare: deps
+	$(CARGO) build --release -p weaved
+	$(CARGO) build -p weaved-netns-tests -p weaved-bench
+	WEAVED_BIN=$(CURDIR)/target/release/weaved target/debug/weaved-bench $(BENCH_FLAGS)
+
+# Shows that the comparison works; its figures mean nothing.
+bench-smoke: deps
+	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
+	WEAVED_BIN=$(CURDIR)/target/debug/weaved target/debug/weaved-bench --smoke
 
 # Debian packages that the tests use. Quiet when they are there.
 deps:

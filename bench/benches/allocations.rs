@@ -1,0 +1,123 @@
+//! Counts the allocations of each operation of the fast path. More than none is a failure.
+//!
+//! NOTE: what the AEAD's C code might take is not seen here; Rust's allocator is what is counted, on this thread.
+
+#![expect(unsafe_code, reason = "an allocator that counts has to be one, and hands all work to the system's")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    hint::black_box,
+    process::ExitCode,
+};
+
+use weaved_bench::fixture::{self, Aes, ETHERNET_DATAGRAM_LEN, Frame};
+use weaved_core::{
+    noise::ReplayWindow,
+    wire::data::{Counter, DATA_OVERHEAD, DataHeader, Lane},
+};
+
+/// How often each operation is done while it is counted, after having been done as often before.
+const TIMES: usize = 200;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a plain cell of this thread only.
+// `realloc` and `alloc_zeroed` are the trait's own, which come down to these two.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from there.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of [`TIMES`] calls, after as many that are not counted.
+fn count(mut operation: impl FnMut(usize)) -> u64 {
+    (0..TIMES).for_each(&mut operation);
+    let before = COUNT.get();
+    (TIMES..2 * TIMES).for_each(&mut operation);
+    COUNT.get() - before
+}
+
+fn sealing(aes: Aes) -> [u64; 2] {
+    let (a, b) = fixture::sessions(aes);
+    let chunk = [7; 1440];
+    let mut datagrams = vec![[0; 1440 + DATA_OVERHEAD]; 2 * TIMES];
+    let seal = count(|at| {
+        let counter = a.reserve(Lane(1), 1).expect("a bench is shorter than a session");
+        let header = DataHeader { lane: Lane(1), chunk_index: 0, is_last: true, receiver: a.remote(), counter };
+        a.seal(&header, &chunk, &mut datagrams[at]);
+    });
+    let mut out = [0; 1440];
+    let open = count(|at| {
+        let header = DataHeader::parse(&datagrams[at]).expect("it was just sealed");
+        assert_eq!(b.open(&header, &datagrams[at], &mut out), Ok(1440));
+    });
+    [seal, open]
+}
+
+fn forwarding(frames: Vec<Frame>) -> [u64; 2] {
+    let (mut sender, mut receiver) = fixture::hosts(Aes::Both, ETHERNET_DATAGRAM_LEN, frames);
+    let runs = sender.run_and_keep(2 * TIMES);
+    let encap = count(|_| {
+        sender.run(|outgoing| {
+            black_box(outgoing.datagrams);
+        });
+    });
+    let decap = count(|at| {
+        black_box(receiver.take(&runs[at]));
+    });
+    [encap, decap]
+}
+
+fn main() -> ExitCode {
+    let (table, asked) = fixture::address_table(1000);
+    let window = ReplayWindow::default();
+    let look_up = count(|at| {
+        black_box(table.mac(asked[at]).is_some());
+    });
+    let replay = count(|at| {
+        black_box(window.accept(Counter(at as u64)));
+    });
+    let [seal_aes, open_aes] = sealing(Aes::Both);
+    let [seal_chacha, open_chacha] = sealing(Aes::Missing);
+    let [encap_one, decap_one] = forwarding(vec![fixture::plain_frame(64)]);
+    let [encap_bundle, decap_bundle] = forwarding(vec![fixture::plain_frame(64); 16]);
+    let [encap_super, decap_super] = forwarding(vec![fixture::super_frame()]);
+    let rows = [
+        ("seal, AES-256-GCM", seal_aes),
+        ("open, AES-256-GCM", open_aes),
+        ("seal, ChaCha20-Poly1305", seal_chacha),
+        ("open, ChaCha20-Poly1305", open_chacha),
+        ("FIB look-up", look_up),
+        ("replay window", replay),
+        ("encap, one 64-byte frame", encap_one),
+        ("decap, one 64-byte frame", decap_one),
+        ("encap, sixteen 64-byte frames", encap_bundle),
+        ("decap, sixteen 64-byte frames", decap_bundle),
+        ("encap, one 60 KB super-frame", encap_super),
+        ("decap, one 60 KB super-frame", decap_super),
+    ];
+    println!("allocations of {TIMES} times");
+    for (name, allocations) in rows {
+        println!("  {name:<32} {allocations}");
+    }
+    // The counter itself is tested too: what allocates has to be seen.
+    let seen = count(|_| drop(black_box(vec![0_u8; 100])));
+    let works = seen == TIMES as u64;
+    println!("  {:<32} {seen}", "(a vector, to test the counter)");
+    if works && rows.iter().all(|(_, allocations)| *allocations == 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

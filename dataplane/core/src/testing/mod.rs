@@ -4,17 +4,23 @@
 //! be set with `WEAVED_SEED` by the tests that use [`seeds`], which prints it.
 
 pub mod conditions;
+pub mod container;
 pub mod frames;
 pub mod network;
 pub mod node;
 pub mod reference;
+#[cfg(test)]
+mod superframe_tests;
 pub mod wiretap;
+pub mod world;
 
 pub use conditions::Conditions;
+pub use container::{Container, ProgramId};
 pub use network::Network;
 pub use node::Node;
 pub use reference::{Reach, Reference};
 pub use wiretap::Wiretap;
+pub use world::{Place, World};
 
 /// The seeds to run a property with: `count` fixed ones, or the one in `WEAVED_SEED`. Each is printed when its turn
 /// comes, so that the last one printed is the one that failed.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use weaved_dataplane::Config;
+
 use crate::{
     failure::Failure,
     host::process::PidFile,
@@ -25,6 +27,6 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     logging::init(if args.log_to_file { &LogTarget::File } else { &LogTarget::Stderr }, paths)?;
     paths.create_run_dir()?;
     let _pid_file = PidFile::claim(paths, Part::Dataplane)?;
-    drop(args.desired_state.clone());
-    Err(Failure::refused("the data plane is not part of this build yet"))
+    let config = Config { run_dir: paths.run_dir.clone(), desired_state: args.desired_state.clone() };
+    weaved_dataplane::run(&config).map_err(|error| Failure::refused(format!("{error:#}")))
 }

@@ -68,8 +68,11 @@ pub(super) struct Args {
     #[arg(long)]
     name: Option<String>,
     /// Do not watch Docker
-    #[arg(long)]
+    #[arg(long, conflicts_with = "docker")]
     no_docker: bool,
+    /// Watch Docker again, after a launch with --no-docker
+    #[arg(long)]
+    docker: bool,
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
@@ -143,7 +146,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         Err(std::env::VarError::NotUnicode(_)) => {
             return Err(Failure::usage("DOCKER_HOST is no text; unset it or set it to unix://PATH"));
         }
-        Ok(_) | Err(std::env::VarError::NotPresent) => None,
+        Ok(_) | Err(std::env::VarError::NotPresent) => args.docker.then_some(DockerChoice::Usual),
     };
     Ok(Requested {
         port: args.port,

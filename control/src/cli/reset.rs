@@ -66,7 +66,10 @@ fn confirm(paths: &Paths) -> Result<(), Failure> {
     if count == 0 {
         return Ok(());
     }
-    let question = format!("{count} containers of this host are on the network and would lose it");
+    let question = match count {
+        1 => "a container of this host is on the network and would lose it".to_owned(),
+        _ => format!("{count} containers of this host are on the network and would lose it"),
+    };
     if !io::stdin().is_terminal() {
         return Err(Failure::refused(format!("{question}; stop them first, or use --force")));
     }

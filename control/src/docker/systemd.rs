@@ -18,8 +18,8 @@ Type=notify
 ExecStart=/usr/local/bin/weaved launch --foreground
 Restart=on-failure
 RestartSec=1
-# The parts outlive a killed supervisor; the next launch adopts them.
-KillMode=mixed
+# Ends the supervisor, which ends the others; they outlive one that is killed, and the next launch adopts them.
+KillMode=process
 TimeoutStartSec=90
 
 [Install]

@@ -14,8 +14,9 @@ use crate::{
     cli::output::Spinner,
     defaults,
     failure::Failure,
+    host::process::Process,
     lifecycle,
-    paths::Paths,
+    paths::{Part, Paths},
     serve::{
         client,
         report::{StatusReport, TargetState, explain},
@@ -28,6 +29,10 @@ const LOG_TAIL_BYTES: u64 = 4096;
 
 /// Starts the supervisor and waits for the devices. On failure everything that was started has ended again.
 pub fn start(paths: &Paths) -> Result<StatusReport, Failure> {
+    if let Some(left) = Process::find(paths, Part::Control) {
+        // Left by a supervisor that was killed. Its answers would be mistaken for those of the one that replaces it.
+        left.end(defaults::STOP_DEADLINE);
+    }
     let mut supervisor = lifecycle::start_supervisor(paths)?;
     wait_until_up(paths, &mut supervisor).inspect_err(|_| {
         lifecycle::stop(paths);

@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod dataplane_client;
 pub mod defaults;
+pub mod demo;
 pub mod docker;
 pub mod failure;
 pub mod host;

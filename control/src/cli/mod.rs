@@ -6,6 +6,7 @@
 mod connect;
 mod control;
 mod dataplane;
+mod demo;
 mod docker_config;
 mod expose;
 mod forget;
@@ -52,6 +53,7 @@ verbs! {
     hide => Hide,
     stop => Stop,
     reset => Reset,
+    demo => Demo,
     version => Version,
     supervise => Supervise,
     control => Control,

@@ -40,10 +40,10 @@ pub fn run() -> Result<(), Failure> {
 }
 
 fn join(host_a: &Host, host_b: &Host) -> Result<(), Failure> {
-    host_a.show(&["launch", "--no-docker"])?;
+    host_a.show(&["launch", "--name", "hostA", "--no-docker"])?;
     host_a.write_token(host_b)?;
     let address = host_a.address.to_string();
-    host_b.show(&["launch", "--no-docker", "--token-file", host_b.token_file(), &address])?;
+    host_b.show(&["launch", "--name", "hostB", "--no-docker", "--token-file", host_b.token_file(), &address])?;
     for host in [host_a, host_b] {
         host.wait_until_ready()?;
     }

@@ -50,6 +50,17 @@ bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
 	WEAVED_BIN=$(CURDIR)/target/debug/weaved target/debug/weaved-bench --smoke
 
+# Each fuzz target for so long. What it finds lies in dataplane/core/fuzz/artifacts; `make unit` replays the corpus.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := wire handshake decap encap framing
+
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	cd dataplane/core/fuzz && for target in $(FUZZ_TARGETS); do \
+	  mkdir -p found/$$target && \
+	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
 # Debian packages that the tests use. Quiet when they are there.
 deps:
 	@dpkg -s $(DEBIAN_PACKAGES) >/dev/null 2>&1 || \

@@ -20,7 +20,7 @@ use weaved_core::{
     offload::vnet_hdr::{Gso, VnetHeader},
     testing::{
         Conditions, Network,
-        frames::{frame, mac},
+        frames::{frame, mac, tcp_superframe},
     },
     wire::data::Lane,
 };
@@ -134,27 +134,6 @@ impl Workers {
     }
 }
 
-/// A TCP super-frame over IPv4 with the headers that a kernel writes.
-fn superframe(from: MacAddr, to: MacAddr, payload_len: usize) -> (VnetHeader, Vec<u8>) {
-    let mut frame = frame(from, to, &[]);
-    frame[12..14].copy_from_slice(&[8, 0]);
-    let total = (40 + payload_len) as u16;
-    frame.extend([0x45, 0, total.to_be_bytes()[0], total.to_be_bytes()[1], 0, 1, 0x40, 0, 64, 6, 0, 0]);
-    frame.extend([10, 32, 1, 2, 10, 32, 2, 2]);
-    frame.extend([0x9c, 0x40, 0x14, 0x51, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x7f, 0xff, 0, 0, 0, 0]);
-    frame.extend((0..payload_len).map(|at| at as u8));
-    let vnet = VnetHeader {
-        needs_csum: true,
-        gso: Gso::TcpV4,
-        ecn: false,
-        hdr_len: 54,
-        gso_size: 1448,
-        csum_start: 34,
-        csum_offset: 16,
-    };
-    (vnet, frame)
-}
-
 /// Runs `work` once to warm up and then many times; panics when the latter took memory.
 fn assert_no_allocation(what: &str, mut work: impl FnMut()) {
     work();
@@ -176,7 +155,7 @@ fn the_fast_path_takes_no_memory() {
         workers.encap(&small);
         assert_eq!(workers.decap(|_| true), 32);
     });
-    let large = [superframe(a, b, 60_000), plain(frame(a, b, &[1; 1500])), superframe(a, b, 3000)];
+    let large = [tcp_superframe(a, b, 60_000, 1448), plain(frame(a, b, &[1; 1500])), tcp_superframe(a, b, 3000, 1448)];
     assert_no_allocation("super-frames", || {
         workers.encap(&large);
         assert_eq!(workers.decap(|_| true), 3);
@@ -196,7 +175,7 @@ fn the_fast_path_takes_no_memory() {
         workers.encap(&new_source);
         assert_eq!(workers.decap(|_| true), 1);
     });
-    let mut contradiction = superframe(a, b, 3000);
+    let mut contradiction = tcp_superframe(a, b, 3000, 1448);
     contradiction.0.gso = Gso::TcpV6;
     let dropped =
         [plain(vec![0; 5]), plain(frame(MacAddr::BROADCAST, b, &[])), plain(frame(a, a, &[1])), contradiction];

@@ -6,6 +6,7 @@
 pub mod conditions;
 pub mod container;
 pub mod frames;
+pub mod fuzz;
 pub mod network;
 pub mod node;
 pub mod reference;

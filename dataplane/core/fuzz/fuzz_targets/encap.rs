@@ -1,0 +1,4 @@
+//! See `weaved_core::testing::fuzz::encap`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weaved_core::testing::fuzz::encap(data));

@@ -116,6 +116,15 @@ pub fn clear_run_dir(paths: &Paths) -> Result<(), Failure> {
     Ok(())
 }
 
+/// After a verb that has failed: when nothing runs, nothing of ours needs to be in the run directory.
+pub fn tidy_run_dir(paths: &Paths) {
+    if Part::STOP_ORDER.iter().all(|part| Process::find(paths, *part).is_none())
+        && let Err(error) = clear_run_dir(paths)
+    {
+        tracing::debug!(%error, "the run directory stays");
+    }
+}
+
 fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -194,7 +194,7 @@ fn a_port_that_somebody_has_is_refused_by_number() {
     let holder = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let port = holder.local_addr().unwrap().port().to_string();
     node.weaved(&["launch", "--port", &port]).refuses(1, &[&port, "--port"]);
-    assert!(!node.has_state());
+    assert!(!node.has_state() && !Path::new(&node.path("run")).exists());
 }
 
 #[test]

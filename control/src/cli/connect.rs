@@ -87,7 +87,7 @@ fn tell(report: &StatusReport, targets: &[String]) -> Result<(), Failure> {
             }
             TargetState::Failed(failure) if *failure != TargetFailure::NoAnswer => {
                 refusal = Some(Failure::refused(format!(
-                    "{name}: {}; it is tried again until `weaved forget {name}`",
+                    "{name}: {}; it stays a target until `weaved forget {name}`",
                     explain(*failure)
                 )));
             }

@@ -15,7 +15,7 @@ use crate::{
     failure::Failure,
     host::{interfaces, preflight, process::Process},
     launch::{Ask, Freshness, Plan, SecretSource, start},
-    lifecycle::VerbLock,
+    lifecycle::{self, VerbLock},
     logging::{self, LogTarget},
     node::Start,
     paths::{Part, Paths},
@@ -86,6 +86,10 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     preflight::has_tun_device()?;
     paths.create_run_dir()?;
     let lock = VerbLock::take(paths)?;
+    launch(args, &ask, paths, lock).inspect_err(|_| lifecycle::tidy_run_dir(paths))
+}
+
+fn launch(args: &Args, ask: &Ask, paths: &Paths, lock: VerbLock) -> Result<(), Failure> {
     if let Some(running) = Process::find(paths, Part::Supervisor) {
         return Err(Failure::refused(format!(
             "weaved is already running here (process {}); add peers with `weaved connect`, see `weaved status`",
@@ -93,7 +97,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         )));
     }
     let store = Store::new(&paths.state_dir);
-    let plan = Plan::make(&store, &ask)?;
+    let plan = Plan::make(&store, ask)?;
     check_host(paths, &plan, &ask.peers)?;
     plan.save(&store)?;
     if args.foreground {
@@ -102,7 +106,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         logging::init(&LogTarget::Stderr, paths)?;
         return supervisor::run(paths, &LogTarget::Stderr);
     }
-    let report = start::start(paths).inspect_err(|_| undo(&plan, &store, paths))?;
+    let report = start::start(paths).inspect_err(|_| undo(&plan, &store))?;
     drop(lock);
     let waits = plan.settings.start == Start::Joiner && !plan.wishes.targets.is_empty() && !report.has_slice();
     let report = if waits { start::wait_for_slice(paths, report)? } else { report };
@@ -129,13 +133,12 @@ fn check_host(paths: &Paths, plan: &Plan, peers: &[Target]) -> Result<(), Failur
     preflight::range_is_free(plan.range(), &plan.settings.bridge)
 }
 
-fn undo(plan: &Plan, store: &Store, paths: &Paths) {
+fn undo(plan: &Plan, store: &Store) {
     if plan.freshness == Freshness::First {
         if let Err(error) = interfaces::delete_devices(Some(&plan.settings)) {
             output::complain(error);
         }
         plan.undo(store);
-        drop(crate::lifecycle::clear_run_dir(paths));
     }
 }
 

@@ -53,7 +53,7 @@ impl Daemon {
         match &cluster.ipam.state {
             SliceState::Ready => {}
             SliceState::Waiting(reason) => {
-                problems.push(format!("no address range for containers yet: waiting {reason}"));
+                problems.push(format!("no address range for containers yet: {reason}"));
             }
             SliceState::Refused(conflict) => problems.push(conflict.to_string()),
         }

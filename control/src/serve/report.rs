@@ -97,9 +97,9 @@ impl StatusReport {
                 Ok(DockerOptions { bridge: self.settings.bridge.clone(), fixed_cidr: slice, mtu: self.settings.mtu })
             }
             (SliceState::Refused(conflict), _) => Err(conflict.to_string()),
-            (SliceState::Waiting(reason), _) => Err(format!(
-                "this host has no address range for containers yet: it waits {reason}; see `weaved status`"
-            )),
+            (SliceState::Waiting(reason), _) => {
+                Err(format!("this host has no address range for containers yet: {reason}; see `weaved status`"))
+            }
             (SliceState::Ready, None) => Err("this host has no address range for containers yet".into()),
         }
     }
@@ -112,7 +112,7 @@ pub fn explain(failure: TargetFailure) -> &'static str {
         TargetFailure::OtherSecret => {
             "it does not share our secret: join its cluster with the output of `weaved token` there"
         }
-        TargetFailure::Ourselves => "it is this host itself; take it out with `weaved forget`",
+        TargetFailure::Ourselves => "it is this host itself",
         TargetFailure::ClonedIdentity => {
             "it has the same identity as this host: one is a clone; run `weaved reset` on that one"
         }

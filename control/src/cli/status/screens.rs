@@ -14,7 +14,7 @@ pub(super) fn overview(report: &StatusReport) -> String {
     let cluster = &report.cluster;
     let slice = match (&cluster.ipam.state, cluster.ipam.slice) {
         (SliceState::Ready, Some(slice)) => slice.to_string(),
-        (SliceState::Waiting(reason), Some(slice)) => format!("{slice} (waiting {reason})"),
+        (SliceState::Waiting(reason), Some(slice)) => format!("{slice} ({reason})"),
         (SliceState::Refused(_), Some(slice)) => format!("{slice} (in conflict)"),
         (_, None) => "none yet".into(),
     };
@@ -96,7 +96,7 @@ pub(super) fn ipam(report: &StatusReport) -> String {
     let ipam = &report.cluster.ipam;
     let state = match &ipam.state {
         SliceState::Ready => "agreed".into(),
-        SliceState::Waiting(reason) => format!("waiting {reason}"),
+        SliceState::Waiting(reason) => reason.clone(),
         SliceState::Refused(conflict) => conflict.to_string(),
     };
     let own = ipam.slice.map_or_else(|| "none yet".into(), |slice| slice.to_string());

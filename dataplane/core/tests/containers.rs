@@ -131,3 +131,20 @@ fn udp_of_every_length_comes_back_unchanged() {
         assert!(lens_and_bytes.fold(true, |all, (at, got)| all && *got == bytes(at + 1)), "mtu {mtu}");
     }
 }
+
+#[test]
+fn ping_is_answered_with_its_data_by_containers_of_every_host() {
+    let mut world = world(3, &Conditions::lan(), 1);
+    for to in [(0, 1), (1, 0), (2, 1)] {
+        for len in [0, 56, 1400] {
+            let address = world.container(to).addresses[0];
+            // A stack asks for one address a second at most.
+            let ping = world.container((0, 0)).run_ping(address, &bytes(len));
+            assert!(
+                world.run_until(5 * SECOND, |world| !world.container((0, 0)).replies(ping).is_empty()),
+                "{to:?} {len}"
+            );
+            assert_eq!(world.container((0, 0)).replies(ping), [bytes(len)]);
+        }
+    }
+}

@@ -7,10 +7,10 @@ use std::{collections::VecDeque, net::IpAddr};
 
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
-    socket::{tcp, udp},
+    phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    socket::{icmp, tcp, udp},
     time::Instant,
-    wire::{EthernetAddress, IpAddress, IpCidr, IpEndpoint},
+    wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr, IpEndpoint},
 };
 use weaved_api::MacAddr;
 
@@ -42,6 +42,8 @@ enum Program {
     Echo { socket: SocketHandle },
     /// Keeps datagrams.
     Inbox { socket: SocketHandle, received: Vec<Vec<u8>> },
+    /// Keeps the data of echo replies.
+    Ping { socket: SocketHandle, replies: Vec<Vec<u8>> },
 }
 
 /// Names a program of a container.
@@ -101,6 +103,31 @@ impl Container {
         let Program::Inbox { socket, .. } = &self.programs[inbox.0] else { panic!("not an inbox") };
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(*socket);
         socket.send_slice(bytes, IpEndpoint::new(to.into(), port)).expect("the buffer has room");
+    }
+
+    /// Sends one echo request over IPv4 with this data.
+    ///
+    /// # Panics
+    /// When the address is not IPv4.
+    pub fn run_ping(&mut self, to: IpAddr, data: &[u8]) -> ProgramId {
+        let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; UDP_BUFFER_LEN]);
+        let mut socket = icmp::Socket::new(buffer(), buffer());
+        let ident = self.programs.len() as u16;
+        socket.bind(icmp::Endpoint::Ident(ident)).expect("the identifier is free");
+        let request = Icmpv4Repr::EchoRequest { ident, seq_no: 1, data };
+        let packet = socket.send(request.buffer_len(), to.into()).expect("the buffer has room");
+        request.emit(&mut Icmpv4Packet::new_unchecked(packet), &ChecksumCapabilities::default());
+        let socket = self.sockets.add(socket);
+        self.start(Program::Ping { socket, replies: Vec::new() })
+    }
+
+    /// The data of the replies to an echo request.
+    ///
+    /// # Panics
+    /// When the program is no ping.
+    pub fn replies(&self, ping: ProgramId) -> &[Vec<u8>] {
+        let Program::Ping { replies, .. } = &self.programs[ping.0] else { panic!("not a ping") };
+        replies
     }
 
     /// What an inbox holds.
@@ -198,6 +225,17 @@ impl Program {
                 let socket = sockets.get_mut::<udp::Socket<'_>>(*socket);
                 while let Ok((bytes, _)) = socket.recv() {
                     received.push(bytes.to_vec());
+                }
+            }
+            Self::Ping { socket, replies } => {
+                let socket = sockets.get_mut::<icmp::Socket<'_>>(*socket);
+                while let Ok((bytes, _)) = socket.recv() {
+                    let packet = Icmpv4Packet::new_checked(bytes).expect("the stack has checked it");
+                    if let Ok(Icmpv4Repr::EchoReply { data, .. }) =
+                        Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default())
+                    {
+                        replies.push(data.to_vec());
+                    }
                 }
             }
         }

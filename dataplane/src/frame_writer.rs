@@ -18,8 +18,8 @@ use weaved_core::{
 };
 
 use crate::{
-    tap::{Tap, TapWriteError},
-    workers::Shared,
+    stats::IoStats,
+    tap::{Tap, TapWriteError, VNET_HEADER_LEN},
 };
 
 /// Super-frames that are cut after a refusal before one is offered whole again.
@@ -38,49 +38,78 @@ impl Default for FrameWriter {
     }
 }
 
-impl FrameWriter {
-    /// Writes a frame in the form that the TAP takes. The frame may be changed.
-    pub(crate) fn write(&mut self, shared: &Shared, vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TapWriteError> {
-        let has_offload = shared.tap.offload().has_super_frames();
-        let Some(request) = segmentation(vnet) else {
-            return if has_offload {
-                write(&shared.tap, vnet, frame)
-            } else {
-                write_finished(&shared.tap, vnet, frame)
-            };
-        };
-        if has_offload && self.refusal_pause == 0 {
-            match write(&shared.tap, vnet, frame) {
-                Err(TapWriteError::GsoRefused) => self.refusal_pause = REFUSAL_PAUSE_FRAMES,
-                outcome => return outcome,
-            }
-        }
-        self.refusal_pause = self.refusal_pause.saturating_sub(1);
-        shared.io_stats.tap_gso_refused.fetch_add(u64::from(has_offload), Relaxed);
-        self.write_segments(&shared.tap, request, frame)
+/// Where frames are written to: a TAP, or a test's idea of one.
+pub(crate) trait FrameSink {
+    /// Whether super-frames and unfinished checksums may be offered.
+    fn has_offload(&self) -> bool;
+
+    /// Takes one frame.
+    fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError>;
+}
+
+impl FrameSink for Tap {
+    fn has_offload(&self) -> bool {
+        self.offload().has_super_frames()
     }
 
-    fn write_segments(&mut self, tap: &Tap, request: GsoRequest, frame: &[u8]) -> Result<(), TapWriteError> {
+    fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError> {
+        self.write_frame(vnet, frame)
+    }
+}
+
+impl FrameWriter {
+    /// Writes a frame in the form that the sink takes. The frame may be changed.
+    pub(crate) fn write(
+        &mut self,
+        sink: &impl FrameSink,
+        stats: &IoStats,
+        vnet: VnetHeader,
+        frame: &mut [u8],
+    ) -> Result<(), TapWriteError> {
+        let Some(request) = segmentation(vnet) else {
+            return if sink.has_offload() {
+                sink.write(&vnet.emit(), frame)
+            } else {
+                write_finished(sink, vnet, frame)
+            };
+        };
+        if sink.has_offload() && self.refusal_pause == 0 {
+            match sink.write(&vnet.emit(), frame) {
+                Err(TapWriteError::GsoRefused) => {
+                    stats.tap_gso_refused.fetch_add(1, Relaxed);
+                    self.refusal_pause = REFUSAL_PAUSE_FRAMES;
+                }
+                outcome => return outcome,
+            }
+        } else {
+            self.refusal_pause = self.refusal_pause.saturating_sub(1);
+        }
+        stats.tap_segmented.fetch_add(1, Relaxed);
+        self.write_segments(sink, request, frame)
+    }
+
+    fn write_segments(
+        &mut self,
+        sink: &impl FrameSink,
+        request: GsoRequest,
+        frame: &[u8],
+    ) -> Result<(), TapWriteError> {
         let carver = Carver::new(request, frame, frame.len()).map_err(|_| TapWriteError::Refused)?;
         (0..carver.segment_count()).try_for_each(|at| {
             let (vnet, len) = carver
                 .carve(&(at..at + 1), Checksums::Finished, frame, &mut self.segment)
                 .map_err(|_| TapWriteError::Refused)?;
-            write(tap, vnet, &self.segment[..len])
+            sink.write(&vnet.emit(), &self.segment[..len])
         })
     }
 }
 
-fn write(tap: &Tap, vnet: VnetHeader, frame: &[u8]) -> Result<(), TapWriteError> {
-    tap.write_frame(&vnet.emit(), frame)
-}
-
 /// Writes a frame with its checksum finished, for a TAP without offload.
-fn write_finished(tap: &Tap, vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TapWriteError> {
+fn write_finished(sink: &impl FrameSink, vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TapWriteError> {
     if vnet.needs_csum {
         checksum::finish(frame, vnet.csum_start, vnet.csum_offset).map_err(|_| TapWriteError::Refused)?;
     }
-    write(tap, VnetHeader::default(), frame)
+    sink.write(&VnetHeader::default().emit(), frame)
 }
 
 /// How a super-frame is to be cut; none for an ordinary frame.
@@ -91,4 +120,103 @@ fn segmentation(vnet: VnetHeader) -> Option<GsoRequest> {
         Gso::UdpL4 => Transport::Udp,
     };
     Some(GsoRequest { transport, gso_size: vnet.gso_size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    const PAYLOAD_LEN: usize = 2500;
+    const GSO_SIZE: u16 = 1000;
+    const HEADERS_LEN: usize = 14 + 20 + 8;
+
+    /// A TAP of paper.
+    #[derive(Default)]
+    struct Paper {
+        has_offload: bool,
+        refuses_super_frames: Cell<bool>,
+        written: RefCell<Vec<(VnetHeader, Vec<u8>)>>,
+    }
+
+    impl FrameSink for Paper {
+        fn has_offload(&self) -> bool {
+            self.has_offload
+        }
+
+        fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError> {
+            let vnet = VnetHeader::parse(vnet).unwrap();
+            if vnet.gso != Gso::None && self.refuses_super_frames.get() {
+                return Err(TapWriteError::GsoRefused);
+            }
+            self.written.borrow_mut().push((vnet, frame.to_vec()));
+            Ok(())
+        }
+    }
+
+    impl Paper {
+        fn lens(&self) -> Vec<usize> {
+            self.written.take().iter().map(|(_, frame)| frame.len()).collect()
+        }
+    }
+
+    /// A UDP frame over IPv4 whose checksum is not finished.
+    fn frame(payload_len: usize) -> (VnetHeader, Vec<u8>) {
+        let mut frame = vec![0; HEADERS_LEN + payload_len];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&(28 + payload_len as u16).to_be_bytes());
+        frame[22..24].copy_from_slice(&[64, 17]);
+        frame[26..34].copy_from_slice(&[10, 32, 0, 1, 10, 32, 0, 2]);
+        frame[38..40].copy_from_slice(&(8 + payload_len as u16).to_be_bytes());
+        let vnet = VnetHeader { needs_csum: true, csum_start: 34, csum_offset: 6, ..VnetHeader::default() };
+        (vnet, frame)
+    }
+
+    fn super_frame() -> (VnetHeader, Vec<u8>) {
+        let (vnet, frame) = frame(PAYLOAD_LEN);
+        let hdr_len = HEADERS_LEN as u16;
+        (VnetHeader { gso: Gso::UdpL4, gso_size: GSO_SIZE, hdr_len, ..vnet }, frame)
+    }
+
+    fn write(writer: &mut FrameWriter, paper: &Paper, (vnet, mut frame): (VnetHeader, Vec<u8>)) {
+        writer.write(paper, &IoStats::default(), vnet, &mut frame).unwrap();
+    }
+
+    #[test]
+    fn with_offload_frames_are_written_as_they_are() {
+        let paper = Paper { has_offload: true, ..Paper::default() };
+        write(&mut FrameWriter::default(), &paper, super_frame());
+        write(&mut FrameWriter::default(), &paper, frame(10));
+        assert_eq!(paper.written.take(), vec![super_frame(), frame(10)]);
+    }
+
+    #[test]
+    fn without_offload_super_frames_are_cut_and_checksums_finished() {
+        let paper = Paper::default();
+        write(&mut FrameWriter::default(), &paper, super_frame());
+        write(&mut FrameWriter::default(), &paper, frame(10));
+        let written = paper.written.take();
+        for (vnet, frame) in &written {
+            assert_eq!(*vnet, VnetHeader::default());
+            assert_ne!(frame[40..42], [0, 0], "the checksum is there");
+        }
+        let lens: Vec<_> = written.iter().map(|(_, frame)| frame.len() - HEADERS_LEN).collect();
+        assert_eq!(lens, [1000, 1000, 500, 10]);
+    }
+
+    #[test]
+    fn a_refused_super_frame_is_cut_and_offering_is_tried_again_after_a_while() {
+        let paper = Paper { has_offload: true, refuses_super_frames: true.into(), ..Paper::default() };
+        let mut writer = FrameWriter::default();
+        write(&mut writer, &paper, super_frame());
+        assert_eq!(paper.lens().len(), 3);
+        paper.refuses_super_frames.set(false);
+        for _ in 0..REFUSAL_PAUSE_FRAMES {
+            write(&mut writer, &paper, super_frame());
+            assert_eq!(paper.lens().len(), 3);
+        }
+        write(&mut writer, &paper, super_frame());
+        assert_eq!(paper.lens(), [HEADERS_LEN + PAYLOAD_LEN]);
+    }
 }

@@ -22,6 +22,9 @@ pub const MARK: &str = "weaved";
 /// Name of a bridge that is being made.
 const UNFINISHED_BRIDGE: &str = "weaved-setup";
 
+/// Its MTU: anything but the 1500 that the kernel gives a bridge.
+const UNFINISHED_BRIDGE_MTU: u32 = 1400;
+
 /// The TAP takes any frame that a container can send, whatever the container's MTU is. It is the kernel's maximum
 /// for a TAP, and the bridge has an MTU of its own.
 const TAP_MTU: u32 = 65_521;
@@ -145,8 +148,9 @@ impl Devices {
             Some(bridge) => bridge,
             None => self.create_bridge(&wanted.bridge)?,
         };
-        // Also where the number is right already: an MTU that was never set follows the ports.
-        self.netlink.set_mtu(bridge.index, wanted.mtu.into())?;
+        if bridge.mtu != u32::from(wanted.mtu) {
+            self.netlink.set_mtu(bridge.index, wanted.mtu.into())?;
+        }
         if !bridge.is_up {
             self.netlink.set_up(bridge.index)?;
         }
@@ -160,6 +164,8 @@ impl Devices {
         self.netlink.create_bridge(UNFINISHED_BRIDGE, random_mac())?;
         let index = self.expect_link(UNFINISHED_BRIDGE)?.index;
         self.netlink.set_alias(index, MARK)?;
+        // An MTU that was never changed follows the ports, and setting what is there already is no change.
+        self.netlink.set_mtu(index, UNFINISHED_BRIDGE_MTU)?;
         self.netlink.rename(index, name)?;
         self.expect_link(name)
     }
@@ -339,17 +345,22 @@ mod tests {
 
     #[test]
     fn bridge_mtu_and_mac_do_not_follow_the_ports() {
-        in_namespace(|| {
-            let mut devices = Devices::open().unwrap();
-            apply(&mut devices, &overlay());
-            let before = link(&mut devices, "weave");
-            let port = Tap::open("aaa", Switch::Auto).unwrap();
-            let index = link(&mut devices, port.name()).index;
-            devices.netlink.set_mtu(index, 1300).unwrap();
-            devices.netlink.set_controller(index, before.index).unwrap();
-            let after = link(&mut devices, "weave");
-            assert_eq!((after.mtu, after.mac), (before.mtu, before.mac));
-        });
+        // 1500 is what a bridge has by itself.
+        [1500, 1400, 9000].into_iter().for_each(|mtu| in_namespace(move || ports_change_nothing(mtu)));
+    }
+
+    fn ports_change_nothing(mtu: u16) {
+        let mut devices = Devices::open().unwrap();
+        apply(&mut devices, &Overlay { mtu, ..overlay() });
+        let before = link(&mut devices, "weave");
+        assert_eq!(before.mtu, u32::from(mtu));
+        assert_ne!(before.mac, link(&mut devices, "weave-tap").mac, "a bridge without its own takes a port's");
+        let port = Tap::open("aaa", Switch::Auto).unwrap();
+        let index = link(&mut devices, port.name()).index;
+        devices.netlink.set_mtu(index, 1300).unwrap();
+        devices.netlink.set_controller(index, before.index).unwrap();
+        let after = link(&mut devices, "weave");
+        assert_eq!((after.mtu, after.mac), (before.mtu, before.mac));
     }
 
     #[test]

@@ -101,7 +101,8 @@ impl Rx {
         while let Some(outcome) = self.decapsulator.poll() {
             match outcome {
                 Outcome::Deliver(delivery) => {
-                    let written = self.writer.write(&self.shared, delivery.vnet, delivery.frame);
+                    let written =
+                        self.writer.write(&*self.shared.tap, &self.shared.io_stats, delivery.vnet, delivery.frame);
                     if written.is_err() {
                         self.context.stats.count_drop(DropReason::TapRefused);
                     }

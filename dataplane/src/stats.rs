@@ -15,8 +15,10 @@ pub(crate) struct IoStats {
     pub(crate) udp_truncated: AtomicU64,
     /// Datagrams that the kernel dropped because the socket was full.
     pub(crate) udp_overflow: AtomicU64,
-    /// Super-frames that had to be segmented because the TAP refused them.
+    /// Super-frames that the TAP refused.
     pub(crate) tap_gso_refused: AtomicU64,
+    /// Super-frames that were segmented here.
+    pub(crate) tap_segmented: AtomicU64,
     /// Sends that had to wait for room.
     pub(crate) udp_waits: AtomicU64,
 }
@@ -33,11 +35,8 @@ impl IoStats {
             counter("tx_batches", "Times the sending thread woke up.", &self.tx_batches),
             counter("rx_batches", "Times the receiving thread woke up.", &self.rx_batches),
             counter("udp_waits", "Sends that had to wait for room in the socket.", &self.udp_waits),
-            counter(
-                "tap_gso_refused",
-                "Super-frames that the kernel refused to take whole; they were segmented here.",
-                &self.tap_gso_refused,
-            ),
+            counter("tap_gso_refused", "Super-frames that the kernel refused to take whole.", &self.tap_gso_refused),
+            counter("tap_segmented", "Super-frames cut into segments before they were written.", &self.tap_segmented),
             counter("drop_udp_truncated", "Datagrams longer than any we send.", &self.udp_truncated),
             counter(
                 "drop_udp_overflow",

@@ -170,6 +170,23 @@ fn half_a_message_waits_for_its_other_half() {
 }
 
 #[test]
+fn another_user_is_refused_even_one_who_can_reach_the_socket() {
+    let harness = Harness::start();
+    let path = harness.run_dir.path().join(SOCKET_NAME);
+    let stranger = std::thread::spawn(move || {
+        let (root, nobody) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(65_534));
+        rustix::thread::set_thread_res_uid(root, nobody, root).expect("this test needs root");
+        caps::raise(None, caps::CapSet::Effective, caps::Capability::CAP_DAC_OVERRIDE).unwrap();
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut told = Vec::new();
+        stream.read_to_end(&mut told).unwrap();
+        told
+    });
+    assert_eq!(stranger.join().unwrap(), Vec::<u8>::new(), "not even our version is told");
+}
+
+#[test]
 fn one_connection_too_many_is_refused() {
     let harness = Harness::start();
     let open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| harness.open()).collect();

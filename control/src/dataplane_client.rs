@@ -202,6 +202,7 @@ mod tests {
             peers: vec![],
             targets: vec![],
             neighbours: vec![],
+            quarantined: vec![],
             offload: OffloadSwitches::default(),
         }
     }

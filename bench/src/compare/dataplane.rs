@@ -50,6 +50,7 @@ pub(super) fn desired_state(number: u8, peers: Vec<PeerConfig>) -> DesiredState 
         peers,
         targets: Vec::new(),
         neighbours: Vec::new(),
+        quarantined: Vec::new(),
         offload: OffloadSwitches::default(),
     }
 }

@@ -68,6 +68,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory) -> DesiredStat
         peers: wanted.peers.clone(),
         targets: wanted.targets.clone(),
         neighbours: wanted.neighbours.clone(),
+        quarantined: wanted.quarantined.clone(),
         offload: OffloadSwitches::default(),
     }
 }

@@ -29,6 +29,9 @@ pub struct DesiredState {
     pub targets: Vec<SocketAddr>,
     /// Containers that control knows: they need no learning, and ARP and ND for them are answered locally.
     pub neighbours: Vec<Neighbour>,
+    /// Peers to exchange no frames with, because their containers' addresses collide with others'. Sessions and control
+    /// bytes go on, so that the collision can be resolved.
+    pub quarantined: Vec<PeerId>,
     /// Kernel offloads.
     pub offload: OffloadSwitches,
 }

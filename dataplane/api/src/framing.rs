@@ -104,6 +104,7 @@ mod tests {
                 ips: vec!["10.32.0.2".parse().unwrap()],
                 peer: PeerId([3; 32]),
             }],
+            quarantined: vec![PeerId([4; 32])],
             offload: OffloadSwitches::default(),
         }
     }

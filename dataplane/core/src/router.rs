@@ -18,7 +18,7 @@ mod status;
 mod traffic;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -107,6 +107,8 @@ pub struct Router {
     targets: BTreeMap<SocketAddr, Target>,
     half_open: BTreeMap<ReceiverIndex, HalfOpen>,
     fib: Fib,
+    /// Peers that no frames are exchanged with.
+    quarantined: BTreeSet<PeerId>,
     /// Address → MAC, told by control.
     neighbours: BTreeMap<IpAddr, MacAddr>,
     workers: Vec<Arc<WorkerStats>>,
@@ -148,6 +150,7 @@ impl Router {
             targets: BTreeMap::new(),
             half_open: BTreeMap::new(),
             fib: Fib::default(),
+            quarantined: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             workers,
             stats: Arc::default(),

@@ -203,6 +203,31 @@ fn a_target_that_is_ourselves_or_silent_is_told() {
 }
 
 #[test]
+fn a_quarantined_peer_keeps_its_session_and_exchanges_no_frames() {
+    let mut network = connected(1);
+    let peer = network.nodes[1].id;
+    network.nodes[0].desired.quarantined = vec![peer];
+    network.apply();
+    network.run(SECOND / 10);
+    network.send(0, &[frame(mac(1, 1), mac(2, 1), b"out"), frame(mac(1, 1), weaved_api::MacAddr::BROADCAST, b"all")]);
+    network.send(1, &[frame(mac(2, 1), mac(1, 1), b"in")]);
+    let first = network.nodes[0].id;
+    network.nodes[1].router.handle_send_control(first, b"let us talk");
+    network.run(SECOND / 10);
+    assert!(network.nodes.iter().all(|node| node.delivered.is_empty()));
+    assert_eq!(network.nodes[0].stats.dropped(DropReason::Quarantined), 1);
+    let heard = Event::Control { from: peer, bytes: b"let us talk".to_vec() };
+    assert!(network.nodes[0].events.contains(&heard));
+
+    network.nodes[0].desired.quarantined.clear();
+    network.apply();
+    network.run(SECOND / 10);
+    network.send(0, &[frame(mac(1, 1), mac(2, 1), b"again")]);
+    network.run(SECOND / 10);
+    assert_eq!(delivered_payloads(&network, 1), [b"again".to_vec()]);
+}
+
+#[test]
 fn a_clone_is_told_and_an_old_initiation_of_our_own_is_not() {
     let mut network = connected(1);
     let own = network.wiretap.seen.iter().find(|observed| observed.datagram[0] & 0x0f == 1).unwrap().clone();

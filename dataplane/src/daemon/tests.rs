@@ -92,6 +92,7 @@ impl Host {
             peers: vec![],
             targets: target.map(Host::underlay).into_iter().collect(),
             neighbours: vec![],
+            quarantined: vec![],
             offload: OffloadSwitches::default(),
         }
     }

@@ -13,7 +13,8 @@ use std::{net::SocketAddr, sync::Arc};
 use weaved_api::MacAddr;
 
 use super::{
-    Confirmation, DropReason, ForwardingTable, Inbound, MacEntry, Port, Punt, Short, SlowRecord, Tally, WorkerStats,
+    Confirmation, DropReason, ForwardingTable, Frames, Inbound, MacEntry, Port, Punt, Short, SlowRecord, Tally,
+    WorkerStats,
 };
 use crate::{
     fib::{FibPort, Origin},
@@ -128,6 +129,10 @@ impl Decapsulator {
             Item::Probe { id, len } => return Some(slow(inbound, SlowRecord::Probe(ProbeAck { id, len }))),
             Item::ProbeAck(ack) => return Some(slow(inbound, SlowRecord::ProbeAnswer(ack.id))),
         };
+        if inbound.frames == Frames::Refused {
+            self.stats.count_drop(DropReason::Quarantined);
+            return Some(Outcome::Dropped);
+        }
         match check_source(&self.table, inbound, frame) {
             Ok(source) => {
                 let sighting = source.filter(|mac| self.last_sighted != Some(*mac));

@@ -39,6 +39,7 @@ drop_reasons! {
     DatagramMalformed "drop_datagram_malformed" "Datagrams that are no message of this protocol.";
     OtherVersion "drop_other_version" "Datagrams of another protocol version.";
     UnknownSession "drop_unknown_session" "Sealed datagrams for a session that does not exist (any more).";
+    Quarantined "drop_quarantined" "Frames from or to a peer whose containers' addresses collide with others'.";
     Forged "drop_forged" "Sealed datagrams that failed authentication.";
     Replayed "drop_replayed" "Sealed datagrams that had been received before.";
     TooOld "drop_too_old" "Sealed datagrams too far behind to tell whether they are replays.";

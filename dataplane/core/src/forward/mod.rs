@@ -24,4 +24,4 @@ pub use encap::{Encapsulator, Outgoing};
 pub use punt::{Punt, SHORT_LEN, Short, SlowRecord};
 pub use seal::seal_train;
 pub use stats::{PeerCounters, Tally, WorkerStats, sum};
-pub use table::{Confirmation, ForwardingTable, Inbound, MacEntry, PeerPath, PeerSlot, Port};
+pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, PeerPath, PeerSlot, Port};

@@ -77,6 +77,17 @@ pub struct Inbound {
     pub counters: Arc<PeerCounters>,
     /// Whether the router waits for the first datagram.
     pub confirmation: Confirmation,
+    /// Whether frames are taken from this peer.
+    pub frames: Frames,
+}
+
+/// Whether frames are exchanged with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// They are.
+    Exchanged,
+    /// They are not: its containers' addresses collide with others'.
+    Refused,
 }
 
 /// Whether a session has been heard on.
@@ -91,7 +102,7 @@ pub enum Confirmation {
 /// Everything that the fast path knows.
 #[derive(Clone, Default)]
 pub struct ForwardingTable {
-    /// Connected peers: also the list for flooding.
+    /// Connected peers that frames are exchanged with: also the list for flooding.
     pub peers: Vec<PeerPath>,
     /// Sorted by address.
     pub macs: Vec<MacEntry>,

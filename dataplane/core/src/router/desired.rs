@@ -22,6 +22,7 @@ impl Router {
         self.apply_peers(desired, now);
         self.apply_targets(&desired.targets, now);
         self.apply_neighbours(desired);
+        self.quarantined = desired.quarantined.iter().copied().collect();
     }
 
     fn apply_peers(&mut self, desired: &DesiredState, now: Instant) {

@@ -7,7 +7,7 @@ use weaved_api::PeerId;
 use super::Router;
 use crate::{
     fib::FibPort,
-    forward::{Confirmation, ForwardingTable, Inbound, MacEntry, PeerPath, PeerSlot, Port},
+    forward::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, PeerPath, PeerSlot, Port},
     peer::{Dial, Phase},
 };
 
@@ -35,7 +35,7 @@ impl Router {
     }
 
     fn peer_paths(&self) -> impl Iterator<Item = PeerPath> {
-        self.peers.values().filter_map(|peer| {
+        self.peers.values().filter(|peer| !self.quarantined.contains(&peer.id)).filter_map(|peer| {
             let link = peer.link.as_ref()?;
             Some(PeerPath {
                 id: peer.id,
@@ -58,6 +58,7 @@ impl Router {
                 endpoint: link.endpoint,
                 counters: peer.counters.clone(),
                 confirmation: Confirmation::Done,
+                frames: self.frames(peer.id),
             })
         });
         let of_peers = self.peers.values().filter_map(|peer| peer.dial.as_ref());
@@ -77,6 +78,11 @@ impl Router {
             endpoint: confirming.endpoint,
             counters: known.map(|peer| peer.counters.clone()).unwrap_or_default(),
             confirmation: Confirmation::Awaited,
+            frames: self.frames(confirming.peer),
         })
+    }
+
+    fn frames(&self, peer: PeerId) -> Frames {
+        if self.quarantined.contains(&peer) { Frames::Refused } else { Frames::Exchanged }
     }
 }

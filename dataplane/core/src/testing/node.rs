@@ -75,6 +75,7 @@ impl Node {
                 peers: Vec::new(),
                 targets: Vec::new(),
                 neighbours: Vec::new(),
+                quarantined: Vec::new(),
                 offload: OffloadSwitches::default(),
             },
             encapsulator: Encapsulator::new(Lane(1), stats.clone(), now),

@@ -24,8 +24,8 @@ use weaved_api::{MacAddr, PeerId};
 use weaved_core::{
     fib::Origin,
     forward::{
-        Confirmation, Datagrams, Decapsulator, Encapsulator, ForwardingTable, Inbound, MacEntry, Outcome, Outgoing,
-        PeerPath, PeerSlot, Port, WorkerStats,
+        Confirmation, Datagrams, Decapsulator, Encapsulator, ForwardingTable, Frames, Inbound, MacEntry, Outcome,
+        Outgoing, PeerPath, PeerSlot, Port, WorkerStats,
     },
     mtu::DatagramLen,
     noise::{Announcement, OUR_VERSIONS, Session, testing},
@@ -253,6 +253,7 @@ fn host_table(other: u16, session: Session, datagram_len: usize) -> Arc<Forwardi
         endpoint,
         counters: Arc::default(),
         confirmation: Confirmation::Done,
+        frames: Frames::Exchanged,
     };
     let mut macs =
         vec![mac_entry(frames::mac(own, 1), Port::Local), mac_entry(frames::mac(other, 1), Port::Peer(PeerSlot(0)))];

@@ -86,6 +86,8 @@ pub struct Node {
     own_changed: bool,
     rumours: BTreeSet<PeerId>,
     flush_at: Option<Instant>,
+    /// When news of others are taken into account: together, because they come in swarms.
+    consider_at: Option<Instant>,
     repair_at: Instant,
     farewell: Option<Farewell>,
 
@@ -161,6 +163,7 @@ impl Node {
             own_changed: false,
             rumours: BTreeSet::new(),
             flush_at: None,
+            consider_at: None,
             repair_at: now,
             farewell: None,
             mismatched: BTreeSet::new(),
@@ -263,11 +266,12 @@ impl Node {
             self.tell_who_came_up(|_| true);
             self.repair_at = self.next_repair(now);
         }
-        if self.allocator.next_timeout().is_some_and(|at| at <= now) {
+        if self.consider_at.take_if(|at| *at <= now).is_some()
+            || self.allocator.next_timeout().is_some_and(|at| at <= now)
+        {
             self.has_changed = true;
         }
-        if self.flush_at.is_some_and(|at| at <= now) {
-            self.flush_at = None;
+        if self.flush_at.take_if(|at| *at <= now).is_some() {
             self.flush();
         }
         self.farewell_timeout(now);
@@ -278,7 +282,14 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let allocator = self.allocator.next_timeout().filter(|_| self.farewell.is_none());
         let farewell = self.farewell.as_ref().and_then(Farewell::next_timeout);
-        let timeouts = [Some(self.repair_at), self.flush_at, self.membership.poll_timeout(), allocator, farewell];
+        let timeouts = [
+            Some(self.repair_at),
+            self.flush_at,
+            self.consider_at,
+            self.membership.poll_timeout(),
+            allocator,
+            farewell,
+        ];
         timeouts.into_iter().flatten().min()
     }
 
@@ -342,7 +353,7 @@ impl Node {
 
     fn drain_membership(&mut self, now: Instant) {
         while let Some(event) = self.membership.poll_event() {
-            self.has_changed = true;
+            self.consider_soon(now);
             match event {
                 MembershipEvent::Up(id) => drop(self.came_up.insert(id)),
                 MembershipEvent::Down(id) => {
@@ -363,6 +374,10 @@ impl Node {
         while let Some((to, packet)) = self.membership.poll_send() {
             self.send(to, &Message::Membership(packet));
         }
+    }
+
+    fn consider_soon(&mut self, now: Instant) {
+        self.consider_at.get_or_insert(now + gossip::GATHER);
     }
 
     fn pursue_slice(&mut self, now: Instant) {

@@ -35,6 +35,8 @@
 //! the slice on both sides.
 //!
 //! What a dead member owned stays its own: nobody can tell death from a partition. `leave` hands it over.
+//! So a used slice whose owner in the older ring is gone for good cannot be claimed: its user stays in its own ring, keeps
+//! working with everybody, and says whom it waits for.
 
 mod allocator;
 mod message;

@@ -101,7 +101,7 @@ impl Node {
             let expendable = |id| !membership.is_up(id) && !sessions.contains_key(&id);
             match self.replica.apply(owner, record, is_known, expendable, now) {
                 Applied::New | Applied::Newer => {
-                    self.has_changed = true;
+                    self.consider_soon(now);
                     self.rumours.insert(owner);
                     self.on_news(owner, name, presence, was_member, now);
                 }

@@ -207,7 +207,7 @@ impl Node {
         let compatible = record.filter(|record| record.overlay == self.overlay);
         MemberStatus {
             id,
-            name: peer.name.clone(),
+            name: self.name_of(id),
             state,
             since_secs: now.saturating_duration_since(since).as_secs(),
             endpoint: self.sessions.get(&id).copied(),

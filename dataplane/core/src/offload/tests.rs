@@ -69,6 +69,17 @@ fn a_checksum_that_the_receiver_cannot_find_is_finished_here() {
 }
 
 #[test]
+fn a_checksum_among_the_ethernet_addresses_is_refused() {
+    for csum_start in 0..14 {
+        let vnet = VnetHeader { needs_csum: true, csum_start, ..VnetHeader::default() };
+        let mut frame = small_tcp().superframe();
+        let before = frame.clone();
+        assert_eq!(classify(&vnet, &mut frame), Err(FrameError::Contradiction), "{csum_start}");
+        assert_eq!(frame, before, "addresses stay as they were looked up");
+    }
+}
+
+#[test]
 fn a_super_frame_of_one_segment_is_an_ordinary_frame() {
     for (spec, payload_len) in [(small_tcp(), 90), (udp(small_tcp()), 90), (small_tcp(), 100)] {
         let spec = Spec { payload: reference::payload(payload_len, 1), ..spec };

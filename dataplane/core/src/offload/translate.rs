@@ -13,7 +13,10 @@ use super::{
     superframe::{FrameError, GsoRequest, Layout, Transport},
     vnet_hdr::{Gso, VnetHeader},
 };
-use crate::limits::{MAX_FRAME_LEN, MIN_FRAME_LEN};
+use crate::{
+    limits::{MAX_FRAME_LEN, MIN_FRAME_LEN},
+    wire::ethernet::ETHERNET_HEADER_LEN,
+};
 
 /// What is still to be done to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,10 @@ pub fn rebuild(kind: FrameKind, frame: &[u8]) -> Result<VnetHeader, FrameError> 
 fn classify_checksum(vnet: &VnetHeader, frame: &mut [u8]) -> Result<FrameKind, FrameError> {
     if Layout::parse(frame, frame.len()).is_ok_and(|layout| names_checksum(vnet, &layout)) {
         return Ok(FrameKind::PartialChecksum);
+    }
+    // The addresses have been looked up already, and nothing that a container asks for may change them.
+    if usize::from(vnet.csum_start) < ETHERNET_HEADER_LEN {
+        return Err(FrameError::Contradiction);
     }
     checksum::finish(frame, vnet.csum_start, vnet.csum_offset)?;
     Ok(FrameKind::Complete)

@@ -106,6 +106,7 @@ fn parse_arp(packet: &[u8]) -> Option<NeighbourMessage> {
             Some(NeighbourMessage::Announcement { ip: target.into(), mac: sender_mac })
         }
         (0, 1) if sender_ip.is_unspecified() => Some(NeighbourMessage::Probe { target: target.into() }),
+        (0, 1) if target.is_unspecified() => None,
         (0, 1) => Some(NeighbourMessage::Question(Question {
             target: target.into(),
             asker_ip: sender_ip.into(),
@@ -126,7 +127,10 @@ fn parse_discovery(packet: &[u8], frame_src: MacAddr) -> Option<NeighbourMessage
     let source = Ipv6Addr::from_octets(*header[8..].first_chunk()?);
     let destination = Ipv6Addr::from_octets(*header[24..].first_chunk()?);
     let target = Ipv6Addr::from_octets(*message.get(8..)?.first_chunk()?);
-    if header[0] >> 4 != 6 || header[6] != ICMPV6 || header[7] != 255 || message[1] != 0 || target.is_multicast() {
+    if header[0] >> 4 != 6 || header[6] != ICMPV6 || header[7] != 255 || message[1] != 0 {
+        return None;
+    }
+    if target.is_multicast() || target.is_unspecified() {
         return None;
     }
     if !matches!(message[0], TYPE_SOLICITATION | TYPE_ADVERTISEMENT) {

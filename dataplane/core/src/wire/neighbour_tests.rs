@@ -116,6 +116,12 @@ fn answers_never_go_to_a_group() {
 }
 
 #[test]
+fn the_unspecified_address_is_not_asked_for() {
+    assert_eq!(NeighbourMessage::parse(&arp(1, [10, 32, 0, 2], [0; 4])), None);
+    assert_eq!(NeighbourMessage::parse(&discovery(TYPE_SOLICITATION, "fe80::1", "::", &[], &[])), None);
+}
+
+#[test]
 fn a_short_buffer_gets_no_answer() {
     let asked = arp(1, [10, 32, 0, 2], [10, 32, 1, 2]);
     let Some(NeighbourMessage::Question(question)) = NeighbourMessage::parse(&asked) else { panic!("no question") };

@@ -108,7 +108,7 @@ fn launch(args: &Args, ask: &Ask, paths: &Paths, lock: VerbLock) -> Result<(), F
     }
     let report = start::start(paths).inspect_err(|_| undo(&plan, &store))?;
     drop(lock);
-    let waits = plan.settings.start == Start::Joiner && !plan.wishes.targets.is_empty() && !report.has_slice();
+    let waits = plan.settings.start != Start::Founder && !plan.wishes.targets.is_empty() && !report.has_slice();
     let report = if waits { start::wait_for_slice(paths, report)? } else { report };
     tell(&plan, &report);
     Ok(())

@@ -120,7 +120,9 @@ impl Plan {
                 )));
             }
             (SecretSource::Own | SecretSource::Password(_), None) => Start::Founder,
-            (SecretSource::Token(_), _) | (SecretSource::Password(_), Some(_)) => Start::Joiner,
+            (SecretSource::Token(_), _) => Start::Joiner,
+            // With a password all hosts may be launched at once, each with the names of the others.
+            (SecretSource::Password(_), Some(_)) => Start::Either,
         };
         let secret = given.map_or_else(new_secret, Ok)?;
         let settings = Settings::first(&ask.requested, &ask.host_name, start).map_err(Failure::refused)?;
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(Plan::make(&store, &Ask { secret: password(), ..ask() }).unwrap().settings.start, Start::Founder);
         let peers = vec!["192.0.2.1".parse().unwrap()];
         let joining = Plan::make(&store, &Ask { secret: password(), peers, ..ask() }).unwrap();
-        assert_eq!((joining.settings.start, joining.wishes.targets.len()), (Start::Joiner, 1));
+        assert_eq!((joining.settings.start, joining.wishes.targets.len()), (Start::Either, 1));
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl Router {
             match link.handle_timeout(now) {
                 LinkDue::Fine => {}
                 LinkDue::Rekey => peer.ensure_dial(now),
-                LinkDue::PathChanged => self.mark(TableChange::Urgent),
+                LinkDue::TableChanged => self.mark(TableChange::Urgent),
                 LinkDue::Dead => self.disconnect(id, now),
             }
             self.send_probes(id, now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weaved_api::{Event, Neighbour, TargetFailure};
 use weaved_core::{
     forward::DropReason,
-    noise::spec::REKEY_AFTER,
+    noise::spec::{REJECT_AFTER, REKEY_AFTER},
     testing::{
         Conditions, Network,
         frames::{frame, mac, payload},
@@ -266,6 +266,29 @@ fn a_peer_that_is_cut_off_goes_down_and_comes_back() {
     assert!(network.nodes[0].events.contains(&down));
     network.cut.clear();
     assert!(network.run_until(15 * SECOND, Network::is_full_mesh));
+}
+
+#[test]
+fn a_peer_that_has_left_is_given_up() {
+    let mut network = Network::mesh(2, Conditions::lan(), 1);
+    assert!(network.run_until(5 * SECOND, Network::is_full_mesh));
+    network.run(60 * SECOND);
+    network.nodes[0].desired.peers.clear();
+    network.apply();
+    network.cut.insert((0, 1));
+    network.run(15 * SECOND);
+    let left = network.nodes[1].id;
+    assert!(!network.nodes[0].is_connected(left));
+}
+
+#[test]
+fn an_old_session_ends_when_it_is_too_old() {
+    let mut network = Network::mesh(2, Conditions::lan(), 1);
+    assert!(network.run_until(5 * SECOND, Network::is_full_mesh));
+    network.run(REKEY_AFTER + 30 * SECOND);
+    assert!(network.nodes[0].table().inbound.len() >= 2, "the session before the rekey still opens");
+    network.run(REJECT_AFTER - REKEY_AFTER - 20 * SECOND);
+    assert_eq!(network.nodes[0].table().inbound.len(), 1);
 }
 
 #[test]

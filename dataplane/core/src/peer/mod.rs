@@ -70,7 +70,7 @@ pub struct Link {
     pub current: Arc<Session>,
     /// Open what is still on its way, latest first: what was sealed before the last rekey, and what the other end
     /// sealed with a session that it had started at the same time as we did ours.
-    pub previous: Vec<Arc<Session>>,
+    previous: Vec<Previous>,
     /// What the underlay carries.
     pub path: PathMtu,
     /// Since when there has been a session without a break.
@@ -85,6 +85,13 @@ pub struct Link {
     sealed_count: u64,
 }
 
+/// A session that is not sealed with any more.
+struct Previous {
+    session: Arc<Session>,
+    /// When it is too old to be believed.
+    until: Instant,
+}
+
 /// What the passing of time means for a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkDue {
@@ -92,8 +99,8 @@ pub enum LinkDue {
     Fine,
     /// New keys are needed.
     Rekey,
-    /// The path carries less than before.
-    PathChanged,
+    /// The path carries less than before, or an old session has ended: the workers need another table.
+    TableChanged,
     /// The peer is gone, or its keys are too old to be used.
     Dead,
 }
@@ -178,12 +185,12 @@ impl Link {
 
     /// The sessions that may still receive.
     pub fn inbound(&self) -> impl Iterator<Item = &Arc<Session>> {
-        std::iter::once(&self.current).chain(&self.previous)
+        std::iter::once(&self.current).chain(self.previous.iter().map(|previous| &previous.session))
     }
 
-    /// Goes on opening with a session that is not sealed with.
-    pub fn keep(&mut self, session: Arc<Session>) {
-        self.previous.insert(0, session);
+    /// Goes on opening with a session that is not sealed with, until it is too old.
+    pub fn keep(&mut self, session: Arc<Session>, agreed_at: Instant) {
+        self.previous.insert(0, Previous { session, until: agreed_at + REJECT_AFTER });
         self.previous.truncate(MAX_PREVIOUS_SESSIONS);
     }
 
@@ -214,7 +221,8 @@ impl Link {
 
     /// When this link next wants attention.
     pub fn next_timeout(&self) -> Instant {
-        self.path.next_timeout().min(self.rekey_due)
+        let previous = self.previous.iter().map(|previous| previous.until);
+        previous.fold(self.path.next_timeout().min(self.rekey_due), Instant::min)
     }
 
     /// Time has passed.
@@ -225,18 +233,26 @@ impl Link {
         }
         match self.path.handle_timeout(now) {
             Verdict::Silent if now.saturating_duration_since(self.heard_at) >= DEAD_AFTER => LinkDue::Dead,
-            Verdict::BlackHole => LinkDue::PathChanged,
+            Verdict::BlackHole => LinkDue::TableChanged,
             _ if now >= self.rekey_due || self.current.needs_rekey_by_volume() => {
                 self.rekey_due = now + REKEY_RETRY;
                 LinkDue::Rekey
             }
+            _ if self.forget_old(now) => LinkDue::TableChanged,
             _ => LinkDue::Fine,
         }
     }
 
+    /// Drops the sessions that are too old. Says whether there was one.
+    fn forget_old(&mut self, now: Instant) -> bool {
+        let before = self.previous.len();
+        self.previous.retain(|previous| now < previous.until);
+        self.previous.len() != before
+    }
+
     fn replace(&mut self, session: Arc<Session>, role: Role, now: Instant) {
         let before = std::mem::replace(&mut self.current, session);
-        self.keep(before);
+        self.keep(before, self.keys_at);
         self.role = role;
         self.keys_at = now;
         self.rekey_due = now + rekey_delay(role);

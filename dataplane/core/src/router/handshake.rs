@@ -200,7 +200,7 @@ impl Router {
             && let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut())
             && link.is_ours_since(since)
         {
-            link.keep(session.clone());
+            link.keep(session.clone(), now);
             self.mark(TableChange::Urgent);
             return self.send_train(&session, from, &[]);
         }
@@ -212,7 +212,7 @@ impl Router {
         }
         let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
         if let (Some((_, crossed)), Some(link)) = (crossed, link) {
-            link.keep(crossed);
+            link.keep(crossed, now);
         }
         self.send_train(&session, from, &[]);
     }

@@ -1,8 +1,8 @@
 //! A guest: a namespace on the bridge `weave` that takes the place of a container.
 
-use std::{net::IpAddr, process::Command};
+use std::{net::IpAddr, path::Path, process::Command};
 
-use crate::{command::Output, namespace::Namespace, place::Place};
+use crate::{Capture, command::Output, namespace::Namespace, place::Place};
 
 /// A namespace with one interface, `eth0`, whose other end is a port of its host's bridge `weave`.
 #[derive(Clone, Debug)]
@@ -41,6 +41,12 @@ impl Guest {
         let text = listing.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap_or_default();
         let bytes: Result<Vec<u8>, _> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
         bytes.unwrap_or_else(|error| panic!("Ethernet address of guest {}: {error}: {listing}", self.name))
+    }
+
+    /// Captures what reaches and leaves it.
+    #[track_caller]
+    pub fn capture(&self, path: &Path) -> Capture {
+        Capture::start(&self.namespace, "eth0", path)
     }
 
     /// Runs `ip` inside.

@@ -93,20 +93,60 @@ fn replayed_duplicated_and_flipped_datagrams_are_dropped_and_counted() {
 }
 
 #[test]
-fn traffic_passes_a_bad_path_unharmed() {
-    let Some(mut lab) = Lab::open("bad") else { return };
-    let a = lab.host_on("a", Link { mtu: 1500, wiring: Wiring::Wire });
-    let b = lab.host("b");
-    a.wire().impair(&Impairment {
+fn traffic_passes_a_path_that_loses_reorders_and_duplicates() {
+    let impairment = Impairment {
         delay: Duration::from_millis(5),
-        jitter: Duration::from_millis(5),
-        loss: 0.1,
+        jitter: Duration::from_micros(500),
+        loss: 0.05,
         reorder: 0.05,
         duplicate: 0.02,
         ..Impairment::default()
-    });
+    };
+    check_path("bad", &impairment, 500_000);
+}
+
+#[test]
+fn frames_survive_a_path_where_most_datagrams_overtake_others() {
+    let jitter = Duration::from_millis(5);
+    check_path("jitter", &Impairment { delay: jitter, jitter, ..Impairment::default() }, 500_000);
+}
+
+/// A cluster that is formed over the impaired path, and a stream each way.
+fn check_path(name: &str, impairment: &Impairment, bytes: u64) {
+    let Some(mut lab) = Lab::open(name) else { return };
+    let a = lab.host_on("a", Link { mtu: 1500, wiring: Wiring::Wire });
+    let b = lab.host("b");
+    a.wire().impair(impairment);
     lab.launch_cluster(&[&a, &b]);
     let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
     traffic::wait_for_ping(&from, to.address());
-    traffic::check_tcp(&from, &to, &to.address().to_string(), 200_000);
+    if impairment.loss == 0.0 {
+        assert_no_large_ping_is_lost(&from, &to);
+    }
+    traffic::check_tcp(&from, &to, &to.address().to_string(), bytes);
+    traffic::check_tcp(&to, &from, &from.address().to_string(), bytes);
+}
+
+/// Packets of the full size, so far apart that none meets another: each is in more than one datagram.
+fn assert_no_large_ping_is_lost(from: &Guest, to: &Guest) {
+    let pings = ["ping", "-q", "-c", "40", "-i", "0.05", "-W", "3", "-s", "1472"];
+    let output = from.run(&[&pings, [to.address().to_string().as_str()].as_slice()].concat());
+    assert!(output.stdout.contains(" 0% packet loss"), "{output}");
+}
+
+#[test]
+fn frames_survive_a_slow_link() {
+    let Some(mut lab) = Lab::open("slow") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    // A full-size packet takes 6 ms, so that the pieces of one frame arrive far apart.
+    let rate = ["tbf", "rate", "2mbit", "burst", "3kb", "latency", "300ms"];
+    for host in [&a, &b] {
+        host.run(&[["tc", "qdisc", "add", "dev", "eth0", "root"].as_slice(), &rate].concat()).ok();
+    }
+    lab.launch_cluster(&[&a, &b]);
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    let _server = traffic::serve(&to, &["tcp-serve", "5201"]);
+    // The link needs two seconds for this.
+    from.run_labtool(SOON, &["tcp-send", &to.address().to_string(), "5201", "500000", "7"]).ok();
 }

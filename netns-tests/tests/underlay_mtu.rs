@@ -61,13 +61,14 @@ fn a_path_that_shrinks_and_grows_while_in_use() {
     check_all_sizes(&from, &to, 1500);
     let address = to.address().to_string();
 
-    let _server = traffic::serve(&to, &["tcp-serve", "5201"]);
-    let transfer = from.spawn_labtool(&["tcp-send", &address, "5201", "300000000", "7"]);
+    let server = traffic::serve(&to, &["tcp-serve", "5201"]);
+    let transfer = from.spawn_labtool(&["tcp-send", &address, "5201", "100000000", "7"]);
     let passed = || a.wire().counts(Direction::FromHost).received;
     let begun = passed();
     wait_until("the transfer is under way", SOON, || passed() > begun + 2000);
     a.wire().impair(&Impairment { mtu: 1300, ..Impairment::default() });
     transfer.finish(6 * SOON).ok();
+    drop(server);
     check_all_sizes(&from, &to, 1500);
     assert!(a.wire().counts(Direction::FromHost).too_large > 0, "the wire never had to drop anything");
     assert!(path_mtu(&a) <= 1300, "path MTU {}", path_mtu(&a));

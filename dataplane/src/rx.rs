@@ -28,8 +28,10 @@ use crate::{
 /// Receives per batch, so that the table in use is never old.
 const MAX_BATCH_RECEIVES: usize = 16;
 
-/// How long an incomplete train is waited for when nothing else comes.
-const LATE_CHUNK_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// How long an incomplete train is waited for when nothing else comes: the time that a datagram takes on a link of
+/// 1 Mbit/s, or the jitter of a bad path. It costs nothing while datagrams come, and a sender whose train lost a chunk
+/// waits longer than this before it repeats anything.
+const LATE_CHUNK_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// The state of the receiving thread.
 pub(crate) struct Rx {

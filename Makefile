@@ -1,14 +1,15 @@
 # The commands of the README. `make test` is what CI runs.
 
 CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
 
-.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-smoke fuzz soak deps
+.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-smoke fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
 	$(CARGO) build --release -p weaved
-	target/release/weaved demo
+	$(TARGET_DIR)/release/weaved demo
 
 build:
 	$(CARGO) build --workspace --all-targets
@@ -22,7 +23,7 @@ unit: build
 
 # Real processes and real dockerds in namespaces, one test after the other: they share two cores.
 e2e: build
-	WEAVED_BIN=$(CURDIR)/target/debug/weaved $(CARGO) test -p weaved-netns-tests -- --test-threads=1
+	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test -p weaved-netns-tests --no-fail-fast -- --test-threads=1
 
 lint:
 	$(CARGO) fmt --all --check
@@ -43,12 +44,12 @@ bench-micro:
 bench-compare: deps
 	$(CARGO) build --release -p weaved
 	$(CARGO) build -p weaved-netns-tests -p weaved-bench
-	WEAVED_BIN=$(CURDIR)/target/release/weaved target/debug/weaved-bench $(BENCH_FLAGS)
+	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/debug/weaved-bench $(BENCH_FLAGS)
 
 # Shows that the comparison works; its figures mean nothing.
 bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
-	WEAVED_BIN=$(CURDIR)/target/debug/weaved target/debug/weaved-bench --smoke
+	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(TARGET_DIR)/debug/weaved-bench --smoke
 
 # Each fuzz target for so long. What it finds lies in dataplane/core/fuzz/artifacts; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60

@@ -53,14 +53,15 @@ pub const MIN_FRAME_LEN: usize = 14;
 
 /// Trains that one receiving thread puts together at a time. At the bound the oldest is given up: what is complete of it
 /// is delivered.
-pub const MAX_ASSEMBLIES: usize = 16;
+pub const MAX_ASSEMBLIES: usize = 32;
 
 /// Trains of one chunk that wait between two polls: more than the 64 datagrams that `UDP_GRO` puts into one receive. At
 /// the bound they are not opened, and counted.
 pub const MAX_SHELVED_TRAINS: usize = 128;
 
-/// Younger trains of a lane that begin before an incomplete one is given up.
-pub const MAX_YOUNGER_TRAINS: u8 = 2;
+/// Datagrams that a train may be late by: when one of the same lane begins so many later, what is missing is lost. Two
+/// super-frames on Ethernet, or thirty frames of full size, each of which takes two datagrams.
+pub const MAX_REORDER_DATAGRAMS: u64 = 64;
 
 /// Smallest segment of a super-frame: the kernel's smallest TCP segment (`TCP_MIN_SND_MSS`).
 pub const MIN_GSO_SIZE: usize = 48;

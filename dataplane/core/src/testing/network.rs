@@ -15,7 +15,7 @@ use super::{Conditions, Node, Wiretap, wiretap::Observed};
 use crate::{offload::vnet_hdr::VnetHeader, rng::Rng, router::Transmit};
 
 /// How long a socket is silent before partial trains are given up, as in the shell.
-const FLUSH_AFTER: Duration = Duration::from_millis(2);
+const FLUSH_AFTER: Duration = Duration::from_millis(20);
 
 struct InFlight {
     from: SocketAddr,

@@ -10,7 +10,7 @@
 //! chunks is known from any chunk but the last; a last chunk that comes first is parked behind the train's room and
 //! moved later. A train of one chunk needs none of this and goes to the shelf.
 //!
-//! A train is given up when [`MAX_YOUNGER_TRAINS`] younger ones of its lane have begun, when the pool is full and it
+//! A train is given up when one of its lane begins that is [`MAX_REORDER_DATAGRAMS`] later, when the pool is full and it
 //! is the oldest, or when the shell says that the socket has been silent. Then [`Assembler::poll`] delivers what is
 //! complete of it. Chunks that come later begin an assembly of their own, which shares no byte with the first.
 //!
@@ -23,7 +23,7 @@
 //! an unused buffer.
 
 use crate::{
-    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_TRAIN_BYTES, MAX_TRAIN_CHUNKS, MAX_YOUNGER_TRAINS},
+    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_REORDER_DATAGRAMS, MAX_TRAIN_BYTES, MAX_TRAIN_CHUNKS},
     offload::vnet_hdr::VnetHeader,
     train::{
         salvage::{Arrived, Found, Walk},
@@ -179,7 +179,6 @@ struct Assembly {
     key: TrainKey,
     /// Grows with each train that begins: the oldest has the smallest.
     born: u64,
-    younger_count: u8,
     arrived: Arrived,
     last: Option<LastChunk>,
     buffer: Box<[u8]>,
@@ -363,14 +362,12 @@ impl Assembler {
         self.progress()
     }
 
-    /// A train begins: older ones of its lane come closer to being given up.
+    /// A train begins: those of its lane that are much older are waited for no longer.
     fn age_older(&mut self, key: &TrainKey) {
         for older in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
-            if (older.key.receiver, older.key.lane) == (key.receiver, key.lane) && older.key.train < key.train {
-                older.younger_count += 1;
-                if older.younger_count >= MAX_YOUNGER_TRAINS {
-                    older.give_up(&mut self.losses);
-                }
+            let is_of_lane = (older.key.receiver, older.key.lane) == (key.receiver, key.lane);
+            if is_of_lane && key.train.0.saturating_sub(older.key.train.0) >= MAX_REORDER_DATAGRAMS {
+                older.give_up(&mut self.losses);
             }
         }
     }
@@ -408,7 +405,6 @@ impl Assembly {
             state: State::Free,
             key: TrainKey { receiver: ReceiverIndex(0), lane: Lane(0), train: Counter(0) },
             born: 0,
-            younger_count: 0,
             arrived: Arrived::default(),
             last: None,
             buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
@@ -419,7 +415,6 @@ impl Assembly {
         self.state = State::Filling;
         self.key = key;
         self.born = born;
-        self.younger_count = 0;
         self.arrived = Arrived::default();
         self.last = None;
     }

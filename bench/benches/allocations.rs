@@ -2,44 +2,17 @@
 //!
 //! NOTE: what the AEAD's C code might take is not seen here; Rust's allocator is what is counted, on this thread.
 
-#![expect(unsafe_code, reason = "an allocator that counts has to be one, and hands all work to the system's")]
-
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    hint::black_box,
-    process::ExitCode,
-};
+use std::{hint::black_box, process::ExitCode};
 
 use weaved_bench::fixture::{self, Aes, ETHERNET_DATAGRAM_LEN, Frame};
 use weaved_core::{
     noise::ReplayWindow,
+    testing::allocations::{self, Counting},
     wire::data::{Counter, DATA_OVERHEAD, DataHeader, Lane},
 };
 
 /// How often each operation is done while it is counted, after having been done as often before.
 const TIMES: usize = 200;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a plain cell of this thread only.
-// `realloc` and `alloc_zeroed` are the trait's own, which come down to these two.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from there.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -47,9 +20,9 @@ static ALLOCATOR: Counting = Counting;
 /// Allocations of [`TIMES`] calls, after as many that are not counted.
 fn count(mut operation: impl FnMut(usize)) -> u64 {
     (0..TIMES).for_each(&mut operation);
-    let before = COUNT.get();
+    let before = allocations::count();
     (TIMES..2 * TIMES).for_each(&mut operation);
-    COUNT.get() - before
+    allocations::count() - before
 }
 
 fn sealing(aes: Aes) -> [u64; 2] {

@@ -4,11 +4,7 @@
 //! NOTE: what the AEAD's C code might take is not seen here. Control records are excepted: they are copied for the
 //! router.
 
-#![expect(unsafe_code, reason = "an allocator that counts has to be one, and hands all work to the system's")]
-
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,30 +16,11 @@ use weaved_core::{
     offload::vnet_hdr::{Gso, VnetHeader},
     testing::{
         Conditions, Network,
+        allocations::{self, Counting},
         frames::{frame, mac, tcp_superframe},
     },
     wire::data::Lane,
 };
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a plain cell of this thread only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from there.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -137,17 +114,17 @@ impl Workers {
 /// Runs `work` once to warm up and then many times; panics when the latter took memory.
 fn assert_no_allocation(what: &str, mut work: impl FnMut()) {
     work();
-    let before = COUNT.get();
+    let before = allocations::count();
     for _ in 0..50 {
         work();
     }
-    assert_eq!(COUNT.get() - before, 0, "{what}: allocations in 50 rounds");
+    assert_eq!(allocations::count() - before, 0, "{what}: allocations in 50 rounds");
 }
 
 #[test]
 fn the_fast_path_takes_no_memory() {
     let mut workers = Workers::new();
-    assert!(COUNT.get() > 0, "allocations are counted");
+    assert!(allocations::count() > 0, "allocations are counted");
     let (a, b) = (mac(1, 1), mac(2, 1));
     let plain = |frame: Vec<u8>| (VnetHeader::default(), frame);
     let small: Vec<_> = (0..32u8).map(|number| plain(frame(a, b, &[number; 46]))).collect();

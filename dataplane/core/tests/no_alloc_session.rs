@@ -2,15 +2,9 @@
 //!
 //! NOTE: what the AEAD's C code might take is not seen here.
 
-#![expect(unsafe_code, reason = "an allocator that counts has to be one, and hands all work to the system's")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
 
 use weaved_api::{ClusterSecret, SecretKey};
 use weaved_core::{
@@ -19,28 +13,9 @@ use weaved_core::{
         Session, StaticKeys, UnixMicros,
     },
     rng::Rng,
+    testing::allocations::{self, Counting},
     wire::data::{Counter, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex},
 };
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a plain cell of this thread only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same there.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from there.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -79,7 +54,7 @@ fn sealing_opening_and_refusing_take_no_memory() {
         let (a, b) = sessions(aes);
         let chunk = [7; 1400];
         let (mut datagram, mut out) = ([0; 1400 + DATA_OVERHEAD], [0; 1400]);
-        let before = COUNT.get();
+        let before = allocations::count();
         assert!(before > 0, "the handshake has been counted");
         for _ in 0..100 {
             let counter = a.reserve(Lane(1), 1).unwrap();
@@ -90,7 +65,7 @@ fn sealing_opening_and_refusing_take_no_memory() {
             let forged = DataHeader { counter: Counter(counter.0 + 1), ..header };
             assert_eq!(b.open(&forged, &datagram, &mut out), Err(OpenError::Forged));
         }
-        assert_eq!(COUNT.get(), before, "aes: {aes}");
+        assert_eq!(allocations::count(), before, "aes: {aes}");
         assert_eq!((a.sealed_count(), b.opened_count()), (100, 100));
         assert_eq!(out, [0; 1400], "a forgery leaves zeros");
     }

@@ -3,6 +3,7 @@
 //! Everything is made from a seed; the same seed and the same calls give the same result, byte for byte. The seed can
 //! be set with `WEAVED_SEED` by the tests that use [`seeds`], which prints it.
 
+pub mod allocations;
 pub mod conditions;
 pub mod container;
 pub mod frames;

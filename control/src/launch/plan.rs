@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::{
     failure::Failure,
     lifecycle::STATE_FILES,
-    node::Start,
+    node::{Persisted, Start},
     state::{
         Identity, SecretRecord, Settings, StateError, Store, Wishes, file::Record, password, settings::Requested, token,
     },
@@ -70,6 +70,8 @@ impl Plan {
         let remembered = store.load::<Settings>().map_err(Failure::refused)?;
         let identity = Identity::load(store).map_err(Failure::refused)?;
         let secret = store.load::<SecretRecord>().map_err(Failure::refused)?;
+        // Control would refuse it too, but only after `launch` has waited for it.
+        store.load::<Persisted>().map_err(Failure::refused)?;
         let mut wishes = store.load::<Wishes>().map_err(Failure::refused)?.unwrap_or_default();
         for peer in ask.peers.iter().map(ToString::to_string) {
             if !wishes.targets.contains(&peer) {
@@ -254,6 +256,14 @@ mod tests {
         let error = refusal(&store, &ask());
         assert!(error.contains("identity.json") && error.contains("missing"), "{error}");
         assert!(!store.path::<Identity>().exists());
+    }
+
+    #[test]
+    fn a_damaged_memory_of_the_cluster_is_told_before_anything_starts() {
+        let (_dir, store) = store();
+        Plan::make(&store, &ask()).unwrap().save(&store).unwrap();
+        std::fs::write(store.path::<Persisted>(), "half of").unwrap();
+        assert!(refusal(&store, &ask()).contains("node.json"));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::{bind_any, bind_for};
 /// The most that UDP over IPv4 carries.
 const MAX_DATAGRAM_LEN: usize = 65_507;
 /// How long an echo may take before it is asked for again, and how often it is asked for.
-const PATIENCE: Duration = Duration::from_secs(1);
-const TRIES: u32 = 5;
+const PATIENCE: Duration = Duration::from_millis(300);
+const TRIES: u32 = 15;
 /// Sizes drawn at random besides the interesting ones.
 const RANDOM_SIZES: usize = 150;
 

@@ -202,7 +202,7 @@ impl Router {
         {
             link.keep(session.clone(), now);
             self.mark(TableChange::Urgent);
-            return self.send_train(&session, from, &[]);
+            return self.send_keepalive(&session, from);
         }
         let own = if id < self.id() { self.find_dial(|dial| dial.confirming_with(id).is_some()) } else { None };
         let crossed = own.and_then(|key| Some((key, self.dial(key)?.confirming_with(id)?.session.clone())));
@@ -214,7 +214,7 @@ impl Router {
         if let (Some((_, crossed)), Some(link)) = (crossed, link) {
             link.keep(crossed, now);
         }
-        self.send_train(&session, from, &[]);
+        self.send_keepalive(&session, from);
     }
 
     /// The initiator has not heard us yet: a sign of life.
@@ -226,7 +226,7 @@ impl Router {
             link.inbound().find(|session| session.local() == index).cloned()
         });
         match session {
-            Some(session) => self.send_train(&session, from, &[]),
+            Some(session) => self.send_keepalive(&session, from),
             None => self.count_drop(DropReason::HandshakeInvalid),
         }
     }

@@ -1,6 +1,6 @@
 //! What the slow path does with traffic: control bytes, probes, sightings, questions, roaming.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use weaved_api::{Event, MAX_CONTROL_BYTES, MacAddr, PeerId};
 
@@ -8,6 +8,7 @@ use super::{Router, TableChange, Transmit};
 use crate::{
     fib::{FibPort, Learned},
     forward::{DropReason, SlowRecord, Tally, seal_train},
+    mtu::DatagramLen,
     noise::Session,
     peer::Answer,
     wire::{
@@ -62,8 +63,9 @@ impl Router {
             SlowRecord::Control(bytes) => self.events.push_back(Event::Control { from, bytes }),
             SlowRecord::Probe(ack) => {
                 let (session, endpoint) = (link.current.clone(), link.endpoint);
+                let chunk_len = link.path.datagram_len().chunk_len();
                 let answer = records(RECORD_HEADER_LEN + 8, |writer| writer.push_probe_ack(ack));
-                self.send_train(&session, endpoint, &answer);
+                self.send_chunked(&session, endpoint, &answer, chunk_len);
             }
             SlowRecord::ProbeAnswer(id) => {
                 if link.path.on_answer(id.0, now) == Answer::Raised {
@@ -89,9 +91,10 @@ impl Router {
         let Some(link) = link.filter(|_| bytes.len() <= MAX_CONTROL_BYTES) else {
             return self.count_drop(DropReason::ControlNoSession);
         };
-        let (session, endpoint) = (link.current.clone(), link.endpoint);
+        let (session, endpoint, chunk_len) =
+            (link.current.clone(), link.endpoint, link.path.datagram_len().chunk_len());
         let record = records(RECORD_HEADER_LEN + bytes.len(), |writer| writer.push(RecordKind::Control, bytes));
-        self.send_train(&session, endpoint, &record);
+        self.send_chunked(&session, endpoint, &record, chunk_len);
     }
 
     /// Sends the path's probes that wait: each a train of one datagram of exactly the length to be proved.
@@ -106,11 +109,9 @@ impl Router {
         }
     }
 
-    /// Seals records on the router's lane and queues them. An empty train is a keepalive.
-    pub(super) fn send_train(&mut self, session: &Arc<Session>, to: SocketAddr, records: &[u8]) {
-        let links = self.peers.values().filter_map(|peer| peer.link.as_ref());
-        let path = links.filter(|link| link.endpoint == to).map(|link| link.path.datagram_len()).next();
-        self.send_chunked(session, to, records, path.unwrap_or(crate::mtu::DatagramLen::MIN).chunk_len());
+    /// A sign of life on this session: an empty train, which is one empty chunk on any path.
+    pub(super) fn send_keepalive(&mut self, session: &Session, to: SocketAddr) {
+        self.send_chunked(session, to, &[], DatagramLen::MIN.chunk_len());
     }
 
     fn send_chunked(&mut self, session: &Session, to: SocketAddr, records: &[u8], chunk_len: usize) {

@@ -9,9 +9,8 @@ fn start_docker(host: &Host) -> Arc<Dockerd> {
     host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-#[test]
-fn third_host_is_learned_by_gossip_and_its_traffic_is_direct() {
-    let Some(mut lab) = Lab::open("three") else { return };
+/// Three connected hosts; `c` has been told of `b` only.
+fn introduced_by_b(lab: &mut Lab) -> [Arc<Host>; 3] {
     let hosts = [lab.host("a"), lab.host("b"), lab.host("c")];
     let [a, b, c] = &hosts;
     a.weaved().launch(&[]);
@@ -20,6 +19,14 @@ fn third_host_is_learned_by_gossip_and_its_traffic_is_direct() {
     for host in &hosts {
         host.weaved().wait_for_peers(2);
     }
+    hosts
+}
+
+#[test]
+fn third_host_is_learned_by_gossip_and_its_traffic_is_direct() {
+    let Some(mut lab) = Lab::open("three") else { return };
+    let hosts = introduced_by_b(&mut lab);
+    let [_, b, _] = &hosts;
     let dockerds: Vec<Arc<Dockerd>> = hosts.iter().map(|host| start_docker(host)).collect();
     let containers: Vec<Container> =
         dockerds.iter().flat_map(|docker| [docker.idle_container("one"), docker.idle_container("two")]).collect();
@@ -46,14 +53,8 @@ fn third_host_is_learned_by_gossip_and_its_traffic_is_direct() {
 #[test]
 fn hosts_that_know_each_other_meet_again_without_the_one_that_introduced_them() {
     let Some(mut lab) = Lab::open("again") else { return };
-    let hosts = [lab.host("a"), lab.host("b"), lab.host("c")];
+    let hosts = introduced_by_b(&mut lab);
     let [a, b, c] = &hosts;
-    a.weaved().launch(&[]);
-    b.weaved().join(a.weaved(), a.ipv4());
-    c.weaved().join(a.weaved(), b.ipv4());
-    for host in &hosts {
-        host.weaved().wait_for_peers(2);
-    }
     b.weaved().run(&["stop"]).ok();
     c.weaved().run(&["stop"]).ok();
     wait_until("a has no peer left", SOON, || a.weaved().connected_peers().is_empty());

@@ -88,6 +88,8 @@ pub struct Node {
     flush_at: Option<Instant>,
     /// When news of others are taken into account: together, because they come in swarms.
     consider_at: Option<Instant>,
+    /// When members that are not stored yet will be.
+    remember_at: Option<Instant>,
     repair_at: Instant,
     farewell: Option<Farewell>,
 
@@ -164,6 +166,7 @@ impl Node {
             rumours: BTreeSet::new(),
             flush_at: None,
             consider_at: None,
+            remember_at: None,
             repair_at: now,
             farewell: None,
             mismatched: BTreeSet::new(),
@@ -266,6 +269,9 @@ impl Node {
             self.tell_who_came_up(|_| true);
             self.repair_at = self.next_repair(now);
         }
+        if self.remember_at.take_if(|at| *at <= now).is_some() {
+            self.remember_peers();
+        }
         if self.consider_at.take_if(|at| *at <= now).is_some()
             || self.allocator.next_timeout().is_some_and(|at| at <= now)
         {
@@ -286,6 +292,7 @@ impl Node {
             Some(self.repair_at),
             self.flush_at,
             self.consider_at,
+            self.remember_at,
             self.membership.poll_timeout(),
             allocator,
             farewell,
@@ -344,6 +351,9 @@ impl Node {
         if has_changed {
             self.update_own_record();
             self.update_wanted();
+            if self.has_found_somebody() {
+                self.remember_at.get_or_insert(now + persisted::REMEMBER_DELAY);
+            }
             self.tell_who_came_up(|name_is_known| name_is_known);
         }
         if self.own_changed || !self.rumours.is_empty() {
@@ -425,22 +435,6 @@ impl Node {
         if wanted != self.wanted || self.wanted_version == 0 {
             self.wanted = wanted;
             self.wanted_version += 1;
-        }
-    }
-
-    /// Notes where members are, for the next run. Not at each change: endpoints of sessions come and go.
-    fn remember_peers(&mut self) {
-        let peers = self.wanted.peers.iter().filter(|peer| !peer.endpoints.is_empty());
-        let known: BTreeMap<_, _> = peers
-            .take(MAX_MEMBERS)
-            .map(|peer| {
-                let (id, name, endpoints) = (peer.id, peer.name.clone(), peer.endpoints.clone());
-                (id, KnownPeer { id, name, endpoints })
-            })
-            .collect();
-        if known != self.known {
-            self.known = known;
-            self.storing = Storing::Pending;
         }
     }
 

@@ -130,6 +130,57 @@ fn an_idle_pair_stores_nothing() {
 }
 
 #[test]
+fn a_newly_found_member_is_stored_soon_and_a_changed_address_with_the_repairs() {
+    let now = Instant::now();
+    let mut a = node(A, Start::Founder, now);
+    turn(&mut a);
+    a.handle_peer_up(B, endpoint(B), None, now);
+    assert_eq!(a.poll_persist(), None, "others that come at the same time are stored with it");
+    a.handle_timeout(now + Duration::from_millis(50));
+    let stored = a.poll_persist().expect("somebody new");
+    assert_eq!((stored.peers[0].id, &stored.peers[0].endpoints[..]), (B, &[endpoint(B)][..]));
+
+    let elsewhere = SocketAddr::from(([198, 51, 100, 1], 6783));
+    a.handle_peer_up(B, elsewhere, None, now + Duration::from_millis(60));
+    a.handle_timeout(now + Duration::from_millis(500));
+    assert_eq!(a.poll_persist(), None);
+    a.handle_timeout(now + Duration::from_secs(3));
+    assert_eq!(a.poll_persist().expect("a repair").peers[0].endpoints[0], elsewhere);
+}
+
+#[test]
+fn an_orderly_end_stores_what_is_known_then() {
+    let now = Instant::now();
+    let mut a = node(A, Start::Founder, now);
+    turn(&mut a);
+    a.handle_peer_up(B, endpoint(B), None, now);
+    a.prepare_to_end();
+    assert_eq!(a.poll_persist().expect("somebody new").peers[0].id, B);
+}
+
+#[test]
+fn a_member_that_has_left_is_not_looked_for_after_a_restart() {
+    let now = Instant::now();
+    let (mut a, mut b) = (node(A, Start::Founder, now), node(B, Start::Joiner, now));
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(5));
+    b.leave(now);
+    let mut stored = None;
+    for step in 0..300 {
+        let now = now + Duration::from_millis(10 * step);
+        a.handle_timeout(now);
+        b.handle_timeout(now);
+        stored = a.poll_persist().or(stored);
+        for (_, bytes) in turn(&mut a) {
+            b.handle_control(A, &bytes, now);
+        }
+        for (_, bytes) in turn(&mut b) {
+            a.handle_control(B, &bytes, now);
+        }
+    }
+    assert_eq!(stored.expect("the news is stored").peers, vec![]);
+}
+
+#[test]
 fn a_full_disk_holds_back_what_depends_on_it_and_nothing_else() {
     let now = Instant::now();
     let (mut a, mut b) = (node(A, Start::Founder, now), node(B, Start::Joiner, now));

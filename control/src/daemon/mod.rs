@@ -130,6 +130,8 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
     }
+    daemon.node.prepare_to_end();
+    daemon.store();
     // The next one replaces it anyway; without it, verbs say at once that nobody is there.
     drop(std::fs::remove_file(&socket));
     Ok(())
@@ -192,18 +194,7 @@ impl Daemon {
 
     /// Everything that the node wants done, in the order that it asks for.
     fn drain(&mut self, now: Instant) {
-        if let Some(persisted) = self.node.poll_persist() {
-            match self.memory.store.save(&persisted) {
-                Ok(()) => self.persist_problem = None,
-                Err(error) => {
-                    if self.persist_problem.is_none() {
-                        tracing::error!(%error, "cannot store the cluster's state");
-                    }
-                    self.persist_problem = Some(error.to_string());
-                    self.node.handle_persist_failed();
-                }
-            }
-        }
+        self.store();
         while let Some((to, bytes)) = self.node.poll_send() {
             self.dropped_count += u64::from(!self.dataplane.send(Request::SendControl { to, bytes }));
         }
@@ -218,6 +209,22 @@ impl Daemon {
             }
         }
         self.answer_leave(now);
+    }
+
+    /// Stores what the node wants to find again after a restart.
+    fn store(&mut self) {
+        if let Some(persisted) = self.node.poll_persist() {
+            match self.memory.store.save(&persisted) {
+                Ok(()) => self.persist_problem = None,
+                Err(error) => {
+                    if self.persist_problem.is_none() {
+                        tracing::error!(%error, "cannot store the cluster's state");
+                    }
+                    self.persist_problem = Some(error.to_string());
+                    self.node.handle_persist_failed();
+                }
+            }
+        }
     }
 
     fn next_wake(&self, now: Instant) -> Instant {

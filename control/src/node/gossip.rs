@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use weaved_api::PeerId;
 
-use super::{Node, NodeEvent};
+use super::{Node, NodeEvent, outbox::Storing};
 use crate::{
     cluster::{Applied, Delta, Digest, IdRange, Message, Presence, RingSummary, limits::MAX_MEMBERS, pack},
     ipam::{Allocator, Effect, IpamEvent, IpamMessage, Ring, RingPart},
@@ -187,7 +187,9 @@ impl Node {
 
     fn on_news(&mut self, owner: PeerId, name: String, presence: Presence, was_member: bool, now: Instant) {
         if presence == Presence::Left {
-            self.known.remove(&owner);
+            if self.known.remove(&owner).is_some() {
+                self.storing = Storing::Pending;
+            }
             self.mismatched.remove(&owner);
             if was_member {
                 self.emit(NodeEvent::MemberLeft { id: owner, name });

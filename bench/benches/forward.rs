@@ -18,6 +18,7 @@ use weaved_core::{
     },
     wire::{
         data::{Counter, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex},
+        ecn::Ecn,
         record::{RecordKind, RecordWriter},
     },
 };
@@ -116,7 +117,7 @@ fn assemble(assembler: &mut Assembler, records: &[u8], first: u64) {
         };
         let mut slot = assembler.slot_for(&header, chunk.range.len()).expect("the train is new");
         slot.buffer().copy_from_slice(&records[chunk.range]);
-        progress = slot.commit();
+        progress = slot.commit(Ecn::NotEct);
     }
     assert_eq!(progress, Progress::Ready);
     while let Some(delivery) = assembler.poll() {

@@ -31,7 +31,7 @@ use weaved_core::{
     noise::{Announcement, OUR_VERSIONS, Session, testing},
     offload::vnet_hdr::{Gso, VnetHeader},
     testing::frames,
-    wire::data::Lane,
+    wire::{data::Lane, ecn::Ecn},
 };
 
 /// UDP payload of a datagram on Ethernet over IPv4.
@@ -220,7 +220,7 @@ impl Receiver {
         let mut frame_count = 0;
         for sent in sends {
             let from = self.table.inbound[0].endpoint;
-            let received = Datagrams { from, bytes: &sent.datagrams, segment_len: sent.segment_len };
+            let received = Datagrams { from, bytes: &sent.datagrams, segment_len: sent.segment_len, ecn: Ecn::NotEct };
             self.decapsulator.handle(received, |_| panic!("INVARIANT: nothing is punted"));
             while let Some(outcome) = self.decapsulator.poll() {
                 let Outcome::Deliver(delivery) = outcome else { panic!("INVARIANT: nothing is punted or dropped") };

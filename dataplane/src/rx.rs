@@ -17,7 +17,10 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use weaved_core::forward::{Datagrams, Decapsulator, DropReason, Outcome};
+use weaved_core::{
+    forward::{Datagrams, Decapsulator, DropReason, Outcome},
+    wire::ecn::Ecn,
+};
 
 use crate::{
     frame_writer::FrameWriter,
@@ -94,7 +97,7 @@ impl Rx {
             return;
         }
         let bytes = &self.buffer[..received.len];
-        let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len };
+        let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len, ecn: Ecn::NotEct };
         self.decapsulator.handle(datagrams, |punt| self.context.punts.punt(punt));
     }
 

@@ -19,7 +19,7 @@ use weaved_core::{
         allocations::{self, Counting},
         frames::{frame, mac, tcp_superframe},
     },
-    wire::data::Lane,
+    wire::{data::Lane, ecn::Ecn},
 };
 
 #[global_allocator]
@@ -94,11 +94,13 @@ impl Workers {
             self.decapsulator.begin_batch(&self.tables[1]);
             let mut datagrams = bytes[..*len].chunks(*segment_len).enumerate();
             if datagrams.all(|(at, _)| keep(at)) {
-                let datagrams = Datagrams { from: self.from, bytes: &bytes[..*len], segment_len: *segment_len };
+                let datagrams =
+                    Datagrams { from: self.from, bytes: &bytes[..*len], segment_len: *segment_len, ecn: Ecn::NotEct };
                 self.decapsulator.handle(datagrams, |_| {});
             } else {
                 for (_, datagram) in bytes[..*len].chunks(*segment_len).enumerate().filter(|(at, _)| keep(*at)) {
-                    let datagrams = Datagrams { from: self.from, bytes: datagram, segment_len: datagram.len() };
+                    let datagrams =
+                        Datagrams { from: self.from, bytes: datagram, segment_len: datagram.len(), ecn: Ecn::NotEct };
                     self.decapsulator.handle(datagrams, |_| {});
                 }
                 self.decapsulator.flush_stale();
@@ -162,9 +164,10 @@ fn the_fast_path_takes_no_memory() {
         workers.decap(|_| true);
         let (bytes, len, segment_len) = &mut workers.sends[0];
         bytes[8] = bytes[8].wrapping_add(1);
-        let datagrams = Datagrams { from: workers.from, bytes: &bytes[..*len], segment_len: *segment_len };
+        let datagrams =
+            Datagrams { from: workers.from, bytes: &bytes[..*len], segment_len: *segment_len, ecn: Ecn::NotEct };
         workers.decapsulator.handle(datagrams, |_| {});
-        let stranger = Datagrams { from: workers.from, bytes: &[0x14; 80], segment_len: 80 };
+        let stranger = Datagrams { from: workers.from, bytes: &[0x14; 80], segment_len: 80, ecn: Ecn::NotEct };
         workers.decapsulator.handle(stranger, |_| {});
     });
     let [near, far] = &workers.stats;

@@ -23,6 +23,7 @@ use crate::{
     train::assembly::{Assembler, ChunkRefusal, Item},
     wire::{
         data::{DATA_OVERHEAD, DataHeader, ReceiverIndex},
+        ecn::{Ecn, NotCapable},
         ethernet::EthernetHeader,
         header::{HeaderError, MessageType, parse_type},
         record::ProbeAck,
@@ -38,6 +39,8 @@ pub struct Datagrams<'a> {
     pub bytes: &'a [u8],
     /// Length of each but the last.
     pub segment_len: usize,
+    /// From their IP headers, not authenticated: whoever is on the path may mark.
+    pub ecn: Ecn,
 }
 
 /// What a train brought.
@@ -93,7 +96,7 @@ impl Decapsulator {
         let mut opened_on = None;
         for datagram in datagrams.bytes.chunks(datagrams.segment_len.max(1)) {
             match parse_type(datagram) {
-                Ok(MessageType::Data) => opened_on = self.open(datagram).or(opened_on),
+                Ok(MessageType::Data) => opened_on = self.open(datagram, datagrams.ecn).or(opened_on),
                 Ok(_) => self.punt_handshake(datagrams.from, datagram, &mut punt),
                 Err(HeaderError::Version(_)) => self.stats.count_drop(DropReason::OtherVersion),
                 Err(HeaderError::Empty | HeaderError::Type(_)) => self.stats.count_drop(DropReason::DatagramMalformed),
@@ -123,8 +126,8 @@ impl Decapsulator {
             self.stats.count_drop(DropReason::UnknownSession);
             return Some(Outcome::Dropped);
         };
-        let (vnet, frame) = match delivery.item {
-            Item::Frame { vnet, frame } => (vnet, frame),
+        let (vnet, frame, outer) = match delivery.item {
+            Item::Frame { vnet, frame, outer } => (vnet, frame, outer),
             Item::Control(bytes) => return Some(slow(inbound, SlowRecord::Control(bytes.to_vec()))),
             Item::Probe { id, len } => return Some(slow(inbound, SlowRecord::Probe(ProbeAck { id, len }))),
             Item::ProbeAck(ack) => return Some(slow(inbound, SlowRecord::ProbeAnswer(ack.id))),
@@ -133,7 +136,8 @@ impl Decapsulator {
             self.stats.count_drop(DropReason::Quarantined);
             return Some(Outcome::Dropped);
         }
-        match check_source(&self.table, inbound, frame) {
+        let checked = check_source(&self.table, inbound, frame);
+        match checked.and_then(|source| pass_mark(outer, frame).map(|()| source)) {
             Ok(source) => {
                 let sighting = source.filter(|mac| self.last_sighted != Some(*mac));
                 self.last_sighted = sighting.or(self.last_sighted);
@@ -150,8 +154,8 @@ impl Decapsulator {
     }
 
     /// Opens one sealed datagram to its place. Gives the session that it was authentic on.
-    fn open(&mut self, datagram: &[u8]) -> Option<ReceiverIndex> {
-        let opened = self.try_open(datagram);
+    fn open(&mut self, datagram: &[u8], ecn: Ecn) -> Option<ReceiverIndex> {
+        let opened = self.try_open(datagram, ecn);
         match opened {
             Ok(index) => {
                 self.stats.tally(Tally::DatagramsIn, 1);
@@ -165,13 +169,14 @@ impl Decapsulator {
         }
     }
 
-    fn try_open(&mut self, datagram: &[u8]) -> Result<ReceiverIndex, DropReason> {
+    fn try_open(&mut self, datagram: &[u8], ecn: Ecn) -> Result<ReceiverIndex, DropReason> {
         let header = DataHeader::parse(datagram).ok_or(DropReason::DatagramMalformed)?;
         let inbound = self.table.inbound(header.receiver).ok_or(DropReason::UnknownSession)?;
         let chunk_len = datagram.len() - DATA_OVERHEAD;
         let mut slot = self.assembler.slot_for(&header, chunk_len).map_err(|refusal| match refusal {
             ChunkRefusal::Duplicate => DropReason::Replayed,
-            ChunkRefusal::Malformed | ChunkRefusal::Undelivered => DropReason::DatagramMalformed,
+            ChunkRefusal::Malformed => DropReason::DatagramMalformed,
+            ChunkRefusal::Undelivered => DropReason::TrainsUndelivered,
         })?;
         inbound.session.open(&header, datagram, slot.buffer()).map_err(|error| match error {
             OpenError::Replayed => DropReason::Replayed,
@@ -179,7 +184,7 @@ impl Decapsulator {
             OpenError::Forged | OpenError::UnknownLane | OpenError::OutputTooSmall => DropReason::Forged,
         })?;
         // Whether a train is ready is what polling tells.
-        let _ = slot.commit();
+        let _ = slot.commit(ecn);
         Ok(header.receiver)
     }
 
@@ -204,6 +209,14 @@ fn report(inbound: &Inbound, from: SocketAddr, punt: &mut impl FnMut(Punt)) {
         punt(Punt::Confirmed { index: inbound.index, from });
     } else if inbound.endpoint != from {
         punt(Punt::Roamed { peer: inbound.peer, index: inbound.index, from });
+    }
+}
+
+/// Passes a congestion mark of the underlay on to the frame (RFC 6040 §4.2).
+fn pass_mark(outer: Ecn, frame: &mut [u8]) -> Result<(), DropReason> {
+    match outer {
+        Ecn::Ce => Ecn::mark(frame).map_err(|NotCapable| DropReason::MarkedNotCapable),
+        Ecn::NotEct | Ecn::Ect0 | Ecn::Ect1 => Ok(()),
     }
 }
 

@@ -45,6 +45,8 @@ drop_reasons! {
     TooOld "drop_too_old" "Sealed datagrams too far behind to tell whether they are replays.";
     TrainInconsistent "drop_train_inconsistent" "Trains whose authentic chunks contradict each other.";
     TrainIncomplete "drop_train_incomplete" "Trains given up because chunks were lost; their complete frames were delivered.";
+    TrainsUndelivered "drop_trains_undelivered" "Sealed datagrams that found all buffers for trains full of what had not been taken out.";
+    MarkedNotCapable "drop_marked_not_capable" "Frames that cannot carry a congestion mark and came in datagrams that had one (RFC 6040).";
     RecordMalformed "drop_record_malformed" "Authentic records that cannot be delivered as a frame.";
     HandshakeStranger "drop_handshake_stranger" "Initiations from somebody who does not know the cluster secret.";
     HandshakeNotFresh "drop_handshake_not_fresh" "Initiations that do not prove to be fresh, like replays and first contacts; answered by a challenge where the rate allows.";

@@ -27,6 +27,7 @@ use crate::{
     offload::{translate::classify, vnet_hdr::VnetHeader},
     wire::{
         data::Lane,
+        ecn::Ecn,
         ethernet::EthernetHeader,
         neighbour::NeighbourMessage,
         record::{RECORD_HEADER_LEN, RecordHeader, RecordKind},
@@ -47,6 +48,8 @@ enum Destination {
 struct Train {
     records: Range<usize>,
     to: Destination,
+    /// What all its frames say.
+    ecn: Ecn,
 }
 
 /// A closed train on its way out.
@@ -68,6 +71,8 @@ pub struct Outgoing<'a> {
     pub datagrams: &'a [u8],
     /// Length of each but the last.
     pub segment_len: usize,
+    /// For the IP headers of the datagrams (RFC 6040 §4.1).
+    pub ecn: Ecn,
 }
 
 /// Makes sealed datagrams of frames.
@@ -190,7 +195,8 @@ impl Encapsulator {
             if let Some(send) = sealer.seal_next(&peer.session, records, &mut self.wire) {
                 self.stats.tally(Tally::DatagramsOut, send.datagram_count);
                 let datagrams = &self.wire[..send.len];
-                return Some(Outgoing { slot, to: peer.endpoint, datagrams, segment_len: send.segment_len });
+                let Train { ecn, .. } = closing.train;
+                return Some(Outgoing { slot, to: peer.endpoint, datagrams, segment_len: send.segment_len, ecn });
             }
             closing.sealer = None;
         }
@@ -224,9 +230,13 @@ impl Encapsulator {
             self.close();
         }
         self.end = frame.end;
+        let ecn = Ecn::of_frame(&self.buffer[frame]);
         match &mut self.open {
-            Some(train) => train.records.end = frame.end,
-            None => self.open = Some(Train { records: start..frame.end, to }),
+            Some(train) => {
+                train.records.end = self.end;
+                train.ecn = train.ecn.agreed(ecn);
+            }
+            None => self.open = Some(Train { records: start..self.end, to, ecn }),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     noise::{Announcement, OUR_VERSIONS, peer_id_of},
     offload::vnet_hdr::VnetHeader,
     router::{Router, RouterConfig, Transmit},
-    wire::data::Lane,
+    wire::{data::Lane, ecn::Ecn},
 };
 
 /// A simulated host.
@@ -131,7 +131,8 @@ impl Node {
     pub fn handle_datagrams(&mut self, from: SocketAddr, bytes: &[u8], segment_len: usize, now: Instant) {
         self.decapsulator.begin_batch(&self.table);
         let router = &mut self.router;
-        self.decapsulator.handle(Datagrams { from, bytes, segment_len }, |punt| router.handle_punt(punt, now));
+        self.decapsulator
+            .handle(Datagrams { from, bytes, segment_len, ecn: Ecn::NotEct }, |punt| router.handle_punt(punt, now));
         self.take_outcomes(now);
     }
 

@@ -31,6 +31,7 @@ use crate::{
     },
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
+        ecn::Ecn,
         record::{ProbeAck, ProbeId},
     },
 };
@@ -125,6 +126,8 @@ pub enum Item<'a> {
         vnet: VnetHeader,
         /// The frame. It may be changed, it will not be looked at again.
         frame: &'a mut [u8],
+        /// [`Ecn::Ce`] when one of the datagrams that it came in was marked, else [`Ecn::NotEct`].
+        outer: Ecn,
     },
     /// Bytes for the control half.
     Control(&'a [u8]),
@@ -256,7 +259,7 @@ impl Assembler {
             }
         };
         let item = match found {
-            Found::Frame { vnet, range } => Item::Frame { vnet, frame: &mut train[range] },
+            Found::Frame { vnet, range, outer } => Item::Frame { vnet, frame: &mut train[range], outer },
             Found::Control(range) => Item::Control(&train[range]),
             Found::Probe { id, len } => Item::Probe { id, len },
             Found::ProbeAck(ack) => Item::ProbeAck(ack),
@@ -279,8 +282,8 @@ impl Assembler {
                     self.walk.next(&assembly.arrived, &mut assembly.buffer, &mut self.losses)
                 }
                 Source::Shelf => {
-                    let range = self.shelf.first()?.range.clone();
-                    let arrived = Arrived::whole(range.len());
+                    let Shelved { range, ecn, .. } = self.shelf.first()?.clone();
+                    let arrived = Arrived::whole(range.len(), ecn);
                     self.walk.next(&arrived, self.shelf.bytes(range), &mut self.losses)
                 }
             };
@@ -327,14 +330,14 @@ impl Assembler {
         if is_ready { Progress::Ready } else { Progress::Incomplete }
     }
 
-    fn commit(&mut self, chunk: &Chunk, at: usize, place: Place) -> Progress {
+    fn commit(&mut self, chunk: &Chunk, ecn: Ecn, at: usize, place: Place) -> Progress {
         match place {
-            Place::At(_) => self.commit_to_assembly(chunk, at),
+            Place::At(_) => self.commit_to_assembly(chunk, ecn, at),
             Place::Shelf(start) => {
                 self.age_older(&chunk.key);
                 self.begun += 1;
                 let range = start..start + chunk.len;
-                self.shelf.push(Shelved { receiver: chunk.key.receiver, born: self.begun, range });
+                self.shelf.push(Shelved { receiver: chunk.key.receiver, born: self.begun, range, ecn });
                 Progress::Ready
             }
             Place::Contradiction => {
@@ -345,7 +348,7 @@ impl Assembler {
         }
     }
 
-    fn commit_to_assembly(&mut self, chunk: &Chunk, at: usize) -> Progress {
+    fn commit_to_assembly(&mut self, chunk: &Chunk, ecn: Ecn, at: usize) -> Progress {
         let begins = self.assemblies[at].state == State::Free;
         if begins {
             self.age_older(&chunk.key);
@@ -353,7 +356,7 @@ impl Assembler {
             self.assemblies[at].begin(chunk.key, self.begun);
         }
         self.recent = at;
-        self.assemblies[at].take(chunk);
+        self.assemblies[at].take(chunk, ecn);
         if !begins && self.assemblies[at].state == State::Filling {
             // NOTE(perf): the usual chunk, in the middle of its train, changes nothing else.
             return Progress::Incomplete;
@@ -394,8 +397,9 @@ impl Slot<'_> {
     }
 
     /// Takes the chunk in. To be called only when [`Self::buffer`] holds its authenticated plaintext.
-    pub fn commit(self) -> Progress {
-        self.assembler.commit(&self.chunk, self.at, self.place)
+    /// `ecn` is what its datagram said.
+    pub fn commit(self, ecn: Ecn) -> Progress {
+        self.assembler.commit(&self.chunk, ecn, self.at, self.place)
     }
 }
 
@@ -429,7 +433,10 @@ impl Assembly {
     }
 
     /// Takes in a chunk that lies where [`Known::place`] said.
-    fn take(&mut self, chunk: &Chunk) {
+    fn take(&mut self, chunk: &Chunk, ecn: Ecn) {
+        if ecn == Ecn::Ce {
+            self.arrived.marked |= 1 << chunk.index;
+        }
         if chunk.is_last {
             self.last = Some(LastChunk { index: chunk.index, len: chunk.len });
         } else {

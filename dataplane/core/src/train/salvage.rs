@@ -17,7 +17,10 @@ use crate::{
         translate::{self, FrameKind},
         vnet_hdr::VnetHeader,
     },
-    wire::record::{ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
+    wire::{
+        ecn::Ecn,
+        record::{ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
+    },
 };
 
 /// Which chunks of a train have arrived.
@@ -29,12 +32,14 @@ pub(super) struct Arrived {
     pub(super) chunk_len: usize,
     /// Bytes of the train, when its last chunk is in its place.
     pub(super) train_len: Option<usize>,
+    /// Bit i: the datagram of chunk i was marked on its way.
+    pub(super) marked: u128,
 }
 
 /// One thing found in a train, by its place in the buffer.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
-    Frame { vnet: VnetHeader, range: Range<usize> },
+    Frame { vnet: VnetHeader, range: Range<usize>, outer: Ecn },
     Control(Range<usize>),
     Probe { id: ProbeId, len: u32 },
     ProbeAck(ProbeAck),
@@ -57,24 +62,26 @@ struct Torn {
 
 impl Arrived {
     /// A train of one chunk.
-    pub(super) fn whole(train_len: usize) -> Self {
-        Self { present: 1, chunk_len: train_len, train_len: Some(train_len) }
+    pub(super) fn whole(train_len: usize, ecn: Ecn) -> Self {
+        Self { present: 1, chunk_len: train_len, train_len: Some(train_len), marked: u128::from(ecn == Ecn::Ce) }
     }
 
     /// Whether all bytes of `range`, which ends within [`Self::bound`], are there.
     pub(super) fn has(&self, range: &Range<usize>) -> bool {
-        if range.is_empty() {
-            return true;
-        }
-        if self.chunk_len == 0 {
-            return false;
-        }
-        let (first, last) = (range.start / self.chunk_len, (range.end - 1) / self.chunk_len);
-        if last >= 128 {
-            return false;
-        }
-        let wanted = u128::MAX >> (127 - (last - first)) << first;
-        self.present & wanted == wanted
+        range.is_empty() || self.chunks(range).is_some_and(|wanted| self.present & wanted == wanted)
+    }
+
+    /// What the datagrams of `range` said together.
+    fn outer(&self, range: &Range<usize>) -> Ecn {
+        let is_marked = self.marked != 0 && self.chunks(range).is_some_and(|chunks| self.marked & chunks != 0);
+        if is_marked { Ecn::Ce } else { Ecn::NotEct }
+    }
+
+    /// The chunks that bytes of `range`, which is not empty, lie in. `None` when nobody knows.
+    fn chunks(&self, range: &Range<usize>) -> Option<u128> {
+        let first = range.start.checked_div(self.chunk_len)?;
+        let last = (range.end - 1) / self.chunk_len;
+        (last < 128).then(|| u128::MAX >> (127 - (last - first)) << first)
     }
 
     /// The end of the run of bytes that are there from `start` on; `start` when it is not there itself.
@@ -113,7 +120,7 @@ impl Walk {
                 self.torn = Torn::new(kind, &body, arrived, buffer);
                 continue;
             }
-            match find(kind, body, buffer) {
+            match find(kind, body, arrived, buffer) {
                 Some(found) => return Some(found),
                 None => losses.malformed_records += 1,
             }
@@ -168,7 +175,7 @@ impl Torn {
         let payload = self.place(&segments);
         let range = payload.start - self.carver.header_len()..payload.end;
         let vnet = self.carver.emit_header(&segments, &mut buffer[range.clone()]);
-        Some(Found::Frame { vnet, range })
+        Some(Found::Frame { vnet, range, outer: arrived.outer(&payload) })
     }
 
     /// Where the payload of these segments lies in the train.
@@ -179,10 +186,13 @@ impl Torn {
 }
 
 /// A complete record as something to deliver; `None` when its body is not what its kind says.
-fn find(kind: RecordKind, range: Range<usize>, buffer: &[u8]) -> Option<Found> {
+fn find(kind: RecordKind, range: Range<usize>, arrived: &Arrived, buffer: &[u8]) -> Option<Found> {
     let body = &buffer[range.clone()];
     Some(match kind {
-        RecordKind::Frame(kind) => Found::Frame { vnet: translate::rebuild(kind, body).ok()?, range },
+        RecordKind::Frame(kind) => {
+            let vnet = translate::rebuild(kind, body).ok()?;
+            Found::Frame { vnet, outer: arrived.outer(&range), range }
+        }
         RecordKind::Control => Found::Control(range),
         RecordKind::Probe => Found::Probe { id: ProbeId::parse(body)?, len: body.len() as u32 },
         RecordKind::ProbeAck => Found::ProbeAck(ProbeAck::parse(body)?),

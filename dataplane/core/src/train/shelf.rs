@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::{
     limits::{MAX_DATAGRAM_LEN, MAX_SHELVED_TRAINS},
-    wire::data::ReceiverIndex,
+    wire::{data::ReceiverIndex, ecn::Ecn},
 };
 
 /// The most that one receive gives, and one datagram.
@@ -31,11 +31,13 @@ pub(super) struct Shelved {
     pub(super) born: u64,
     /// Its place.
     pub(super) range: Range<usize>,
+    /// What its datagram said.
+    pub(super) ecn: Ecn,
 }
 
 impl Shelf {
     pub(super) fn new() -> Self {
-        let unused = Shelved { receiver: ReceiverIndex(0), born: 0, range: 0..0 };
+        let unused = Shelved { receiver: ReceiverIndex(0), born: 0, range: 0..0, ecn: Ecn::NotEct };
         Self {
             buffer: vec![0; SHELF_LEN].into_boxed_slice(),
             trains: vec![unused; MAX_SHELVED_TRAINS].into_boxed_slice(),

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress, Slot},
+    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress},
     cut::Cut,
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     },
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
+        ecn::Ecn,
         record::{ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, Records},
     },
 };
@@ -63,7 +64,7 @@ fn poll_all(assembler: &mut Assembler) -> Vec<Got> {
     while let Some(delivery) = assembler.poll() {
         assert_eq!(delivery.receiver, RECEIVER);
         got.push(match delivery.item {
-            Item::Frame { vnet, frame } => Got::Frame(vnet, frame.to_vec()),
+            Item::Frame { vnet, frame, .. } => Got::Frame(vnet, frame.to_vec()),
             Item::Control(bytes) => Got::Control(bytes.to_vec()),
             Item::Probe { id, len } => Got::Probe(id, len),
             Item::ProbeAck(ack) => Got::ProbeAck(ack),
@@ -75,7 +76,7 @@ fn poll_all(assembler: &mut Assembler) -> Vec<Got> {
 fn receive(assembler: &mut Assembler, (header, plaintext): &Datagram) -> Result<Vec<Got>, ChunkRefusal> {
     let mut slot = assembler.slot_for(header, plaintext.len())?;
     slot.buffer().copy_from_slice(plaintext);
-    Ok(match slot.commit() {
+    Ok(match slot.commit(Ecn::NotEct) {
         Progress::Ready => poll_all(assembler),
         Progress::Incomplete => Vec::new(),
     })
@@ -421,7 +422,7 @@ fn a_train_that_becomes_ready_meanwhile_waits_for_the_one_being_polled() {
     assert_eq!(receive(&mut assembler, &torn[0]), Ok(vec![]));
     let mut slot = assembler.slot_for(&two_records[0].0, two_records[0].1.len()).unwrap();
     slot.buffer().copy_from_slice(&two_records[0].1);
-    assert_eq!(slot.commit(), Progress::Ready);
+    assert_eq!(slot.commit(Ecn::NotEct), Progress::Ready);
     assert_eq!(assembler.poll().unwrap().item, Item::Control(b"first"));
     let got = receive(&mut assembler, &torn[1]).unwrap();
     assert_eq!(got, [Got::Control(b"second".to_vec()), Got::Control(vec![100; 2000])]);
@@ -434,7 +435,7 @@ fn trains_are_delivered_in_the_order_in_which_they_began() {
     for (header, plaintext) in [&older[0], &younger[0], &older[1]] {
         let mut slot = assembler.slot_for(header, plaintext.len()).unwrap();
         slot.buffer().copy_from_slice(plaintext);
-        let _ = slot.commit();
+        let _ = slot.commit(Ecn::NotEct);
     }
     assert_eq!(poll_all(&mut assembler), [Got::Control(vec![100; 2000]), Got::Control(vec![110; 10])]);
 }
@@ -447,7 +448,7 @@ fn one_receive_may_bring_many_small_trains() {
             let (header, plaintext) = &control_train(1000, counter)[0];
             let mut slot = assembler.slot_for(header, plaintext.len()).unwrap();
             slot.buffer().copy_from_slice(plaintext);
-            assert_eq!(slot.commit(), Progress::Ready);
+            assert_eq!(slot.commit(Ecn::NotEct), Progress::Ready);
         }
         let expected: Vec<_> = (0..64).map(|counter| Got::Control(vec![counter; 1000])).collect();
         assert_eq!(poll_all(&mut assembler), expected);
@@ -459,20 +460,22 @@ fn a_caller_who_does_not_poll_is_told() {
     let mut assembler = Assembler::new();
     for counter in 0..MAX_SHELVED_TRAINS as u64 {
         let slot = assembler.slot_for(&control_train(10, counter)[0].0, 0).unwrap();
-        assert_eq!(slot.commit(), Progress::Ready);
+        assert_eq!(slot.commit(Ecn::NotEct), Progress::Ready);
     }
     let refusal = assembler.slot_for(&control_train(10, 999)[0].0, 0).err();
     assert_eq!(refusal, Some(ChunkRefusal::Undelivered));
     poll_all(&mut assembler);
     let lone = control_train(10, 0)[0].0;
-    let shelved = (0..20).take_while(|_| assembler.slot_for(&lone, MAX_DATAGRAM_LEN).map(Slot::commit).is_ok()).count();
+    let shelved = (0..20)
+        .take_while(|_| assembler.slot_for(&lone, MAX_DATAGRAM_LEN).map(|slot| slot.commit(Ecn::NotEct)).is_ok())
+        .count();
     assert_eq!(shelved, ((1 << 16) + MAX_DATAGRAM_LEN) / MAX_DATAGRAM_LEN, "a shelf has a length, too");
     poll_all(&mut assembler);
     for train in 0..=MAX_ASSEMBLIES as u64 {
         for (header, plaintext) in control_train(2000, 1000 + 10 * train) {
             let mut slot = assembler.slot_for(&header, plaintext.len()).unwrap();
             slot.buffer().copy_from_slice(&plaintext);
-            let _ = slot.commit();
+            let _ = slot.commit(Ecn::NotEct);
         }
     }
     let next = control_train(2000, 5000);

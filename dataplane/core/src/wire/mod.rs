@@ -3,6 +3,7 @@
 //! INVARIANT: bytes from the network become types here and nowhere else; no function here panics on any input.
 
 pub mod data;
+pub mod ecn;
 pub mod ethernet;
 pub mod handshake;
 pub mod header;

@@ -13,7 +13,10 @@ use crate::{
         Conditions, Network,
         frames::{frame, mac},
     },
-    wire::data::{DATA_OVERHEAD, DataHeader, Lane},
+    wire::{
+        data::{DATA_OVERHEAD, DataHeader, Lane},
+        ecn::Ecn,
+    },
 };
 
 /// Frames in an input of [`encap`], and datagrams in one of [`decap`], at most.
@@ -51,6 +54,8 @@ struct Receiver {
     decapsulator: Decapsulator,
     stats: Arc<WorkerStats>,
     from: SocketAddr,
+    /// What the underlay says.
+    ecn: Ecn,
     delivered: Vec<Vec<u8>>,
 }
 
@@ -59,11 +64,11 @@ impl Receiver {
         let stats = Arc::<WorkerStats>::default();
         let mut decapsulator = Decapsulator::new(stats.clone());
         decapsulator.begin_batch(&pair.far);
-        Self { decapsulator, stats, from: pair.from, delivered: Vec::new() }
+        Self { decapsulator, stats, from: pair.from, ecn: Ecn::NotEct, delivered: Vec::new() }
     }
 
     fn receive(&mut self, bytes: &[u8], segment_len: usize) {
-        self.decapsulator.handle(Datagrams { from: self.from, bytes, segment_len }, |_| {});
+        self.decapsulator.handle(Datagrams { from: self.from, bytes, segment_len, ecn: self.ecn }, |_| {});
         self.drain();
     }
 
@@ -127,7 +132,9 @@ fn changed_datagrams(choices: &mut Choices<'_>, pair: &Pair, receiver: &mut Rece
 /// Authentic chunks with any header and any plaintext.
 fn malicious_member(choices: &mut Choices<'_>, pair: &Pair, receiver: &mut Receiver) {
     let session = pair.near.peers[0].session.clone();
-    let is_train = choices.byte() & 1 == 0;
+    let how = choices.byte();
+    let is_train = how & 1 == 0;
+    receiver.ecn = Ecn::from_traffic_class(how >> 1);
     if is_train {
         let chunk_len = usize::from(choices.word()).clamp(64, 8940);
         let records = choices.take(crate::limits::MAX_TRAIN_BYTES);

@@ -1,7 +1,8 @@
 //! Frames to the TAP, whole if it takes them.
 //!
 //! Where the TAP has no offload, or the kernel refuses a super-frame (Linux 6.1.103, 6.6.44 and 6.10.3 do), it is cut
-//! into its segments here and their checksums are finished. A refusal is remembered for a while, not for ever.
+//! into its segments here and their checksums are finished. A refusal is remembered for a while, not for ever, and for TCP
+//! and UDP apart: kernels before 6.2 take super-frames of TCP only.
 //!
 //! INVARIANT: no allocation per frame.
 
@@ -18,23 +19,19 @@ use weaved_core::{
 };
 
 use crate::{
+    pause::Change,
     stats::IoStats,
-    tap::{Tap, TapWriteError, VNET_HEADER_LEN},
+    tap::{Refusals, Tap, TapWriteError, VNET_HEADER_LEN},
 };
 
-/// Super-frames that are cut after a refusal before one is offered whole again.
-const REFUSAL_PAUSE_FRAMES: u32 = 4096;
-
-/// Writes frames and remembers what the kernel thinks of super-frames.
+/// Writes frames in the form that the kernel takes.
 pub(crate) struct FrameWriter {
-    /// Super-frames still to be cut.
-    refusal_pause: u32,
     segment: Box<[u8]>,
 }
 
 impl Default for FrameWriter {
     fn default() -> Self {
-        Self { refusal_pause: 0, segment: vec![0; MAX_FRAME_LEN].into() }
+        Self { segment: vec![0; MAX_FRAME_LEN].into() }
     }
 }
 
@@ -43,6 +40,9 @@ pub(crate) trait FrameSink {
     /// Whether super-frames and unfinished checksums may be offered.
     fn has_offload(&self) -> bool;
 
+    /// What it has refused of them.
+    fn refusals(&self) -> &Refusals;
+
     /// Takes one frame.
     fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError>;
 }
@@ -50,6 +50,10 @@ pub(crate) trait FrameSink {
 impl FrameSink for Tap {
     fn has_offload(&self) -> bool {
         self.offload().has_super_frames()
+    }
+
+    fn refusals(&self) -> &Refusals {
+        self.refusals()
     }
 
     fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError> {
@@ -73,16 +77,20 @@ impl FrameWriter {
                 write_finished(sink, vnet, frame)
             };
         };
-        if sink.has_offload() && self.refusal_pause == 0 {
+        if sink.has_offload() && sink.refusals().may_offer(request.transport) {
             match sink.write(&vnet.emit(), frame) {
                 Err(TapWriteError::GsoRefused) => {
-                    stats.tap_gso_refused.fetch_add(1, Relaxed);
-                    self.refusal_pause = REFUSAL_PAUSE_FRAMES;
+                    if sink.refusals().on_refused(request.transport) == Change::Entered {
+                        stats.tap_gso_refused.fetch_add(1, Relaxed);
+                    }
                 }
-                outcome => return outcome,
+                outcome => {
+                    if outcome.is_ok() && sink.refusals().on_taken(request.transport) == Change::Left {
+                        stats.tap_gso_returned.fetch_add(1, Relaxed);
+                    }
+                    return outcome;
+                }
             }
-        } else {
-            self.refusal_pause = self.refusal_pause.saturating_sub(1);
         }
         stats.tap_segmented.fetch_add(1, Relaxed);
         self.write_segments(sink, request, frame)
@@ -125,6 +133,7 @@ fn segmentation(vnet: VnetHeader) -> Option<GsoRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pause::PAUSE_TRIES;
     use std::cell::{Cell, RefCell};
 
     const PAYLOAD_LEN: usize = 2500;
@@ -135,6 +144,7 @@ mod tests {
     #[derive(Default)]
     struct Paper {
         has_offload: bool,
+        refusals: Refusals,
         refuses_super_frames: Cell<bool>,
         written: RefCell<Vec<(VnetHeader, Vec<u8>)>>,
     }
@@ -142,6 +152,10 @@ mod tests {
     impl FrameSink for Paper {
         fn has_offload(&self) -> bool {
             self.has_offload
+        }
+
+        fn refusals(&self) -> &Refusals {
+            &self.refusals
         }
 
         fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError> {
@@ -208,15 +222,20 @@ mod tests {
     #[test]
     fn a_refused_super_frame_is_cut_and_offering_is_tried_again_after_a_while() {
         let paper = Paper { has_offload: true, refuses_super_frames: true.into(), ..Paper::default() };
-        let mut writer = FrameWriter::default();
-        write(&mut writer, &paper, super_frame());
-        assert_eq!(paper.lens().len(), 3);
+        let (mut writer, stats) = (FrameWriter::default(), IoStats::default());
+        let mut write = || {
+            let (vnet, mut frame) = super_frame();
+            writer.write(&paper, &stats, vnet, &mut frame).unwrap();
+            paper.lens()
+        };
+        assert_eq!(write().len(), 3);
         paper.refuses_super_frames.set(false);
-        for _ in 0..REFUSAL_PAUSE_FRAMES {
-            write(&mut writer, &paper, super_frame());
-            assert_eq!(paper.lens().len(), 3);
+        for _ in 0..PAUSE_TRIES {
+            assert_eq!(write().len(), 3);
         }
-        write(&mut writer, &paper, super_frame());
-        assert_eq!(paper.lens(), [HEADERS_LEN + PAYLOAD_LEN]);
+        assert!(paper.refusals.may_offer(Transport::Tcp), "TCP has not been refused");
+        assert_eq!(write(), [HEADERS_LEN + PAYLOAD_LEN]);
+        let counted = [&stats.tap_gso_refused, &stats.tap_gso_returned, &stats.tap_segmented];
+        assert_eq!(counted.map(|counter| counter.load(Relaxed)), [1, 1, u64::from(PAUSE_TRIES) + 1]);
     }
 }

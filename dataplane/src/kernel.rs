@@ -13,6 +13,7 @@ use weaved_api::{DesiredState, DeviceStatus, OffloadSwitches, Problem, Switch};
 use weaved_core::forward::ForwardingTable;
 
 use crate::{
+    feature::Feature,
     inputs::InputSender,
     reconcile::{DeviceError, Devices},
     shutdown::Watch,
@@ -99,9 +100,9 @@ impl Kernel {
             bridge: self.bridge.clone(),
             tap: tap.name().to_owned(),
             listen_port: socket.port(),
-            tap_offload: tap.offload().has_super_frames(),
-            udp_gso: socket.offload().gso,
-            udp_gro: socket.offload().gro,
+            tap_offload: tap.feature().status(tap.refusals().describe()),
+            udp_gso: socket.offload().gso.status(socket.refused_trains()),
+            udp_gro: socket.offload().gro.status(None),
         })
     }
 
@@ -128,6 +129,10 @@ impl Kernel {
         self.bridge.clone_from(&desired.overlay.bridge);
         if self.tap.is_none() {
             self.tap = self.devices.tap().map(|tap| Opened { settings: tap_settings(desired), it: tap.clone() });
+            if let Some(tap) = self.tap() {
+                log_feature("tap-offload", tap.feature());
+                tap.refusals().describe().into_iter().for_each(|refused| tracing::info!("tap-offload: {refused}"));
+            }
         }
     }
 
@@ -136,10 +141,12 @@ impl Kernel {
             return;
         }
         let settings = socket_settings(desired);
-        match UdpSocket::open(settings.port, desired.offload) {
+        match UdpSocket::open(settings.port, desired.offload, self.config.stats.io.clone()) {
             Ok(socket) => {
-                let offload = socket.offload();
-                tracing::info!(port = socket.port(), gso = offload.gso, gro = offload.gro, "UDP socket is open");
+                let port = socket.port();
+                tracing::info!(port, "UDP socket is open");
+                log_feature("udp-gso", socket.offload().gso);
+                log_feature("udp-gro", socket.offload().gro);
                 self.socket = Some(Opened { settings, it: Arc::new(socket) });
             }
             Err(error) => problems.push(problem(&error)),
@@ -160,6 +167,12 @@ impl Kernel {
 
 fn problem(error: &impl ToString) -> Problem {
     Problem { message: error.to_string() }
+}
+
+/// What an offload is at the start.
+fn log_feature(name: &str, Feature { switch, is_on, reason }: Feature) {
+    let force = if is_on { "on" } else { "off" };
+    tracing::info!("{name} is {force} (switch: {switch}): {reason}");
 }
 
 fn tap_settings(desired: &DesiredState) -> TapSettings {

@@ -8,10 +8,12 @@
 mod clients;
 pub mod config;
 mod daemon;
+pub mod feature;
 mod frame_writer;
 mod inputs;
 mod kernel;
 pub mod netlink;
+mod pause;
 pub mod privileges;
 pub mod reconcile;
 mod rx;
@@ -23,6 +25,7 @@ mod sys;
 pub mod tap;
 #[cfg(test)]
 mod testing;
+mod transitions;
 mod tx;
 pub mod udp;
 mod workers;

@@ -31,7 +31,7 @@ use crate::{
     server::{ApiInput, ConnectionId},
     shutdown::{Ending, Watch},
     tap::VNET_HEADER_LEN,
-    udp::SendError,
+    transitions::Transitions,
     workers::AllStats,
 };
 
@@ -63,6 +63,7 @@ pub(crate) struct SlowPath {
     all_stats: AllStats,
     /// Counts what this thread drops.
     stats: Arc<WorkerStats>,
+    transitions: Transitions,
 }
 
 /// Devices or sockets are not as wanted.
@@ -94,6 +95,7 @@ impl SlowPath {
             table,
             all_stats,
             stats: Arc::default(),
+            transitions: Transitions::default(),
         })
     }
 
@@ -114,6 +116,7 @@ impl SlowPath {
                 }
             }
             self.drain(now);
+            self.transitions.log(&self.all_stats.io, now);
         }
     }
 
@@ -228,8 +231,9 @@ impl SlowPath {
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
             let Some(socket) = self.kernel.socket() else { continue };
-            if let Err(error) = socket.send(transmit.to, &transmit.datagrams, transmit.segment_len) {
-                count_unsent(&self.stats, error, transmit.datagrams.len().div_ceil(transmit.segment_len));
+            if let Err(unsent) = socket.send(transmit.to, &transmit.datagrams, transmit.segment_len) {
+                let lost = (transmit.datagrams.len() - unsent.sent_len).div_ceil(transmit.segment_len);
+                self.stats.count_drops(unsent.error.drop_reason(), lost as u64);
             }
         }
         while let Some(frame) = router.poll_frame() {
@@ -265,10 +269,6 @@ impl SlowPath {
         };
         self.watch.end(ending);
     }
-}
-
-fn count_unsent(stats: &WorkerStats, error: SendError, datagram_count: usize) {
-    stats.count_drops(error.drop_reason(), datagram_count as u64);
 }
 
 fn router_config(desired: &DesiredState, now: Instant) -> RouterConfig {

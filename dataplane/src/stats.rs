@@ -15,10 +15,19 @@ pub(crate) struct IoStats {
     pub(crate) udp_truncated: AtomicU64,
     /// Datagrams that the kernel dropped because the socket was full.
     pub(crate) udp_overflow: AtomicU64,
-    /// Super-frames that the TAP refused.
+    /// Times the TAP began to refuse super-frames, and to take them again.
     pub(crate) tap_gso_refused: AtomicU64,
+    pub(crate) tap_gso_returned: AtomicU64,
     /// Super-frames that were segmented here.
     pub(crate) tap_segmented: AtomicU64,
+    /// Times a destination began to refuse trains, and to take them again.
+    pub(crate) udp_gso_refused: AtomicU64,
+    pub(crate) udp_gso_returned: AtomicU64,
+    /// Times the kernel began to refuse long trains, and to take them again.
+    pub(crate) udp_gso_shrunk: AtomicU64,
+    pub(crate) udp_gso_grown: AtomicU64,
+    /// Trains that left datagram by datagram.
+    pub(crate) udp_unsegmented: AtomicU64,
     /// Sends that had to wait for room.
     pub(crate) udp_waits: AtomicU64,
 }
@@ -35,8 +44,14 @@ impl IoStats {
             counter("tx_batches", "Times the sending thread woke up.", &self.tx_batches),
             counter("rx_batches", "Times the receiving thread woke up.", &self.rx_batches),
             counter("udp_waits", "Sends that had to wait for room in the socket.", &self.udp_waits),
-            counter("tap_gso_refused", "Super-frames that the kernel refused to take whole.", &self.tap_gso_refused),
+            counter("tap_gso_refused", "Times the TAP began to refuse super-frames.", &self.tap_gso_refused),
+            counter("tap_gso_returned", "Times the TAP took super-frames again.", &self.tap_gso_returned),
             counter("tap_segmented", "Super-frames cut into segments before they were written.", &self.tap_segmented),
+            counter("udp_gso_refused", "Times a host could not be sent trains in one send.", &self.udp_gso_refused),
+            counter("udp_gso_returned", "Times a host could be sent trains in one send again.", &self.udp_gso_returned),
+            counter("udp_gso_shrunk", "Times the kernel began to refuse long trains.", &self.udp_gso_shrunk),
+            counter("udp_gso_grown", "Times the kernel took long trains again.", &self.udp_gso_grown),
+            counter("udp_unsegmented", "Trains sent datagram by datagram.", &self.udp_unsegmented),
             counter("drop_udp_truncated", "Datagrams longer than any we send.", &self.udp_truncated),
             counter(
                 "drop_udp_overflow",

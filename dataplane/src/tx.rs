@@ -24,7 +24,7 @@ use weaved_core::{
 
 use crate::{
     tap::VNET_HEADER_LEN,
-    udp::SendError,
+    udp::{SendError, Unsent},
     workers::{Shared, WorkerContext},
 };
 
@@ -107,14 +107,16 @@ impl Tx {
     fn send_closed(&mut self) {
         while let Some(outgoing) = self.encapsulator.poll_outgoing() {
             let (slot, len, segment_len) = (outgoing.slot, outgoing.datagrams.len(), outgoing.segment_len);
-            let Err(error) = self.shared.send(outgoing.to, outgoing.datagrams, segment_len, FULL_PATIENCE) else {
+            let Err(Unsent { error, sent_len }) =
+                self.shared.send(outgoing.to, outgoing.datagrams, segment_len, FULL_PATIENCE)
+            else {
                 continue;
             };
             if error == SendError::TooBig {
                 let peer = self.encapsulator.table().peer(slot).id;
                 self.context.punts.punt(Punt::TooBig { peer, datagram_len: segment_len.min(len) });
             }
-            self.context.stats.count_drops(error.drop_reason(), len.div_ceil(segment_len) as u64);
+            self.context.stats.count_drops(error.drop_reason(), (len - sent_len).div_ceil(segment_len) as u64);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     stats::IoStats,
     tap::Tap,
     tx::Tx,
-    udp::{SendError, UdpSocket},
+    udp::{SendError, UdpSocket, Unsent},
 };
 
 /// What both workers use.
@@ -93,12 +93,13 @@ impl Shared {
         datagrams: &[u8],
         segment_len: usize,
         patience: Duration,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), Unsent> {
         match self.socket.send(to, datagrams, segment_len) {
-            Err(SendError::Full) => {
+            Err(Unsent { error: SendError::Full, sent_len }) => {
                 self.io_stats.udp_waits.fetch_add(1, Relaxed);
                 self.socket.wait_writable(patience);
-                self.socket.send(to, datagrams, segment_len)
+                let again = self.socket.send(to, &datagrams[sent_len..], segment_len);
+                again.map_err(|unsent| Unsent { sent_len: sent_len + unsent.sent_len, ..unsent })
             }
             outcome => outcome,
         }
@@ -111,7 +112,7 @@ impl SendError {
         match self {
             Self::TooBig => DropReason::UnderlayTooBig,
             Self::Full => DropReason::UnderlayFull,
-            Self::Unreachable | Self::GsoRefused | Self::Refused => DropReason::UnderlayUnreachable,
+            Self::Unreachable | Self::Refused => DropReason::UnderlayUnreachable,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
+use weaved_api::Switch;
 use zeroize::Zeroizing;
 
 use super::output;
@@ -73,6 +74,23 @@ pub(super) struct Args {
     /// Watch Docker again, after a launch with --no-docker
     #[arg(long)]
     docker: bool,
+    #[command(flatten)]
+    offload: OffloadArgs,
+}
+
+/// Kernel offloads: `auto` tests each at the start and falls back while it fails.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Kernel offloads (auto, on, off; see `weaved status dataplane`)")]
+struct OffloadArgs {
+    /// Frames of up to 64 KB from and to the bridge [default: auto]
+    #[arg(long, value_name = "SWITCH")]
+    tap_offload: Option<Switch>,
+    /// Many datagrams in one send [default: auto]
+    #[arg(long, value_name = "SWITCH")]
+    udp_gso: Option<Switch>,
+    /// Many datagrams in one receive [default: auto]
+    #[arg(long, value_name = "SWITCH")]
+    udp_gro: Option<Switch>,
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
@@ -159,6 +177,9 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         mtu: args.mtu,
         name: args.name.clone(),
         docker,
+        tap_offload: args.offload.tap_offload,
+        udp_gso: args.offload.udp_gso,
+        udp_gro: args.offload.udp_gro,
     })
 }
 

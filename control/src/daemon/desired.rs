@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use weaved_api::{DesiredState, Generation, OffloadSwitches, Overlay};
+use weaved_api::{DesiredState, Generation, Overlay};
 
 use super::Memory;
 use crate::{defaults, node::Node};
@@ -69,7 +69,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory) -> DesiredStat
         targets: wanted.targets.clone(),
         neighbours: wanted.neighbours.clone(),
         quarantined: wanted.quarantined.clone(),
-        offload: OffloadSwitches::default(),
+        offload: memory.settings.offload,
     }
 }
 

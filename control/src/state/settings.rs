@@ -7,6 +7,7 @@ use std::fmt;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use weaved_api::{OffloadSwitches, Switch};
 
 use super::Record;
 use crate::{defaults, node::Start};
@@ -54,6 +55,9 @@ pub struct Settings {
     pub name: String,
     /// Which Docker is watched.
     pub docker: DockerChoice,
+    /// Which kernel offloads are forced on or off.
+    #[serde(default)]
+    pub offload: OffloadSwitches,
     /// How this node came to its cluster.
     pub start: Start,
 }
@@ -80,6 +84,12 @@ pub struct Requested {
     pub name: Option<String>,
     /// `--no-docker`, `--docker` or `DOCKER_HOST`
     pub docker: Option<DockerChoice>,
+    /// `--tap-offload`
+    pub tap_offload: Option<Switch>,
+    /// `--udp-gso`
+    pub udp_gso: Option<Switch>,
+    /// `--udp-gro`
+    pub udp_gro: Option<Switch>,
 }
 
 /// Settings that are refused; nothing has been changed.
@@ -122,6 +132,7 @@ impl Settings {
             mtu: defaults::MTU,
             name: host_name.into(),
             docker: DockerChoice::Usual,
+            offload: OffloadSwitches::default(),
             start,
         };
         let fixed = Self {
@@ -154,6 +165,10 @@ impl Settings {
         note("mtu", self.mtu.to_string(), older.mtu.to_string());
         note("name", self.name.clone(), older.name.clone());
         note("docker", self.docker.to_string(), older.docker.to_string());
+        let (now, then) = (&self.offload, &older.offload);
+        note("tap-offload", now.tap_offload.to_string(), then.tap_offload.to_string());
+        note("udp-gso", now.udp_gso.to_string(), then.udp_gso.to_string());
+        note("udp-gro", now.udp_gro.to_string(), then.udp_gro.to_string());
         changes
     }
 
@@ -169,6 +184,11 @@ impl Settings {
             mtu: requested.mtu.unwrap_or(self.mtu),
             name: requested.name.clone().unwrap_or(self.name),
             docker: requested.docker.clone().unwrap_or(self.docker),
+            offload: OffloadSwitches {
+                tap_offload: requested.tap_offload.unwrap_or(self.offload.tap_offload),
+                udp_gso: requested.udp_gso.unwrap_or(self.offload.udp_gso),
+                udp_gro: requested.udp_gro.unwrap_or(self.offload.udp_gro),
+            },
             ..self
         })
     }
@@ -280,6 +300,27 @@ mod tests {
         let requested = Requested { port: Some(7000), docker: Some(DockerChoice::Off), ..Requested::default() };
         let changed = settings.clone().again(&requested).unwrap();
         assert_eq!(changed.changes_since(&settings), ["port is 7000, was 6783", "docker is off, was the usual one"]);
+    }
+
+    #[test]
+    fn offload_switches_are_remembered_one_by_one_and_their_change_is_told() {
+        let sends_off = Requested { udp_gso: Some(Switch::Off), ..Requested::default() };
+        let before = first(&sends_off).unwrap();
+        let receives_off = Requested { udp_gro: Some(Switch::Off), ..Requested::default() };
+        let after = before.clone().again(&receives_off).unwrap();
+        assert_eq!(
+            after.offload,
+            OffloadSwitches { tap_offload: Switch::Auto, udp_gso: Switch::Off, udp_gro: Switch::Off }
+        );
+        assert_eq!(after.changes_since(&before), ["udp-gro is off, was auto"]);
+    }
+
+    #[test]
+    fn settings_written_before_there_were_switches_are_read() {
+        let settings = first(&Requested::default()).unwrap();
+        let mut json = serde_json::to_value(&settings).unwrap();
+        json.as_object_mut().unwrap().remove("offload").unwrap();
+        assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! The document is level-triggered: the receiver compares it with what it has and does the difference, so sending it
 //! twice changes nothing and a lost one is repaired by the next. The same document, as JSON, can be read from a file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -94,4 +98,42 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// A text that is no switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("choose auto, on or off")]
+pub struct SwitchError;
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Switch {
+    type Err = SwitchError;
+
+    fn from_str(text: &str) -> Result<Self, SwitchError> {
+        let all = [Self::Auto, Self::On, Self::Off];
+        all.into_iter().find(|switch| switch.to_string() == text).ok_or(SwitchError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_read_as_it_is_written_and_nothing_else_is() {
+        for switch in [Switch::Auto, Switch::On, Switch::Off] {
+            assert_eq!(switch.to_string().parse(), Ok(switch));
+            assert_eq!(serde_json::to_string(&switch).unwrap(), format!("\"{switch}\""));
+        }
+        assert_eq!("ON".parse::<Switch>(), Err(SwitchError));
+    }
 }

@@ -12,11 +12,11 @@ mod id;
 mod secret;
 mod stats;
 
-pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, Switch};
+pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, Switch, SwitchError};
 pub use event::{Event, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};
-pub use stats::{Counter, DeviceStatus, LinkStatus, PeerStatus, SessionStatus, Stats};
+pub use stats::{Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PeerStatus, SessionStatus, Stats};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
 pub const API_VERSION: u32 = 1;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::PeerId;
+use crate::{PeerId, Switch};
 
 /// A snapshot of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,9 +93,32 @@ pub struct DeviceStatus {
     /// The UDP port in use.
     pub listen_port: u16,
     /// Super-frames pass the TAP whole.
-    pub tap_offload: bool,
+    pub tap_offload: FeatureStatus,
     /// Trains leave in one send.
-    pub udp_gso: bool,
+    pub udp_gso: FeatureStatus,
     /// Trains arrive in one receive.
-    pub udp_gro: bool,
+    pub udp_gro: FeatureStatus,
+}
+
+/// An offload: what the operator wants, what is in force, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureStatus {
+    /// What the operator wants.
+    pub switch: Switch,
+    /// What is in force.
+    pub force: Force,
+    /// Why, in a phrase.
+    pub reason: String,
+}
+
+/// How far an offload is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Force {
+    /// It is used.
+    On,
+    /// It is used, but not everywhere: the kernel has refused it for some traffic and is asked again after a pause.
+    Partly,
+    /// It is not used.
+    Off,
 }

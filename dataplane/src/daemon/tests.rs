@@ -11,8 +11,8 @@ use std::{
 
 use tempfile::TempDir;
 use weaved_api::{
-    API_VERSION, ClusterSecret, DesiredState, Event, Generation, OffloadSwitches, Overlay, PeerId, Request, SecretKey,
-    Stats, Switch, framing,
+    API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, OffloadSwitches, Overlay, PeerId,
+    Request, SecretKey, Stats, Switch, framing,
 };
 
 use super::*;
@@ -210,6 +210,11 @@ fn transfer_over_tcp(from: &Host, to: &Host, len: usize) {
     assert!(arrived.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes have changed on the way");
 }
 
+/// How far TAP offload, sending and receiving of trains are in force.
+fn force(device: &DeviceStatus) -> [Force; 3] {
+    [&device.tap_offload, &device.udp_gso, &device.udp_gro].map(|feature| feature.force)
+}
+
 #[test]
 fn two_data_planes_carry_datagrams_and_streams_between_their_bridges() {
     let (a, mut control_a, b, _control_b) = pair(OffloadSwitches::default());
@@ -219,7 +224,7 @@ fn two_data_planes_carry_datagrams_and_streams_between_their_bridges() {
     transfer_over_tcp(&a, &b, 32 << 20);
     let stats = control_a.stats();
     let device = stats.device.unwrap();
-    assert!(device.tap_offload && device.udp_gso && device.udp_gro, "{device:?}");
+    assert_eq!(force(&device), [Force::On; 3], "{device:?}");
     assert_eq!(device.listen_port, PORT);
     let frames = stats.counters.iter().find(|counter| counter.name == "tap_frames_in").unwrap().value;
     assert!(frames < (32 << 20) / 1400 / 2, "super-frames travel whole: {frames}");
@@ -232,7 +237,7 @@ fn the_same_without_any_offload() {
     echo_over_udp(&a, &b, 60_000);
     transfer_over_tcp(&a, &b, 4 << 20);
     let device = control_a.stats().device.unwrap();
-    assert!(!device.tap_offload && !device.udp_gso && !device.udp_gro, "{device:?}");
+    assert_eq!(force(&device), [Force::Off; 3], "{device:?}");
 }
 
 #[test]

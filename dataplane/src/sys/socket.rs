@@ -104,6 +104,12 @@ pub(crate) fn set_overflow_report(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
 }
 
+/// Sends without checksums (`SO_NO_CHECK`), which goes with no offload.
+#[cfg(test)]
+pub(crate) fn set_no_checksums(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+}
+
 fn set_int(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let len = size_of::<c_int>() as libc::socklen_t;
     let value: *const c_void = (&raw const value).cast();

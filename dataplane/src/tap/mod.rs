@@ -7,6 +7,7 @@
 //! INVARIANT: a descriptor of ours is non-blocking and the only one on the device (no multi-queue).
 
 mod offload;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +23,11 @@ use rustix::{
 };
 use weaved_api::Switch;
 
+use weaved_core::offload::superframe::Transport;
+
 pub use self::offload::TapOffload;
-use crate::sys::tun;
+pub(crate) use self::refusals::Refusals;
+use crate::{feature::Feature, sys::tun};
 
 /// Bytes of the vnet header in front of each frame.
 pub const VNET_HEADER_LEN: usize = 10;
@@ -42,6 +46,8 @@ pub struct Tap {
     fd: OwnedFd,
     name: String,
     offload: TapOffload,
+    feature: Feature,
+    refusals: Refusals,
 }
 
 /// Why a TAP cannot be opened. `Display` says what to do.
@@ -63,7 +69,7 @@ pub enum TapError {
     #[error("{0} exists and is not a TAP device of weaved: rename or delete it, or give the TAP another name")]
     OtherDevice(String),
     /// Offload was asked for and the kernel refuses it.
-    #[error("the kernel refuses offload on the TAP device {0}: set tap_offload to `auto` or `off`")]
+    #[error("the kernel refuses offload on the TAP device {0}: set tap-offload to `auto` or `off`")]
     NoOffload(String),
     /// Anything else.
     #[error("cannot open the TAP device {name}: {step}: {source}")]
@@ -106,9 +112,19 @@ impl Tap {
         tun::set_vnet_header_len(fd.as_fd(), VNET_HEADER_LEN as u8).map_err(other("set the vnet header length"))?;
         // Without a bound: the fast path of the kernel asks for it, and a write is never queued anyway.
         tun::set_send_buffer(fd.as_fd(), i32::MAX).map_err(other("set the send buffer"))?;
-        let offload = offload::negotiate(switch, |bits| tun::set_offload(fd.as_fd(), bits))
-            .ok_or_else(|| TapError::NoOffload(name.to_owned()))?;
-        Ok(Self { fd, name: name.to_owned(), offload })
+        let no_offload = || TapError::NoOffload(name.to_owned());
+        let offload = offload::negotiate(switch, |bits| tun::set_offload(fd.as_fd(), bits)).ok_or_else(no_offload)?;
+        let feature = Feature::decide(switch, offload.finding()).ok_or_else(no_offload)?;
+        let tap = Self { fd, name: name.to_owned(), offload, feature, refusals: Refusals::default() };
+        if offload.has_super_frames() {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                tap.refusals.test(transport, |vnet, frame| tap.write_frame(vnet, frame));
+            }
+        }
+        if switch == Switch::On && !tap.refusals.may_offer(Transport::Tcp) {
+            return Err(no_offload());
+        }
+        Ok(tap)
     }
 
     /// Makes the device stay when this process ends.
@@ -128,6 +144,16 @@ impl Tap {
     /// What the kernel agreed to hand us unfinished.
     pub fn offload(&self) -> TapOffload {
         self.offload
+    }
+
+    /// Whether offload is used, and why.
+    pub fn feature(&self) -> Feature {
+        self.feature
+    }
+
+    /// What the kernel refuses to take from us.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Reads one frame and its vnet header; the length of the frame. None when no frame is waiting.

@@ -8,6 +8,8 @@ use std::io;
 
 use weaved_api::Switch;
 
+use crate::feature::Finding;
+
 const TUN_F_CSUM: u32 = 0x01;
 const TUN_F_TSO4: u32 = 0x02;
 const TUN_F_TSO6: u32 = 0x04;
@@ -35,6 +37,15 @@ impl TapOffload {
     /// True when super-frames pass whole.
     pub fn has_super_frames(self) -> bool {
         self != Self::None
+    }
+
+    /// What the answer of the kernel means.
+    pub(super) fn finding(self) -> Finding {
+        match self {
+            Self::None => Finding::fails("the kernel refuses offload on TAP devices"),
+            Self::Tcp | Self::TcpEcn => Finding::works("super-frames of TCP; UDP needs Linux 6.2 or newer"),
+            Self::TcpUdp => Finding::works("super-frames of TCP and UDP"),
+        }
     }
 
     fn bits(self) -> u32 {

@@ -17,8 +17,13 @@ pub enum SocketError {
     #[error("no permission to open UDP port {0}: take a port above 1023")]
     NotPermitted(u16),
     /// The operator insists on an offload that this kernel does not have or that failed its self-test.
-    #[error("{0} does not work on this kernel: set it to `auto` or `off`")]
-    NoOffload(&'static str),
+    #[error("{name} does not work on this kernel ({reason}): set it to `auto` or `off`")]
+    NoOffload {
+        /// Its switch.
+        name: &'static str,
+        /// What was found out.
+        reason: &'static str,
+    },
     /// Anything else.
     #[error("cannot open UDP port {port}: {step}: {source}")]
     Other {
@@ -37,9 +42,6 @@ pub enum SendError {
     /// Larger than the first link of the path takes. The path MTU has changed; GSO is not to blame.
     #[error("larger than the path takes")]
     TooBig,
-    /// The device at the end of the route cannot do `UDP_SEGMENT`; one by one they may go.
-    #[error("the kernel refuses UDP_SEGMENT on this route")]
-    GsoRefused,
     /// No route, or a firewall says no.
     #[error("the network is not reachable")]
     Unreachable,
@@ -49,6 +51,16 @@ pub enum SendError {
     /// Anything else.
     #[error("the kernel refuses to send")]
     Refused,
+}
+
+/// A run of datagrams that has not left as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Unsent {
+    /// Why.
+    pub error: SendError,
+    /// Bytes at its beginning that have left: whole datagrams.
+    pub sent_len: usize,
 }
 
 impl SocketError {
@@ -61,23 +73,18 @@ impl SocketError {
     }
 }
 
-impl SendError {
-    /// Older kernels say `EINVAL` for a segment that is longer than the MTU, newer ones `EMSGSIZE`.
-    pub(super) fn from_errno(errno: Option<Errno>, segment_len: Option<u16>) -> Self {
+impl From<Errno> for SendError {
+    fn from(errno: Errno) -> Self {
         match errno {
-            Some(Errno::MSGSIZE) => Self::TooBig,
-            Some(Errno::INVAL) if segment_len.is_some() => Self::TooBig,
-            Some(Errno::IO) if segment_len.is_some() => Self::GsoRefused,
-            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Self::Full,
-            Some(
-                Errno::NETUNREACH
-                | Errno::HOSTUNREACH
-                | Errno::CONNREFUSED
-                | Errno::PERM
-                | Errno::ACCESS
-                | Errno::NETDOWN
-                | Errno::ADDRNOTAVAIL,
-            ) => Self::Unreachable,
+            Errno::MSGSIZE => Self::TooBig,
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => Self::Full,
+            Errno::NETUNREACH
+            | Errno::HOSTUNREACH
+            | Errno::CONNREFUSED
+            | Errno::PERM
+            | Errno::ACCESS
+            | Errno::NETDOWN
+            | Errno::ADDRNOTAVAIL => Self::Unreachable,
             _ => Self::Refused,
         }
     }

@@ -10,12 +10,13 @@ mod error;
 mod offload;
 #[cfg(test)]
 mod tests;
+mod trains;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,11 +30,12 @@ use rustix::{
 };
 use weaved_api::OffloadSwitches;
 
+use self::trains::Trains;
 pub use self::{
-    error::{SendError, SocketError},
+    error::{SendError, SocketError, Unsent},
     offload::UdpOffload,
 };
-use crate::sys::socket;
+use crate::{stats::IoStats, sys::socket};
 
 /// Bytes of datagrams that the kernel keeps for us, counted with its overhead of about two.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
@@ -43,9 +45,8 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 /// Room for the most that one receive can give: 64 KiB of datagrams.
 pub const RECEIVE_BYTES: usize = 1 << 16;
 
-/// Trains sent datagram by datagram after the kernel has refused `UDP_SEGMENT`, before it is tried again: the route
-/// may lead over another device then.
-const GSO_PAUSE_TRAINS: u32 = 4096;
+/// Destinations that `status` names when they refuse trains; the others are summed up.
+const MAX_NAMED_DESTINATIONS: usize = 4;
 
 /// An open UDP socket.
 #[derive(Debug)]
@@ -54,8 +55,9 @@ pub struct UdpSocket {
     port: u16,
     family: Family,
     offload: UdpOffload,
-    /// Trains still to be sent without GSO.
-    gso_pause: AtomicU32,
+    /// What the kernel has refused since the start.
+    trains: Trains,
+    stats: Arc<IoStats>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub struct Received {
 
 impl UdpSocket {
     /// Opens the port on all addresses of the host. Port 0 takes any free one.
-    pub fn open(port: u16, switches: OffloadSwitches) -> Result<Self, SocketError> {
+    pub(crate) fn open(port: u16, switches: OffloadSwitches, stats: Arc<IoStats>) -> Result<Self, SocketError> {
         let (fd, family) = bind(port)?;
         let other = |step: &'static str| move |source| SocketError::Other { port, step, source };
         let step = |result: rustix::io::Result<()>, step| result.map_err(|error| other(step)(error.into()));
@@ -94,11 +96,11 @@ impl UdpSocket {
         step(set_buffers(&fd), "size the buffers")?;
         socket::set_overflow_report(fd.as_fd()).map_err(other("ask for lost datagrams"))?;
         let offload = offload::negotiate(port, switches)?;
-        if offload.gro {
+        if offload.gro.is_on {
             socket::set_receive_offload(fd.as_fd()).map_err(other("turn on UDP_GRO"))?;
         }
         let port = local_port(&fd).map_err(other("ask for the port"))?;
-        Ok(Self { fd, port, family, offload, gso_pause: AtomicU32::new(0) })
+        Ok(Self { fd, port, family, offload, trains: Trains::default(), stats })
     }
 
     /// The port.
@@ -106,27 +108,39 @@ impl UdpSocket {
         self.port
     }
 
-    /// What the kernel does for us.
+    /// What the kernel does for us, as found out at the start.
     pub fn offload(&self) -> UdpOffload {
         self.offload
     }
 
+    /// What the kernel has refused of sending trains since then, for the operator.
+    pub fn refused_trains(&self) -> Option<String> {
+        let mut refusing: Vec<String> = self.trains.refusing().map(|ip| ip.to_string()).collect();
+        let count = refusing.len();
+        refusing.truncate(MAX_NAMED_DESTINATIONS);
+        let more = if count > refusing.len() { " and others" } else { "" };
+        let routes = (count > 0).then(|| format!("refused on the way to {}{more}", refusing.join(", ")));
+        let segments = self.trains.fewer_segments().map(|most| format!("at most {most} datagrams in one send"));
+        let refused: Vec<String> = routes.into_iter().chain(segments).collect();
+        (!refused.is_empty()).then(|| refused.join("; "))
+    }
+
     /// Sends a run of datagrams of `segment_len` bytes, the last of which may be shorter.
     ///
-    /// After an error some of them may have been sent.
-    pub fn send(&self, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), SendError> {
+    /// An error tells how many of them have left.
+    pub fn send(&self, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), Unsent> {
         debug_assert!(segment_len > 0, "a run of datagrams has a segment length");
-        let to = self.to_kernel(to).ok_or(SendError::Unreachable)?;
+        let unsent = |error| Unsent { error, sent_len: 0 };
+        let address = self.to_kernel(to).ok_or(unsent(SendError::Unreachable))?;
+        let send = |bytes: &[u8], segment_len| self.send_once(address, bytes, segment_len);
         if datagrams.len() <= segment_len {
-            return self.send_once(to, datagrams, None);
+            return send(datagrams, None).map_err(|errno| unsent(errno.into()));
         }
-        if self.may_use_gso() {
-            match self.send_once(to, datagrams, Some(segment_len as u16)) {
-                Err(SendError::GsoRefused) => self.gso_pause.store(GSO_PAUSE_TRAINS, Relaxed),
-                outcome => return outcome,
-            }
+        if self.offload.gso.is_on {
+            self.trains.send(to.ip(), (datagrams, segment_len), &self.stats, send)
+        } else {
+            Trains::send_singly((datagrams, segment_len), &self.stats, send)
         }
-        datagrams.chunks(segment_len).try_for_each(|datagram| self.send_once(to, datagram, None))
     }
 
     /// Receives into the buffer, which should have [`RECEIVE_BYTES`]. None when nothing is waiting.
@@ -152,23 +166,20 @@ impl UdpSocket {
         let _ = poll(&mut fds, Some(&timeout));
     }
 
-    fn may_use_gso(&self) -> bool {
-        // Two threads may both take the last step of the pause: it is a hint, not an account.
-        let pause = self.gso_pause.load(Relaxed);
-        if pause > 0 {
-            self.gso_pause.store(pause - 1, Relaxed);
-        }
-        self.offload.gso && pause == 0
+    /// Makes the kernel refuse trains.
+    #[cfg(test)]
+    fn refuse_trains(&self) -> io::Result<()> {
+        socket::set_no_checksums(self.fd.as_fd())
     }
 
-    fn send_once(&self, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> Result<(), SendError> {
+    fn send_once(&self, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> Result<(), Errno> {
         loop {
             let Err(error) = socket::send(self.fd.as_fd(), to, bytes, segment_len) else {
                 return Ok(());
             };
             match Errno::from_io_error(&error) {
                 Some(Errno::INTR) => {}
-                errno => return Err(SendError::from_errno(errno, segment_len)),
+                errno => return Err(errno.unwrap_or(Errno::OPNOTSUPP)),
             }
         }
     }

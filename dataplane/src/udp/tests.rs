@@ -8,7 +8,15 @@ const SEGMENT_COUNT: usize = 45;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn open() -> UdpSocket {
-    UdpSocket::open(0, OffloadSwitches::default()).unwrap()
+    open_with(OffloadSwitches::default())
+}
+
+fn open_with(switches: OffloadSwitches) -> UdpSocket {
+    UdpSocket::open(0, switches, Arc::default()).unwrap()
+}
+
+fn unsent(error: SendError) -> Result<(), Unsent> {
+    Err(Unsent { error, sent_len: 0 })
 }
 
 fn loopback(socket: &UdpSocket) -> SocketAddr {
@@ -32,7 +40,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Received {
 fn a_train_leaves_in_one_send_and_arrives_in_one_receive() {
     in_namespace_with_loopback(|| {
         let (sender, receiver) = (open(), open());
-        assert_eq!(sender.offload(), UdpOffload { gso: true, gro: true }, "this test needs Linux 5.12 or newer");
+        let UdpOffload { gso, gro } = sender.offload();
+        assert!(gso.is_on && gro.is_on, "this test needs Linux 5.12 or newer: {gso:?} {gro:?}");
         let train = train();
         sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
         let mut buffer = vec![0; RECEIVE_BYTES];
@@ -52,7 +61,7 @@ fn without_offloads_a_train_is_as_many_datagrams() {
             udp_gro: weaved_api::Switch::Off,
             ..OffloadSwitches::default()
         };
-        let (sender, receiver) = (UdpSocket::open(0, off).unwrap(), UdpSocket::open(0, off).unwrap());
+        let (sender, receiver) = (open_with(off), open_with(off));
         let train = train();
         sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
         let mut buffer = vec![0; RECEIVE_BYTES];
@@ -84,8 +93,8 @@ fn a_datagram_over_the_mtu_is_too_big_and_gso_goes_on() {
         netlink.set_mtu(index, 1280).unwrap();
         let (sender, receiver) = (open(), open());
         let to = loopback(&receiver);
-        assert_eq!(sender.send(to, &[0; 1400], 1400), Err(SendError::TooBig));
-        assert_eq!(sender.send(to, &[0; 4000], 1400), Err(SendError::TooBig));
+        assert_eq!(sender.send(to, &[0; 1400], 1400), unsent(SendError::TooBig));
+        assert_eq!(sender.send(to, &[0; 4000], 1400), unsent(SendError::TooBig));
         sender.send(to, &[0; 4000], 1200).unwrap();
         assert_eq!(receive(&receiver, &mut vec![0; RECEIVE_BYTES]).len, 4000, "the train went in one send");
     });
@@ -126,7 +135,7 @@ fn lost_datagrams_are_reported() {
 fn a_port_in_use_is_named() {
     in_namespace_with_loopback(|| {
         let first = open();
-        let error = UdpSocket::open(first.port(), OffloadSwitches::default()).unwrap_err();
+        let error = UdpSocket::open(first.port(), OffloadSwitches::default(), Arc::default()).unwrap_err();
         assert!(matches!(error, SocketError::PortInUse(_)));
         assert!(error.to_string().contains(&first.port().to_string()), "{error}");
     });
@@ -137,26 +146,60 @@ fn without_a_route_a_peer_is_unreachable_and_offloads_are_presumed() {
     in_namespace(|| {
         let sender = open();
         let to = "192.0.2.1:6783".parse().unwrap();
-        assert_eq!(sender.send(to, b"hello", 5), Err(SendError::Unreachable));
-        assert!(sender.offload().gso, "no loopback is no proof against it");
+        assert_eq!(sender.send(to, b"hello", 5), unsent(SendError::Unreachable));
+        assert!(sender.offload().gso.is_on, "no loopback is no proof against it");
     });
 }
 
 #[test]
 fn errors_are_told_apart_by_what_there_is_to_do() {
-    let train = Some(1400);
-    for (errno, segment_len, expected) in [
-        (Errno::MSGSIZE, None, SendError::TooBig),
-        (Errno::MSGSIZE, train, SendError::TooBig),
-        (Errno::INVAL, train, SendError::TooBig),
-        (Errno::INVAL, None, SendError::Refused),
-        (Errno::IO, train, SendError::GsoRefused),
-        (Errno::IO, None, SendError::Refused),
-        (Errno::NOBUFS, train, SendError::Full),
-        (Errno::AGAIN, None, SendError::Full),
-        (Errno::PERM, None, SendError::Unreachable),
-        (Errno::CONNREFUSED, None, SendError::Unreachable),
+    for (errno, expected) in [
+        (Errno::MSGSIZE, SendError::TooBig),
+        (Errno::INVAL, SendError::Refused),
+        (Errno::IO, SendError::Refused),
+        (Errno::NOBUFS, SendError::Full),
+        (Errno::AGAIN, SendError::Full),
+        (Errno::PERM, SendError::Unreachable),
+        (Errno::CONNREFUSED, SendError::Unreachable),
     ] {
-        assert_eq!(SendError::from_errno(Some(errno), segment_len), expected, "{errno}");
+        assert_eq!(SendError::from(errno), expected, "{errno}");
     }
+}
+
+/// Receives datagrams until so many bytes have come; they must be these.
+fn receive_all(socket: &UdpSocket, expected: &[u8]) {
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    let mut arrived = Vec::new();
+    while arrived.len() < expected.len() {
+        let received = receive(socket, &mut buffer);
+        arrived.extend_from_slice(&buffer[..received.len]);
+    }
+    assert!(arrived == expected, "something else has arrived");
+}
+
+#[test]
+fn a_kernel_that_refuses_every_train_gets_single_datagrams_and_says_so() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        // Without checksums the kernel refuses trains with EINVAL, whatever their length.
+        sender.refuse_trains().unwrap();
+        let train = train();
+        for _ in 0..2 {
+            sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+            receive_all(&receiver, &train);
+        }
+        assert_eq!(sender.refused_trains().as_deref(), Some("refused on the way to 127.0.0.1"));
+        assert_eq!(sender.stats.udp_gso_refused.load(std::sync::atomic::Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_train_of_more_segments_than_the_kernel_takes_is_sent_in_parts() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        let train: Vec<u8> = (0..200_usize * 100 - 50).map(|at| (at / 7) as u8).collect();
+        sender.send(loopback(&receiver), &train, 100).unwrap();
+        receive_all(&receiver, &train);
+        assert_eq!(sender.refused_trains().as_deref(), Some("at most 100 datagrams in one send"));
+    });
 }

@@ -1,6 +1,6 @@
 //! The screens of `weaved status`. Pure: a report in, text out.
 
-use weaved_api::{LinkStatus, PeerStatus};
+use weaved_api::{FeatureStatus, Force, LinkStatus, PeerStatus};
 
 use crate::{
     cli::output::{Table, ago, bytes},
@@ -143,17 +143,14 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
     lines.extend(report.dataplane.problems.iter().map(|problem| format!("  ! {problem}")));
     if let Some(stats) = &report.dataplane.stats {
         if let Some(device) = &stats.device {
-            let on_off = |on: bool| if on { "on" } else { "off" };
             lines.push(format!(
                 "devices      bridge {}, TAP {}, UDP port {}",
                 device.bridge, device.tap, device.listen_port
             ));
-            lines.push(format!(
-                "offloads     TAP {}, UDP send {}, UDP receive {}",
-                on_off(device.tap_offload),
-                on_off(device.udp_gso),
-                on_off(device.udp_gro)
-            ));
+            let features = [("tap-offload", &device.tap_offload), ("udp-gso", &device.udp_gso)];
+            for (name, feature) in features.into_iter().chain([("udp-gro", &device.udp_gro)]) {
+                lines.push(feature_line(name, feature));
+            }
         }
         lines.push(format!("addresses    {} Ethernet addresses known\n", stats.mac_count));
         let mut table = Table::new(&["COUNTER", "VALUE", "MEANING"]);
@@ -163,6 +160,16 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
         lines.push(table.to_string());
     }
     lines.join("\n")
+}
+
+/// An offload: what is in force, what the operator wants, and why it is as it is.
+fn feature_line(name: &str, feature: &FeatureStatus) -> String {
+    let force = match feature.force {
+        Force::On => "on",
+        Force::Partly => "partly on",
+        Force::Off => "off",
+    };
+    format!("{name:<12} {force} (switch: {}): {}", feature.switch, feature.reason)
 }
 
 fn sessions(report: &StatusReport) -> &[PeerStatus] {

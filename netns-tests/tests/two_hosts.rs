@@ -1,6 +1,6 @@
 //! The main job: containers of two Docker hosts on one encrypted network, by the steps that a user takes.
 
-use std::{collections::BTreeSet, fs, io::Write, process::Stdio, sync::Arc};
+use std::{collections::BTreeSet, fs, io::Write, net::Ipv4Addr, process::Stdio, sync::Arc};
 
 use weaved_netns_tests::{Container, Dockerd, Host, Lab, Place, SOON, traffic, wait_until};
 
@@ -111,19 +111,45 @@ fn two_networks_with_one_password_meet_and_keep_addresses_apart() {
 }
 
 #[test]
+fn of_two_networks_with_one_slice_the_younger_one_moves_before_docker_uses_it() {
+    let Some(mut lab) = Lab::open("yield") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let shared = found_on_one_slice(&lab, &a, &b);
+    let files = [&a, &b].map(|host| lab.file(&format!("{}.json", host.name()), "{}"));
+    let installed = |file: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
+    a.weaved().run(&["docker-config", "--install", "--daemon-json", &files[0]]).ok();
+    for host in [&a, &b] {
+        assert_eq!(bridge_addresses(host), gateway(&shared));
+    }
+
+    b.weaved().run(&["connect", &a.ipv4().to_string()]).ok();
+    b.weaved().wait_for_peers(1);
+    wait_until("the younger one has moved", SOON, || b.weaved().slice() != shared);
+    let moved = b.weaved().slice();
+    wait_until("its bridge has moved with it", SOON, || bridge_addresses(&b) == gateway(&moved));
+    assert_eq!((a.weaved().slice(), bridge_addresses(&a)), (shared.clone(), gateway(&shared)), "the older one stays");
+    assert!(b.weaved().docker_flags().contains(&format!("--fixed-cidr={moved}")));
+    b.weaved().run(&["docker-config", "--install", "--daemon-json", &files[1]]).ok();
+    assert_eq!([&files[0], &files[1]].map(|file| installed(file)["fixed-cidr"].clone()), [shared, moved]);
+    for host in [&a, &b] {
+        wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
+    }
+
+    let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+    let containers = [&docker_a, &docker_b].map(|docker| ["one", "two"].map(|name| docker.idle_container(name)));
+    let [[one_a, two_a], [one_b, two_b]] = &containers;
+    let addresses: BTreeSet<_> = [one_a, two_a, one_b, two_b].map(Container::address).into();
+    assert_eq!(addresses.len(), 4, "addresses are unique: {addresses:?}");
+    traffic::wait_for_ping(one_a, one_b.address());
+    traffic::check_tcp(one_b, two_a, &two_a.address().to_string(), 4 << 20);
+    traffic::wait_for_ping(two_b, two_a.address());
+}
+
+#[test]
 fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
     let Some(mut lab) = Lab::open("refuse") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
-    // Of a range with room for two hosts, each founder draws one half: after a few draws both have the same.
-    let small_range = ["--range", "10.32.0.0/27", "--slice-prefix", "28"];
-    found_with_password(&lab, &[&a, &b], &small_range);
-    for _ in 0..30 {
-        if a.weaved().slice() != b.weaved().slice() {
-            b.weaved().run(&["reset"]).ok();
-            found_with_password(&lab, &[&b], &small_range);
-        }
-    }
-    assert_eq!(a.weaved().slice(), b.weaved().slice());
+    found_on_one_slice(&lab, &a, &b);
     let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
     let (in_a, in_b) = (docker_a.idle_container("one"), docker_b.idle_container("one"));
     assert_eq!(in_a.address(), in_b.address());
@@ -134,6 +160,38 @@ fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
     });
     in_a.run(&["true"]).ok();
     in_b.run(&["true"]).ok();
+}
+
+/// Makes a network on each host until both have the same slice, which is returned; the one of `a` is the older.
+///
+/// Of a range with room for two hosts, each founder draws one half: after a few draws both have the same.
+fn found_on_one_slice(lab: &Lab, a: &Host, b: &Host) -> String {
+    const MAX_DRAWS: u32 = 30;
+    let small_range = ["--range", "10.32.0.0/27", "--slice-prefix", "28"];
+    found_with_password(lab, &[a, b], &small_range);
+    let shared = a.weaved().slice();
+    for _ in 0..MAX_DRAWS {
+        if b.weaved().slice() == shared {
+            return shared;
+        }
+        b.weaved().run(&["reset"]).ok();
+        found_with_password(lab, &[b], &small_range);
+    }
+    panic!("host b has drawn the same half {MAX_DRAWS} times");
+}
+
+/// The IPv4 addresses of the bridge, such as `10.32.0.1/27`.
+fn bridge_addresses(host: &Host) -> Vec<String> {
+    let listing = host.ip(&["-o", "-4", "addr", "show", "dev", "weave"]).stdout;
+    let of_line = |line: &str| line.split_whitespace().skip_while(|word| *word != "inet").nth(1).map(str::to_owned);
+    listing.lines().filter_map(of_line).collect()
+}
+
+/// The bridge's only address when its host has this slice of the small range.
+fn gateway(slice: &str) -> Vec<String> {
+    let network = slice.strip_suffix("/28").and_then(|network| network.parse::<Ipv4Addr>().ok());
+    let network = network.unwrap_or_else(|| panic!("half of the small range was expected: {slice}"));
+    vec![format!("{}/27", Ipv4Addr::from(u32::from(network) + 1))]
 }
 
 fn found_with_password(lab: &Lab, hosts: &[&Host], options: &[&str]) {

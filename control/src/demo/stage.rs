@@ -1,29 +1,28 @@
-//! Hosts and containers made of network namespaces, with the program `ip`; taken away when dropped.
+//! The two hosts: network namespaces with one link between them, and `weaved` in each.
 
 use std::{
-    cell::Cell,
-    fs::{self, File},
-    io::{Read, Write},
+    fs,
     net::Ipv4Addr,
-    os::fd::AsFd,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    process::{Pid, Signal, getpid, kill_process},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
+use rustix::process::{Signal, kill_process};
 
-use super::first_guest;
+use super::{
+    namespace::{self, Namespace},
+    tool,
+};
 use crate::{
     cli::output::say,
     failure::Failure,
     host::process::Process,
     paths::{Part, Paths},
     serve::{client, report::StatusReport},
+    state::token,
 };
 
 /// Documentation addresses (RFC 5737 §3): no real network has them.
@@ -31,68 +30,40 @@ const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192,
 const READY_PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Everything the demo has made.
+/// Both hosts.
 pub(super) struct Stage {
     hosts: [Host; 2],
-    guest_count: Cell<u32>,
-    _directory: Directory,
 }
 
 /// One host.
 pub(super) struct Host {
-    name: &'static str,
-    namespace: Namespace,
+    pub(super) name: &'static str,
+    /// The name of the demo, with which the names of all that it makes begin.
+    pub(super) demo: String,
+    pub(super) namespace: Namespace,
     /// Its address on the link.
     pub(super) address: Ipv4Addr,
+    directory: PathBuf,
     paths: Paths,
-    token_file: PathBuf,
-}
-
-/// One container.
-pub(super) struct Guest {
-    namespace: Namespace,
-    /// Its address on the overlay.
-    pub(super) address: Ipv4Addr,
 }
 
 impl Stage {
-    /// Two hosts with a link between them.
-    pub(super) fn build() -> Result<Self, Failure> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Failure::refused("the demo makes network namespaces and needs root: try again with sudo"));
-        }
-        let directory = Directory::create()?;
-        let hosts = [Host::build("hostA", UNDERLAY[0], &directory)?, Host::build("hostB", UNDERLAY[1], &directory)?];
-        let [a, b] = hosts.each_ref().map(|host| host.namespace.name.as_str());
-        ip(&["-n", a, "link", "add", "underlay", "type", "veth", "peer", "name", "underlay", "netns", b])?;
+    /// Two hosts with a link between them, in the directory of the demo.
+    pub(super) fn build(directory: &Path) -> Result<Self, Failure> {
+        let hosts = [Host::build("hostA", UNDERLAY[0], directory)?, Host::build("hostB", UNDERLAY[1], directory)?];
+        let [a, b] = &hosts;
+        let peer = ["type", "veth", "peer", "name", "underlay", "netns", b.namespace.name()];
+        a.namespace.ip(&[&["link", "add", "underlay"], peer.as_slice()].concat())?;
         for host in &hosts {
-            let address = format!("{}/24", host.address);
-            ip(&["-n", &host.namespace.name, "addr", "add", &address, "dev", "underlay"])?;
-            ip(&["-n", &host.namespace.name, "link", "set", "underlay", "up"])?;
+            host.namespace.ip(&["addr", "add", &format!("{}/24", host.address), "dev", "underlay"])?;
+            host.namespace.ip(&["link", "set", "underlay", "up"])?;
         }
-        Ok(Self { hosts, guest_count: Cell::new(0), _directory: directory })
+        Ok(Self { hosts })
     }
 
     /// Both hosts.
     pub(super) fn hosts(&self) -> [&Host; 2] {
         self.hosts.each_ref()
-    }
-
-    /// A container on a host: a namespace with a veth in the host's bridge and the first address of its slice.
-    pub(super) fn guest(&self, host: &Host, name: &str) -> Result<Guest, Failure> {
-        let report = host.report()?;
-        let slice = report.cluster.ipam.slice.ok_or_else(|| Failure::refused("the host has no address range"))?;
-        let address = first_guest(slice);
-        let namespace = Namespace::create(name)?;
-        self.guest_count.set(self.guest_count.get() + 1);
-        let (outer, inner) = (format!("guest{}", self.guest_count.get()), namespace.name.as_str());
-        let prefixed = format!("{address}/{}", report.settings.range.prefix_len());
-        let on_host = host.namespace.name.as_str();
-        ip(&["-n", on_host, "link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", inner])?;
-        ip(&["-n", on_host, "link", "set", &outer, "master", &report.settings.bridge, "up"])?;
-        ip(&["-n", inner, "addr", "add", &prefixed, "dev", "eth0"])?;
-        ip(&["-n", inner, "link", "set", "eth0", "up"])?;
-        Ok(Guest { namespace, address })
     }
 
     /// Waits until what was killed is there again.
@@ -102,37 +73,64 @@ impl Stage {
 }
 
 impl Host {
-    fn build(name: &'static str, address: Ipv4Addr, directory: &Directory) -> Result<Self, Failure> {
-        let home = directory.path.join(name);
-        let paths = Paths::new(&home.join("state"), &home.join("run"))?;
-        let namespace = Namespace::create(&name.to_lowercase())?;
-        Ok(Self { name, namespace, address, paths, token_file: home.join("t") })
+    fn build(name: &'static str, address: Ipv4Addr, stage: &Path) -> Result<Self, Failure> {
+        let directory = stage.join(name);
+        let made = fs::create_dir(&directory);
+        made.map_err(|error| Failure::refused(format!("cannot make {}: {error}", directory.display())))?;
+        let paths = Paths::new(&directory.join("state"), &directory.join("run"))?;
+        let demo = stage.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let namespace = Namespace::create(&demo, &name.to_lowercase())?;
+        Ok(Self { name, demo, namespace, address, directory, paths })
     }
 
     /// Runs a verb on this host and shows what it prints.
     pub(super) fn show(&self, arguments: &[&str]) -> Result<(), Failure> {
-        say(format!("\n{}# weaved {}", self.name, arguments.join(" ")));
-        let output = self.weaved(arguments)?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        text.lines().for_each(|line| say(format!("  {line}")));
-        if output.status.success() {
-            return Ok(());
+        self.type_in(&format!("weaved {}", arguments.join(" ")));
+        show_output(&self.read(arguments)?);
+        Ok(())
+    }
+
+    /// Runs a verb on this host and returns what it prints.
+    pub(super) fn read(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("weaved").args(arguments).env("WEAVED_STATE_DIR", &self.paths.state_dir);
+        command.env("WEAVED_RUN_DIR", &self.paths.run_dir).env("DOCKER_HOST", self.docker_host());
+        // What the operator has set is meant for his own network.
+        for variable in token::SECRET_VARIABLES {
+            command.env_remove(variable);
         }
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        Err(Failure::refused(format!("`weaved {}` failed on {}: {complaint}", arguments.join(" "), self.name)))
+        let line = format!("weaved {}", arguments.join(" "));
+        let done = self.enter(|| tool::finish(&line, &mut command))?;
+        done.map_err(|failure| Failure::refused(format!("{}: {failure}", self.name)))
+    }
+
+    /// Shows a command as an operator types it.
+    pub(super) fn type_in(&self, line: &str) {
+        say(format!("\n{}# {line}", self.name));
     }
 
     /// The token of this host's cluster goes into a file of the other host, as an operator would carry it.
     pub(super) fn write_token(&self, other: &Self) -> Result<(), Failure> {
-        say(format!("\n{}# weaved token > t      (t is carried over to {})", self.name, other.name));
-        let token = self.weaved(&["token"])?.stdout;
-        let written = File::create(&other.token_file).and_then(|mut file| file.write_all(&token));
-        written.map_err(|error| Failure::refused(format!("cannot write {}: {error}", other.token_file.display())))
+        self.type_in(&format!("weaved token > t      (t is carried over to {})", other.name));
+        let token = self.read(&["token"])?;
+        let path = other.token_file();
+        let written = fs::write(&path, token);
+        written.map_err(|error| Failure::refused(format!("cannot write {}: {error}", path.display())))
     }
 
-    /// Where the token was put.
-    pub(super) fn token_file(&self) -> &str {
-        self.token_file.to_str().unwrap_or_default()
+    /// Where the token of another host is put.
+    pub(super) fn token_file(&self) -> PathBuf {
+        self.directory.join("t")
+    }
+
+    /// The directory of this host's Docker.
+    pub(super) fn docker_directory(&self) -> PathBuf {
+        self.directory.join("docker")
+    }
+
+    /// Where this host's Docker listens: the value of `DOCKER_HOST`.
+    pub(super) fn docker_host(&self) -> String {
+        format!("unix://{}", self.docker_directory().join("docker.sock").display())
     }
 
     /// What `status` would show.
@@ -142,10 +140,15 @@ impl Host {
 
     /// Waits until the host has a slice and is connected to the other one.
     pub(super) fn wait_until_ready(&self) -> Result<(), Failure> {
+        self.wait_until(|report| report.is_up() && report.has_slice() && connected(report))
+    }
+
+    /// Waits until `status` is as it should be.
+    pub(super) fn wait_until(&self, condition: impl Fn(&StatusReport) -> bool) -> Result<(), Failure> {
         let deadline = Instant::now() + READY_PATIENCE;
         loop {
             match self.report() {
-                Ok(report) if report.is_up() && report.has_slice() && connected(&report) => return Ok(()),
+                Ok(report) if condition(&report) => return Ok(()),
                 _ if Instant::now() < deadline => thread::sleep(POLL),
                 Ok(report) => {
                     let problems = report.problems.join("; ");
@@ -164,106 +167,18 @@ impl Host {
         }
     }
 
-    fn weaved(&self, arguments: &[&str]) -> Result<Output, Failure> {
-        let mut command = Command::new("/proc/self/exe");
-        command.args(arguments).env("WEAVED_STATE_DIR", &self.paths.state_dir);
-        command.env("WEAVED_RUN_DIR", &self.paths.run_dir).stdin(Stdio::null());
-        let output = self.namespace.enter(move || command.output())?;
-        output.map_err(|error| Failure::refused(format!("cannot run weaved: {error}")))
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // The last act of the demo is a reset; this is for the case that it did not come so far.
-        if Process::find(&self.paths, Part::Supervisor).is_some() {
-            drop(self.weaved(&["reset", "--force"]));
-        }
-    }
-}
-
-impl Guest {
-    /// Does something as if inside the container.
+    /// Does `work` on a thread that is in this host.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-        self.namespace.enter(work)
+        namespace::enter(&self.namespace.path(), work)
     }
+}
+
+/// Shows what a command has printed.
+pub(super) fn show_output(text: &str) {
+    text.lines().for_each(|line| say(format!("  {line}").trim_end()));
 }
 
 fn connected(report: &StatusReport) -> bool {
     let stats = report.dataplane.stats.as_ref();
     stats.is_some_and(|stats| stats.peers.iter().any(|peer| peer.session.is_some()))
-}
-
-/// A network namespace with a name, deleted when dropped.
-struct Namespace {
-    name: String,
-}
-
-impl Namespace {
-    fn create(suffix: &str) -> Result<Self, Failure> {
-        let name = format!("weaved-demo-{}-{suffix}", Pid::as_raw(Some(getpid())));
-        ip(&["netns", "add", &name])?;
-        let namespace = Self { name };
-        ip(&["-n", &namespace.name, "link", "set", "lo", "up"])?;
-        Ok(namespace)
-    }
-
-    /// Runs `work` on a thread in this namespace; processes that it starts are in it too.
-    fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-        let entered = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let file = File::open(Path::new("/run/netns").join(&self.name))?;
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok::<T, std::io::Error>(work())
-            });
-            thread.join()
-        });
-        match entered {
-            Ok(result) => result.map_err(|error| Failure::refused(format!("cannot enter {}: {error}", self.name))),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        drop(ip(&["netns", "del", &self.name]));
-    }
-}
-
-/// A directory of the demo's own.
-struct Directory {
-    path: PathBuf,
-}
-
-impl Directory {
-    fn create() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("weaved-demo-{}", Pid::as_raw(Some(getpid()))));
-        let hosts = ["hostA", "hostB"].map(|host| path.join(host));
-        let made = hosts.iter().try_for_each(fs::create_dir_all);
-        made.map_err(|error| Failure::refused(format!("cannot make {}: {error}", path.display())))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.path));
-    }
-}
-
-fn ip(arguments: &[&str]) -> Result<(), Failure> {
-    let spawned =
-        Command::new("ip").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let mut child = spawned.map_err(|error| {
-        Failure::refused(format!("the demo needs the program `ip` (Debian package iproute2): {error}"))
-    })?;
-    let mut complaint = String::new();
-    if let Some(stderr) = &mut child.stderr {
-        drop(stderr.read_to_string(&mut complaint));
-    }
-    match child.wait() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(Failure::refused(format!("`ip {}` failed: {}", arguments.join(" "), complaint.trim()))),
-    }
 }

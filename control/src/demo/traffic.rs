@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stage::Guest;
+use super::engine::Guest;
 use crate::failure::Failure;
 
 const PORT: u16 = 7000;

@@ -146,6 +146,26 @@ fn of_two_networks_with_one_slice_the_younger_one_moves_before_docker_uses_it() 
 }
 
 #[test]
+fn of_two_networks_with_one_slice_the_older_one_moves_if_docker_uses_it_at_the_younger_one_only() {
+    let Some(mut lab) = Lab::open("cede") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let shared = found_on_one_slice(&lab, &a, &b);
+    let docker_b = start_docker(&b);
+    let in_b = docker_b.idle_container("early");
+    b.weaved().run(&["connect", &a.ipv4().to_string()]).ok();
+    wait_until("the older one has moved", SOON, || a.weaved().slice() != shared);
+    wait_until("its bridge has moved with it", SOON, || bridge_addresses(&a) == gateway(&a.weaved().slice()));
+    assert_eq!((b.weaved().slice(), bridge_addresses(&b)), (shared.clone(), gateway(&shared)), "the younger one stays");
+    for host in [&a, &b] {
+        wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
+    }
+    let in_a = start_docker(&a).idle_container("late");
+    assert_ne!(in_a.address(), in_b.address());
+    traffic::wait_for_ping(&in_a, in_b.address());
+    traffic::wait_for_ping(&in_b, in_a.address());
+}
+
+#[test]
 fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
     let Some(mut lab) = Lab::open("refuse") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));

@@ -89,6 +89,8 @@ pub enum IpamEvent {
     Assigned(SliceIndex),
     /// The node has dropped its unused slice because of its owner in an older ring.
     GivenUp(SliceIndex, PeerId),
+    /// The node has dropped its unused slice because Docker uses it on this other node.
+    Ceded(SliceIndex, PeerId),
     /// The node keeps its used slice although another node has it too.
     Refused(SliceIndex, PeerId),
     /// The node and the cluster agree again.
@@ -224,6 +226,7 @@ impl Allocator {
             IpamMessage::Part(part) => self.learn(from, &part),
             IpamMessage::Request { seed } => self.answer_request(from, seed),
             IpamMessage::Claim { seed, slice } => self.answer_claim(from, seed, slice),
+            IpamMessage::Plea { seed, slice } => self.answer_plea(from, seed, slice),
             IpamMessage::Refused { seed, slice: Some(slice), refusal } => {
                 self.on_claim_refused(from, seed, slice, refusal);
             }
@@ -431,6 +434,20 @@ impl Allocator {
                 self.effects.extend(parts.into_iter().map(|part| Effect::Send(from, IpamMessage::Part(part))));
             }
         }
+    }
+
+    /// Gives up the slice in use if nothing depends on it here and there is another one to take, which
+    /// [`Self::pursue`] does.
+    fn answer_plea(&mut self, from: PeerId, seed: RingSeed, slice: SliceIndex) {
+        let is_asked = self.seed() == Some(seed) && self.rival.is_none() && self.slice == Some(slice);
+        let owned = self.ring.as_ref().map(|ring| ring.owned_by(self.me)).unwrap_or_default();
+        let has_another = owned.iter().any(|run| run.clone().any(|index| SliceIndex(index) != slice));
+        if is_asked && has_another && self.may_give_way() {
+            self.slice = None;
+            self.note_change();
+            self.effects.push_back(Effect::Event(IpamEvent::Ceded(slice, from)));
+        }
+        self.answer_claim(from, seed, slice);
     }
 
     fn answer_handover(&mut self, from: PeerId, seed: RingSeed) {

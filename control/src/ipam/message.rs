@@ -37,6 +37,14 @@ pub enum IpamMessage {
     },
     /// "I know; go in peace."
     HandoverSeen,
+    /// "You use this slice, and Docker uses it here: if yours does not, take another one and give me this one." Answered
+    /// like [`Self::Claim`].
+    Plea {
+        /// The ring that the sender wants to change over to.
+        seed: RingSeed,
+        /// The slice.
+        slice: SliceIndex,
+    },
 }
 
 /// Why a slice is not granted. Nothing has been changed.

@@ -4,7 +4,7 @@
 //!
 //! A node *owns* many slices of the [`Ring`] and *uses* one of them, its own, for Docker. What it owns but does not use
 //! it gives away on request: half of its largest free run, so that those who come later find several donors. A slice
-//! that is in use is never given away, so it never changes. `ring.rs` has the proof that no slice has two owners in
+//! that Docker uses is never given away, so it never changes. `ring.rs` has the proof that no slice has two owners in
 //! one ring.
 //!
 //! # Where a ring comes from
@@ -28,6 +28,8 @@
 //!    over and asks for another one. Also when the owner of the slice does not answer a claim for a while.
 //! 4. Its slice is in use there and Docker uses it here: it *refuses*. It keeps its slice, says whose it is as well and
 //!    what to do, and is quarantined: no frames are exchanged with it. When the obstacle goes away it takes way 2 or 3.
+//!    Meanwhile it *pleads* with the other one, which, if Docker does not use the slice there and it owns another,
+//!    takes that and gives this one like any other: so of two hosts the one without Docker moves, whichever it is.
 //!
 //! Until it has changed over such a node gives nothing of the newer ring away, so a merge shrinks and does not grow.
 //! Between the moment when both rings are founded and the moment when their members meet, nobody can know of the

@@ -18,6 +18,9 @@ use crate::node::DockerUse;
 /// How long claims may go unanswered before an unused slice is given up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the owner of a slice that Docker uses here is asked to take another one.
+const PLEA_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What a ring is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -84,7 +87,7 @@ impl Allocator {
             let owner = self.ring.as_ref().and_then(|ring| ring.at(slice)).map(|token| token.owner);
             return match owner.filter(|&owner| owner != self.me) {
                 // Only a node that went back in time sees this; see `ring.rs`.
-                Some(owner) => self.yield_to(owner, slice),
+                Some(owner) => self.yield_to(owner, slice, neighbours, now),
                 None => self.clear_conflict(),
             };
         };
@@ -100,7 +103,7 @@ impl Allocator {
                         neighbour.slice == Some(slice) && neighbour.seed == Some(rival.ring.seed())
                     });
                 if uses_it {
-                    self.yield_to(owner, slice);
+                    self.yield_to(owner, slice, neighbours, now);
                 } else {
                     self.clear_conflict();
                     self.claim(owner, slice, neighbours, now);
@@ -138,27 +141,49 @@ impl Allocator {
         if rival.next_claim.is_some_and(|at| now < at) {
             return;
         }
-        rival.next_claim = Some(now + RETRY_AFTER);
-        if neighbours.get(&owner).is_some_and(|neighbour| neighbour.is_connected) {
-            let claim = IpamMessage::Claim { seed: rival.ring.seed(), slice };
-            self.effects.push_back(Effect::Send(owner, claim));
+        let claim = IpamMessage::Claim { seed: rival.ring.seed(), slice };
+        self.ask_owner(owner, claim, RETRY_AFTER, neighbours, now);
+    }
+
+    /// Our slice is somebody else's: give way if nothing depends on it, else refuse, and ask the other to give way.
+    fn yield_to(&mut self, owner: PeerId, slice: SliceIndex, neighbours: &Neighbours, now: Instant) {
+        if self.may_give_way() {
+            return self.give_way(owner, slice);
+        }
+        if self.conflict != Some(owner) {
+            self.conflict = Some(owner);
+            self.forget_timer();
+            self.effects.push_back(Effect::Event(IpamEvent::Refused(slice, owner)));
+        }
+        if let Some(rival) = self.rival.as_ref().filter(|rival| rival.next_claim.is_none_or(|at| at <= now)) {
+            let plea = IpamMessage::Plea { seed: rival.ring.seed(), slice };
+            self.ask_owner(owner, plea, PLEA_INTERVAL, neighbours, now);
         }
     }
 
-    /// Our slice is somebody else's: give way if nothing depends on it, else refuse.
-    fn yield_to(&mut self, owner: PeerId, slice: SliceIndex) {
+    fn ask_owner(
+        &mut self,
+        owner: PeerId,
+        question: IpamMessage,
+        repeat_after: Duration,
+        neighbours: &Neighbours,
+        now: Instant,
+    ) {
+        if let Some(rival) = &mut self.rival {
+            rival.next_claim = Some(now + repeat_after);
+        }
+        if neighbours.get(&owner).is_some_and(|neighbour| neighbour.is_connected) {
+            self.effects.push_back(Effect::Send(owner, question));
+        }
+    }
+
+    fn forget_timer(&mut self) {
         if let Some(rival) = &mut self.rival {
             rival.next_claim = None;
         }
-        if self.may_give_way() {
-            self.give_way(owner, slice);
-        } else if self.conflict != Some(owner) {
-            self.conflict = Some(owner);
-            self.effects.push_back(Effect::Event(IpamEvent::Refused(slice, owner)));
-        }
     }
 
-    fn may_give_way(&self) -> bool {
+    pub(super) fn may_give_way(&self) -> bool {
         self.docker == DockerUse::Unused && !self.has_containers
     }
 
@@ -186,6 +211,7 @@ impl Allocator {
 
     fn clear_conflict(&mut self) {
         if self.conflict.take().is_some() {
+            self.forget_timer();
             self.effects.push_back(Effect::Event(IpamEvent::Resolved));
         }
     }

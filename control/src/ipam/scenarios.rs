@@ -218,10 +218,42 @@ fn a_slice_that_may_be_used_is_refused_once_and_gives_way_when_it_is_not() {
         effects(&mut young).into_iter().filter(|effect| matches!(effect, Effect::Event(IpamEvent::Refused(..))));
     assert_eq!(refusals.count(), 1);
     assert_eq!(young.settled(&neighbours(&[&old]), |id| id.to_string()), Settled::Refused(A));
-    assert_eq!(young.next_timeout(), None, "nothing is to be done until something changes");
+    assert_eq!(young.next_timeout(), Some(now + Duration::from_secs(5)), "the other one is asked now and then");
     young.handle_use(DockerUse::Unused, false);
     young.pursue(&neighbours(&[&old]), now, 0);
     assert!(effects(&mut young).contains(&Effect::Event(IpamEvent::GivenUp(slice, A))));
+}
+
+#[test]
+fn a_used_slice_that_collides_is_ceded_by_the_older_ring_if_it_is_unused_there_and_kept_if_not() {
+    for (docker, cedes) in [(DockerUse::Unused, true), (DockerUse::Used, false), (DockerUse::Unknown, false)] {
+        let ((mut old, mut young), now) = (collided(), Instant::now());
+        let slice = young.slice();
+        show_ring(&old, &mut young);
+        young.handle_use(DockerUse::Used, true);
+        old.handle_use(docker, false);
+        converse(&mut young, &mut old, now);
+        old.pursue(&neighbours(&[&young]), now, 0);
+        assert_eq!(young.slice(), slice, "where Docker uses it, it stays");
+        assert_eq!(
+            (old.slice() != slice, young.seed() == old.seed(), young.conflict().is_none()),
+            (cedes, cedes, cedes)
+        );
+        for node in [&old, &young] {
+            assert_eq!(node.ring().unwrap().at(node.slice().unwrap()).unwrap().owner, node.me);
+        }
+    }
+}
+
+#[test]
+fn a_slice_is_not_ceded_by_one_that_has_no_other() {
+    let (mut old, young) = collided();
+    let (slice, seed) = (old.slice().unwrap(), old.seed().unwrap());
+    for asker in 0..200 {
+        old.handle_message(PeerId([asker; 32]), IpamMessage::Request { seed });
+    }
+    old.handle_message(young.me, IpamMessage::Plea { seed, slice });
+    assert_eq!(old.slice(), Some(slice));
 }
 
 #[test]

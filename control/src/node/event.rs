@@ -22,6 +22,14 @@ pub enum NodeEvent {
         /// Who has it.
         holder: String,
     },
+    /// A slice that Docker had not used here yet was given to somebody who has it too, and whose Docker uses it.
+    #[error("gave the unused slice {slice} to {user}, where Docker uses it; taking another one")]
+    SliceCeded {
+        /// What we had.
+        slice: Ipv4Net,
+        /// Who has it.
+        user: String,
+    },
     /// Our slice is somebody else's in the cluster that we met, and Docker uses it here.
     #[error("{0}")]
     SliceRefused(Conflict),

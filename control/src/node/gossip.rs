@@ -227,6 +227,9 @@ impl Node {
             IpamEvent::GivenUp(slice, holder) => {
                 NodeEvent::SliceGivenUp { slice: self.overlay.slice(slice), holder: self.name_of(holder) }
             }
+            IpamEvent::Ceded(slice, user) => {
+                NodeEvent::SliceCeded { slice: self.overlay.slice(slice), user: self.name_of(user) }
+            }
             IpamEvent::Refused(slice, holder) => NodeEvent::SliceRefused(self.conflict_with(slice, holder)),
             IpamEvent::Resolved => NodeEvent::SliceResolved,
         }

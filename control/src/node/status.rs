@@ -124,7 +124,7 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "this host's slice {} is also {}'s, whose network is older, and Docker uses it here: not merged; \
+            "this host's slice {} is also {}'s, whose network is older, and Docker uses it here or was told to: not merged; \
              stop the containers and run `weaved reset` on this host, then launch again",
             self.slice, self.holder_name
         )

@@ -17,10 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use weaved_core::{
-    forward::{Datagrams, Decapsulator, DropReason, Outcome},
-    wire::ecn::Ecn,
-};
+use weaved_core::forward::{Datagrams, Decapsulator, DropReason, Outcome};
 
 use crate::{
     frame_writer::FrameWriter,
@@ -97,7 +94,7 @@ impl Rx {
             return;
         }
         let bytes = &self.buffer[..received.len];
-        let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len, ecn: Ecn::NotEct };
+        let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len, ecn: received.ecn };
         self.decapsulator.handle(datagrams, |punt| self.context.punts.punt(punt));
     }
 

@@ -21,7 +21,8 @@ use weaved_api::{DesiredState, Event, Problem, Request, Stats};
 use weaved_core::{
     forward::{DropReason, ForwardingTable, WorkerStats},
     noise::{Announcement, OUR_VERSIONS},
-    router::{Router, RouterConfig},
+    router::{Router, RouterConfig, Transmit},
+    wire::ecn::Ecn,
 };
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     shutdown::{Ending, Watch},
     tap::VNET_HEADER_LEN,
     transitions::Transitions,
+    udp::Sending,
     workers::AllStats,
 };
 
@@ -231,8 +233,9 @@ impl SlowPath {
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
             let Some(socket) = self.kernel.socket() else { continue };
-            if let Err(unsent) = socket.send(transmit.to, &transmit.datagrams, transmit.segment_len) {
-                let lost = (transmit.datagrams.len() - unsent.sent_len).div_ceil(transmit.segment_len);
+            let Transmit { to, datagrams, segment_len } = transmit;
+            if let Err(unsent) = socket.send(Sending { to, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct }) {
+                let lost = (datagrams.len() - unsent.sent_len).div_ceil(segment_len);
                 self.stats.count_drops(unsent.error.drop_reason(), lost as u64);
             }
         }

@@ -17,14 +17,14 @@ use std::{
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use weaved_core::{
-    forward::{DropReason, Encapsulator, Punt},
+    forward::{DropReason, Encapsulator, Outgoing, Punt},
     offload::vnet_hdr::VnetHeader,
     wire::data::Lane,
 };
 
 use crate::{
     tap::VNET_HEADER_LEN,
-    udp::{SendError, Unsent},
+    udp::{SendError, Sending, Unsent},
     workers::{Shared, WorkerContext},
 };
 
@@ -106,12 +106,10 @@ impl Tx {
     /// Sends all that is sealed.
     fn send_closed(&mut self) {
         while let Some(outgoing) = self.encapsulator.poll_outgoing() {
-            let (slot, len, segment_len) = (outgoing.slot, outgoing.datagrams.len(), outgoing.segment_len);
-            let Err(Unsent { error, sent_len }) =
-                self.shared.send(outgoing.to, outgoing.datagrams, segment_len, FULL_PATIENCE)
-            else {
-                continue;
-            };
+            let Outgoing { slot, to, datagrams, segment_len, ecn } = outgoing;
+            let len = datagrams.len();
+            let sending = Sending { to, datagrams, segment_len, ecn };
+            let Err(Unsent { error, sent_len }) = self.shared.send(sending, FULL_PATIENCE) else { continue };
             if error == SendError::TooBig {
                 let peer = self.encapsulator.table().peer(slot).id;
                 self.context.punts.punt(Punt::TooBig { peer, datagram_len: segment_len.min(len) });

@@ -1,7 +1,6 @@
 //! The pair of workers on one TAP and one socket: what they share, how they start and end.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
     time::Duration,
@@ -18,7 +17,7 @@ use crate::{
     stats::IoStats,
     tap::Tap,
     tx::Tx,
-    udp::{SendError, UdpSocket, Unsent},
+    udp::{SendError, Sending, UdpSocket, Unsent},
 };
 
 /// What both workers use.
@@ -87,18 +86,12 @@ impl Drop for Workers {
 
 impl Shared {
     /// Sends a run of datagrams, waiting once when the socket is full.
-    pub(crate) fn send(
-        &self,
-        to: SocketAddr,
-        datagrams: &[u8],
-        segment_len: usize,
-        patience: Duration,
-    ) -> Result<(), Unsent> {
-        match self.socket.send(to, datagrams, segment_len) {
+    pub(crate) fn send(&self, sending: Sending<'_>, patience: Duration) -> Result<(), Unsent> {
+        match self.socket.send(sending) {
             Err(Unsent { error: SendError::Full, sent_len }) => {
                 self.io_stats.udp_waits.fetch_add(1, Relaxed);
                 self.socket.wait_writable(patience);
-                let again = self.socket.send(to, &datagrams[sent_len..], segment_len);
+                let again = self.socket.send(Sending { datagrams: &sending.datagrams[sent_len..], ..sending });
                 again.map_err(|unsent| Unsent { sent_len: sent_len + unsent.sent_len, ..unsent })
             }
             outcome => outcome,

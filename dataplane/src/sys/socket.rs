@@ -1,4 +1,4 @@
-//! Datagrams with control messages: the segment length on the way out, segment length and overflow on the way in.
+//! Datagrams with control messages: segment length and traffic class both ways, and the overflow on the way in.
 //!
 //! rustix has no type for these control messages. Their bytes are put together and taken apart here without
 //! `unsafe`, in the kernel's layout:
@@ -22,7 +22,7 @@ use super::{check, check_len};
 const ADDRESS_BYTES: usize = 28;
 /// Bytes of the header of a control message; its data begins there.
 const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
-/// Room for the two control messages that we ask for, and some more.
+/// Room for the control messages that we ask for, and some more.
 const CONTROL_BYTES: usize = 128;
 
 /// A socket address in the kernel's form.
@@ -32,6 +32,19 @@ struct RawAddress([u8; ADDRESS_BYTES]);
 /// A run of control messages in the kernel's form.
 #[repr(C, align(8))]
 struct RawControl([u8; CONTROL_BYTES]);
+
+/// What goes out with one send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MessageOut<'a> {
+    /// Where to; of the socket's family.
+    pub(crate) to: SocketAddr,
+    /// One datagram, or with a segment length as many as it takes.
+    pub(crate) bytes: &'a [u8],
+    /// `UDP_SEGMENT`.
+    pub(crate) segment_len: Option<u16>,
+    /// `IP_TOS` or `IPV6_TCLASS`; zero is what datagrams have without it.
+    pub(crate) traffic_class: u8,
+}
 
 /// What came in with one receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +57,30 @@ pub(crate) struct MessageIn {
     pub(crate) segment_len: Option<usize>,
     /// `SO_RXQ_OVFL`: datagrams lost so far because the socket's buffer was full; wraps. None when nothing was lost.
     pub(crate) overflow_count: Option<u32>,
+    /// `IP_TOS` or `IPV6_TCLASS` of all of them; zero when it was not asked for.
+    pub(crate) traffic_class: u8,
     /// The buffer was too small and the rest is lost.
     pub(crate) is_truncated: bool,
 }
 
-/// Sends one datagram, or with a segment length as many as it takes (`UDP_SEGMENT`).
-///
-/// `to` has to be of the socket's family.
-pub(crate) fn send(fd: BorrowedFd<'_>, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> io::Result<()> {
+/// Sends datagrams.
+pub(crate) fn send(
+    fd: BorrowedFd<'_>,
+    MessageOut { to, bytes, segment_len, traffic_class }: MessageOut<'_>,
+) -> io::Result<()> {
     let (mut address, address_len) = emit_address(to);
     let mut control = RawControl([0; CONTROL_BYTES]);
-    let control_len = segment_len.map_or(0, |len| emit_segment_len(&mut control.0, len));
+    let mut control_len = 0;
+    if let Some(len) = segment_len {
+        emit_control(&mut control.0, &mut control_len, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+    }
+    if traffic_class > 0 {
+        let (level, kind) = match to.ip().to_canonical() {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        emit_control(&mut control.0, &mut control_len, level, kind, &c_int::from(traffic_class).to_ne_bytes());
+    }
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = empty_message();
     message.msg_name = (&raw mut address).cast();
@@ -90,6 +116,7 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Messa
         len,
         segment_len: control.segment_len.filter(|segment_len| *segment_len > 0 && *segment_len < len),
         overflow_count: control.overflow_count,
+        traffic_class: control.traffic_class,
         is_truncated: message.msg_flags & libc::MSG_TRUNC != 0,
     })
 }
@@ -102,6 +129,16 @@ pub(crate) fn set_receive_offload(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Asks for the number of lost datagrams with each receive (`SO_RXQ_OVFL`).
 pub(crate) fn set_overflow_report(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
+}
+
+/// Asks for the type of service of IPv4 datagrams (`IP_RECVTOS`); also on a dual-stack socket.
+pub(crate) fn set_ipv4_traffic_class_report(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)
+}
+
+/// Asks for the traffic class of IPv6 datagrams (`IPV6_RECVTCLASS`).
+pub(crate) fn set_ipv6_traffic_class_report(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
 }
 
 /// Sends without checksums (`SO_NO_CHECK`), which goes with no offload.
@@ -156,21 +193,23 @@ fn parse_address(RawAddress(raw): &RawAddress) -> Option<SocketAddr> {
     }
 }
 
-/// Writes one `UDP_SEGMENT` message and tells its length with padding.
-fn emit_segment_len(control: &mut [u8; CONTROL_BYTES], segment_len: u16) -> usize {
-    let data_at = CONTROL_HEADER_BYTES;
-    let level_at = size_of::<usize>();
-    control[..level_at].copy_from_slice(&(data_at + 2).to_ne_bytes());
-    control[level_at..level_at + 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-    control[level_at + 4..data_at].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-    control[data_at..data_at + 2].copy_from_slice(&segment_len.to_ne_bytes());
-    padded(data_at + 2)
+/// Writes one control message behind the first `end` bytes and moves `end`.
+fn emit_control(control: &mut [u8; CONTROL_BYTES], end: &mut usize, level: c_int, kind: c_int, data: &[u8]) {
+    let message = &mut control[*end..];
+    let (level_at, kind_at) = (size_of::<usize>(), size_of::<usize>() + 4);
+    let len = CONTROL_HEADER_BYTES + data.len();
+    message[..level_at].copy_from_slice(&len.to_ne_bytes());
+    message[level_at..kind_at].copy_from_slice(&level.to_ne_bytes());
+    message[kind_at..CONTROL_HEADER_BYTES].copy_from_slice(&kind.to_ne_bytes());
+    message[CONTROL_HEADER_BYTES..len].copy_from_slice(data);
+    *end += padded(len);
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ControlIn {
     segment_len: Option<usize>,
     overflow_count: Option<u32>,
+    traffic_class: u8,
 }
 
 fn parse_control(mut control: &[u8]) -> ControlIn {
@@ -180,6 +219,9 @@ fn parse_control(mut control: &[u8]) -> ControlIn {
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => parsed.segment_len = number.map(|len| len as usize),
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => parsed.overflow_count = number,
+            // One byte for IPv4, an int for IPv6.
+            (libc::IPPROTO_IP, libc::IP_TOS) => parsed.traffic_class = data.first().copied().unwrap_or_default(),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => parsed.traffic_class = number.unwrap_or_default() as u8,
             _ => {}
         }
         control = rest;
@@ -219,7 +261,7 @@ mod tests {
     #[test]
     fn control_messages_of_any_length_are_parsed_without_a_panic() {
         let mut control = [0; CONTROL_BYTES];
-        emit_segment_len(&mut control, 1400);
+        emit_control(&mut control, &mut 0, libc::SOL_UDP, libc::UDP_SEGMENT, &1400_u16.to_ne_bytes());
         // What comes in is an int where what goes out is 16 bits.
         let len = CONTROL_HEADER_BYTES + 4;
         control[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
@@ -228,6 +270,11 @@ mod tests {
         for len in 0..len {
             assert_eq!(parse_control(&control[..len]), ControlIn::default(), "{len}");
         }
+        let mut end = 0;
+        emit_control(&mut control, &mut end, libc::IPPROTO_IP, libc::IP_TOS, &[3]);
+        emit_control(&mut control, &mut end, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &2_u32.to_ne_bytes());
+        assert_eq!(parse_control(&control[..end / 2]).traffic_class, 3);
+        assert_eq!(parse_control(&control[..end]).traffic_class, 2);
         for announced in [0_usize, 1, 15, CONTROL_BYTES + 1, usize::MAX] {
             control[..size_of::<usize>()].copy_from_slice(&announced.to_ne_bytes());
             assert_eq!(parse_control(&control), ControlIn::default(), "{announced}");

@@ -5,7 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::{netlink::Netlink, sys::socket, testing::in_namespace};
+use crate::{
+    netlink::Netlink,
+    sys::socket::{self, MessageOut},
+    testing::in_namespace,
+};
 
 const NETWORK: &str = "192.0.2.1/24";
 const SEGMENT_LEN: u16 = 1000;
@@ -29,7 +33,8 @@ fn longest_frame_of_a_train(tap: &Tap) -> usize {
     let to: SocketAddr = "192.0.2.255:9".parse().unwrap();
     // A device that has just been re-opened drops what it gets until its carrier is noticed.
     for _attempt in 0..100 {
-        socket::send(sender.as_fd(), to, &bytes, Some(SEGMENT_LEN)).unwrap();
+        let train = MessageOut { to, bytes: &bytes, segment_len: Some(SEGMENT_LEN), traffic_class: 0 };
+        socket::send(sender.as_fd(), train).unwrap();
         let longest = longest_frame_waiting(tap);
         if longest > usize::from(SEGMENT_LEN) {
             return longest;

@@ -29,13 +29,17 @@ use rustix::{
     },
 };
 use weaved_api::OffloadSwitches;
+use weaved_core::wire::ecn::Ecn;
 
 use self::trains::Trains;
 pub use self::{
     error::{SendError, SocketError, Unsent},
     offload::UdpOffload,
 };
-use crate::{stats::IoStats, sys::socket};
+use crate::{
+    stats::IoStats,
+    sys::socket::{self, MessageOut},
+};
 
 /// Bytes of datagrams that the kernel keeps for us, counted with its overhead of about two.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
@@ -68,6 +72,19 @@ enum Family {
     V4,
 }
 
+/// Datagrams for one destination, on their way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending<'a> {
+    /// Where to; never an IPv4-mapped address.
+    pub to: SocketAddr,
+    /// One or several.
+    pub datagrams: &'a [u8],
+    /// Length of each but the last, which may be shorter.
+    pub segment_len: usize,
+    /// For their IP headers. Anything but [`Ecn::NotEct`] costs a control message.
+    pub ecn: Ecn,
+}
+
 /// What one receive gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -79,6 +96,8 @@ pub struct Received {
     pub segment_len: usize,
     /// Datagrams that this socket has lost so far because it was full; wraps.
     pub overflow_count: Option<u32>,
+    /// From the IP headers: the same for all, because the kernel does not put others together.
+    pub ecn: Ecn,
     /// The buffer was too small; what did not fit is lost.
     pub is_truncated: bool,
 }
@@ -95,6 +114,10 @@ impl UdpSocket {
         }
         step(set_buffers(&fd), "size the buffers")?;
         socket::set_overflow_report(fd.as_fd()).map_err(other("ask for lost datagrams"))?;
+        socket::set_ipv4_traffic_class_report(fd.as_fd()).map_err(other("ask for congestion marks"))?;
+        if family == Family::Dual {
+            socket::set_ipv6_traffic_class_report(fd.as_fd()).map_err(other("ask for congestion marks of IPv6"))?;
+        }
         let offload = offload::negotiate(port, switches)?;
         if offload.gro.is_on {
             socket::set_receive_offload(fd.as_fd()).map_err(other("turn on UDP_GRO"))?;
@@ -125,14 +148,14 @@ impl UdpSocket {
         (!refused.is_empty()).then(|| refused.join("; "))
     }
 
-    /// Sends a run of datagrams of `segment_len` bytes, the last of which may be shorter.
-    ///
-    /// An error tells how many of them have left.
-    pub fn send(&self, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), Unsent> {
+    /// Sends a run of datagrams. An error tells how many of them have left.
+    pub fn send(&self, Sending { to, datagrams, segment_len, ecn }: Sending<'_>) -> Result<(), Unsent> {
         debug_assert!(segment_len > 0, "a run of datagrams has a segment length");
         let unsent = |error| Unsent { error, sent_len: 0 };
         let address = self.to_kernel(to).ok_or(unsent(SendError::Unreachable))?;
-        let send = |bytes: &[u8], segment_len| self.send_once(address, bytes, segment_len);
+        let traffic_class = ecn.traffic_class();
+        let send =
+            |bytes: &[u8], segment_len| self.send_once(MessageOut { to: address, bytes, segment_len, traffic_class });
         if datagrams.len() <= segment_len {
             return send(datagrams, None).map_err(|errno| unsent(errno.into()));
         }
@@ -172,9 +195,9 @@ impl UdpSocket {
         socket::set_no_checksums(self.fd.as_fd())
     }
 
-    fn send_once(&self, to: SocketAddr, bytes: &[u8], segment_len: Option<u16>) -> Result<(), Errno> {
+    fn send_once(&self, message: MessageOut<'_>) -> Result<(), Errno> {
         loop {
-            let Err(error) = socket::send(self.fd.as_fd(), to, bytes, segment_len) else {
+            let Err(error) = socket::send(self.fd.as_fd(), message) else {
                 return Ok(());
             };
             match Errno::from_io_error(&error) {
@@ -213,6 +236,7 @@ fn from_kernel(message: socket::MessageIn) -> Received {
         len: message.len,
         segment_len: message.segment_len.unwrap_or(message.len),
         overflow_count: message.overflow_count,
+        ecn: Ecn::from_traffic_class(message.traffic_class),
         is_truncated: message.is_truncated,
     }
 }

@@ -14,7 +14,7 @@ use weaved_api::OffloadSwitches;
 use super::{RECEIVE_BYTES, SocketError};
 use crate::{
     feature::{Feature, Finding},
-    sys::socket,
+    sys::socket::{self, MessageOut},
 };
 
 /// `UDP_GRO` corrupts trains before Linux 5.12.
@@ -77,7 +77,8 @@ fn probe() -> std::io::Result<Findings> {
     if !presumed.gso.works {
         return Ok(presumed);
     }
-    if socket::send(sender.as_fd(), to, &train, Some(PROBE_SEGMENT_LEN)).is_err() {
+    let message = MessageOut { to, bytes: &train, segment_len: Some(PROBE_SEGMENT_LEN), traffic_class: 0 };
+    if socket::send(sender.as_fd(), message).is_err() {
         return Ok(Findings { gso: Finding::fails("the kernel refused a train in the self-test"), ..presumed });
     }
     Ok(presumed.after(receive_train(&receiver, sender.local_addr()?.port(), &train)))

@@ -15,6 +15,11 @@ fn open_with(switches: OffloadSwitches) -> UdpSocket {
     UdpSocket::open(0, switches, Arc::default()).unwrap()
 }
 
+/// Sends without a mark.
+fn send(sender: &UdpSocket, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), Unsent> {
+    sender.send(Sending { to, datagrams, segment_len, ecn: Ecn::NotEct })
+}
+
 fn unsent(error: SendError) -> Result<(), Unsent> {
     Err(Unsent { error, sent_len: 0 })
 }
@@ -43,7 +48,7 @@ fn a_train_leaves_in_one_send_and_arrives_in_one_receive() {
         let UdpOffload { gso, gro } = sender.offload();
         assert!(gso.is_on && gro.is_on, "this test needs Linux 5.12 or newer: {gso:?} {gro:?}");
         let train = train();
-        sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+        send(&sender, loopback(&receiver), &train, SEGMENT_LEN).unwrap();
         let mut buffer = vec![0; RECEIVE_BYTES];
         let arrived = receive(&receiver, &mut buffer);
         assert_eq!((arrived.len, arrived.segment_len), (train.len(), SEGMENT_LEN));
@@ -63,7 +68,7 @@ fn without_offloads_a_train_is_as_many_datagrams() {
         };
         let (sender, receiver) = (open_with(off), open_with(off));
         let train = train();
-        sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+        send(&sender, loopback(&receiver), &train, SEGMENT_LEN).unwrap();
         let mut buffer = vec![0; RECEIVE_BYTES];
         for datagram in train.chunks(SEGMENT_LEN) {
             let arrived = receive(&receiver, &mut buffer);
@@ -78,7 +83,7 @@ fn ipv6_and_ipv4_share_one_socket() {
     in_namespace_with_loopback(|| {
         let (sender, receiver) = (open(), open());
         for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
-            sender.send((ip, receiver.port()).into(), b"hello", 5).unwrap();
+            send(&sender, (ip, receiver.port()).into(), b"hello", 5).unwrap();
             let arrived = receive(&receiver, &mut [0; 100]);
             assert_eq!(arrived.from, SocketAddr::new(ip, sender.port()));
         }
@@ -93,9 +98,9 @@ fn a_datagram_over_the_mtu_is_too_big_and_gso_goes_on() {
         netlink.set_mtu(index, 1280).unwrap();
         let (sender, receiver) = (open(), open());
         let to = loopback(&receiver);
-        assert_eq!(sender.send(to, &[0; 1400], 1400), unsent(SendError::TooBig));
-        assert_eq!(sender.send(to, &[0; 4000], 1400), unsent(SendError::TooBig));
-        sender.send(to, &[0; 4000], 1200).unwrap();
+        assert_eq!(send(&sender, to, &[0; 1400], 1400), unsent(SendError::TooBig));
+        assert_eq!(send(&sender, to, &[0; 4000], 1400), unsent(SendError::TooBig));
+        send(&sender, to, &[0; 4000], 1200).unwrap();
         assert_eq!(receive(&receiver, &mut vec![0; RECEIVE_BYTES]).len, 4000, "the train went in one send");
     });
 }
@@ -105,11 +110,11 @@ fn a_datagram_of_64_kilobytes_arrives_and_a_small_buffer_is_told() {
     in_namespace_with_loopback(|| {
         let (sender, receiver) = (open(), open());
         let datagram = vec![5; 65_507];
-        sender.send(loopback(&receiver), &datagram, datagram.len()).unwrap();
+        send(&sender, loopback(&receiver), &datagram, datagram.len()).unwrap();
         let mut buffer = vec![0; RECEIVE_BYTES];
         let arrived = receive(&receiver, &mut buffer);
         assert_eq!((arrived.len, arrived.is_truncated), (datagram.len(), false));
-        sender.send(loopback(&receiver), &datagram, datagram.len()).unwrap();
+        send(&sender, loopback(&receiver), &datagram, datagram.len()).unwrap();
         let arrived = receive(&receiver, &mut buffer[..100]);
         assert_eq!((arrived.len, arrived.is_truncated), (100, true));
     });
@@ -121,12 +126,12 @@ fn lost_datagrams_are_reported() {
         let (sender, receiver) = (open(), open());
         sockopt::set_socket_recv_buffer_size(&receiver.fd, 5000).unwrap();
         for _ in 0..50 {
-            sender.send(loopback(&receiver), &[0; 1000], 1000).unwrap();
+            send(&sender, loopback(&receiver), &[0; 1000], 1000).unwrap();
         }
         let mut buffer = vec![0; RECEIVE_BYTES];
         while receiver.receive(&mut buffer).unwrap().is_some() {}
         // The report comes with the datagram after the loss.
-        sender.send(loopback(&receiver), &[0; 1000], 1000).unwrap();
+        send(&sender, loopback(&receiver), &[0; 1000], 1000).unwrap();
         assert!(receive(&receiver, &mut buffer).overflow_count.is_some_and(|count| count > 0));
     });
 }
@@ -146,7 +151,7 @@ fn without_a_route_a_peer_is_unreachable_and_offloads_are_presumed() {
     in_namespace(|| {
         let sender = open();
         let to = "192.0.2.1:6783".parse().unwrap();
-        assert_eq!(sender.send(to, b"hello", 5), unsent(SendError::Unreachable));
+        assert_eq!(send(&sender, to, b"hello", 5), unsent(SendError::Unreachable));
         assert!(sender.offload().gso.is_on, "no loopback is no proof against it");
     });
 }
@@ -185,7 +190,7 @@ fn a_kernel_that_refuses_every_train_gets_single_datagrams_and_says_so() {
         sender.refuse_trains().unwrap();
         let train = train();
         for _ in 0..2 {
-            sender.send(loopback(&receiver), &train, SEGMENT_LEN).unwrap();
+            send(&sender, loopback(&receiver), &train, SEGMENT_LEN).unwrap();
             receive_all(&receiver, &train);
         }
         assert_eq!(sender.refused_trains().as_deref(), Some("refused on the way to 127.0.0.1"));
@@ -198,8 +203,26 @@ fn a_train_of_more_segments_than_the_kernel_takes_is_sent_in_parts() {
     in_namespace_with_loopback(|| {
         let (sender, receiver) = (open(), open());
         let train: Vec<u8> = (0..200_usize * 100 - 50).map(|at| (at / 7) as u8).collect();
-        sender.send(loopback(&receiver), &train, 100).unwrap();
+        send(&sender, loopback(&receiver), &train, 100).unwrap();
         receive_all(&receiver, &train);
         assert_eq!(sender.refused_trains().as_deref(), Some("at most 100 datagrams in one send"));
+    });
+}
+
+#[test]
+fn congestion_marks_go_with_trains_and_single_datagrams_of_both_families() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce, Ecn::NotEct] {
+                for datagrams in [&train()[..], b"hello"] {
+                    let to = (ip, receiver.port()).into();
+                    sender.send(Sending { to, datagrams, segment_len: SEGMENT_LEN, ecn }).unwrap();
+                    let arrived = receive(&receiver, &mut buffer);
+                    assert_eq!((arrived.ecn, arrived.len), (ecn, datagrams.len()), "{ip}: marks keep a train together");
+                }
+            }
+        }
     });
 }

@@ -40,16 +40,17 @@ bench: bench-micro bench-compare
 bench-micro:
 	$(CARGO) bench -p weaved-bench --benches
 
-# The bench itself is not optimised: it starts others and reads what they say. Needs root.
+# The bench itself is not optimised: it starts others and reads what they say. What makes the traffic is. Needs root.
 bench-compare: deps
-	$(CARGO) build --release -p weaved
-	$(CARGO) build -p weaved-netns-tests -p weaved-bench
-	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/debug/weaved-bench $(BENCH_FLAGS)
+	$(CARGO) build --release -p weaved -p weaved-netns-tests
+	$(CARGO) build -p weaved-bench
+	WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool \
+	  $(TARGET_DIR)/debug/weaved-bench $(BENCH_FLAGS)
 
 # Shows that the comparison works; its figures mean nothing.
 bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
-	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(TARGET_DIR)/debug/weaved-bench --smoke
+	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(TARGET_DIR)/debug/weaved-bench --smoke --sides veth,vxlan,weaved --rows all
 
 # Each fuzz target for so long. What it finds lies in dataplane/core/fuzz/artifacts; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60

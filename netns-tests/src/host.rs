@@ -26,6 +26,9 @@ pub enum Wiring {
     Veth,
     /// A veth pair without offloads: each packet is on it as it would be on a real cable, so the MTU is enforced.
     PlainVeth,
+    /// Like a network card that cuts nothing by itself and merges what it receives (GRO): each packet is on the cable
+    /// as it would be on a real one, and the receiver has less work with them, as on a real one.
+    Card,
     /// Through a [`Wire`], which can be told to misbehave.
     Wire,
 }
@@ -211,7 +214,7 @@ fn port_name(host: &str) -> String {
 #[track_caller]
 fn plug(host: &Namespace, switch: &Namespace, port: &str, link: Link) -> Option<Wire> {
     let wire = match link.wiring {
-        Wiring::Veth | Wiring::PlainVeth => {
+        Wiring::Veth | Wiring::PlainVeth | Wiring::Card => {
             veth(host, "eth0", switch, port);
             switch.ip(&["link", "set", port, "mtu", &link.mtu.to_string()]);
             None
@@ -229,6 +232,9 @@ fn plug(host: &Namespace, switch: &Namespace, port: &str, link: Link) -> Option<
     if link.wiring != Wiring::Veth {
         without_offload(host, "eth0");
         without_offload(switch, port);
+    }
+    if link.wiring == Wiring::Card {
+        host.run(&["ethtool", "-K", "eth0", "gro", "on"]).ok();
     }
     host.ip(&["link", "set", "eth0", "mtu", &link.mtu.to_string(), "up"]);
     switch.ip(&["link", "set", port, "master", "br0", "up"]);

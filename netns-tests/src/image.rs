@@ -1,4 +1,4 @@
-//! The one image of the lab's dockerds: busybox, iperf3 and the traffic tool, with the libraries that they need.
+//! The one image of the lab's dockerds: busybox, iperf3, ping and the traffic tool, with the libraries that they need.
 //!
 //! There is no registry in the lab: the image is a directory that is packed and imported.
 
@@ -34,12 +34,17 @@ fn lay_out(root: &Path) -> io::Result<()> {
     }
     let busybox = requirements::find_program("busybox").ok_or(io::ErrorKind::NotFound)?;
     let iperf3 = requirements::find_program("iperf3").ok_or(io::ErrorKind::NotFound)?;
+    let ping = requirements::find_program("ping").ok_or(io::ErrorKind::NotFound)?;
     install(root, &busybox, "busybox")?;
+    // Busybox has one that knows neither short intervals nor microseconds.
+    install(root, &ping, "ping")?;
     install(root, &iperf3, "iperf3")?;
     install(root, &requirements::labtool_path(), "labtool")?;
     let mut list = Command::new(&busybox);
     list.arg("--list");
-    for applet in command::run(list, TOOL_DEADLINE).ok().stdout.lines().filter(|name| *name != "busybox") {
+    for applet in
+        command::run(list, TOOL_DEADLINE).ok().stdout.lines().filter(|name| !matches!(*name, "busybox" | "ping"))
+    {
         symlink("busybox", root.join("bin").join(applet))?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use crate::{
     Host, Link,
     namespace::Namespace,
+    place::Place,
     requirements::{self, Decision},
     sweep,
 };
@@ -78,6 +79,25 @@ impl Lab {
         for host in hosts {
             host.weaved().wait_for_peers(others.len());
         }
+    }
+
+    /// Loses this share of all packets on the switch from now on, drawn at random, whatever they are. A super-packet
+    /// counts as one: hosts shall be on links where there are none, such as [`crate::Wiring::Card`].
+    #[track_caller]
+    pub fn lose(&self, share: f64) {
+        let nft = |args: &[&str]| self.switch.run(&[&["nft"], args].concat());
+        // There is none the first time.
+        let _ = nft(&["delete", "table", "bridge", "lab"]);
+        if share <= 0.0 {
+            return;
+        }
+        let per_million = (share * 1e6).round().to_string();
+        nft(&["add", "table", "bridge", "lab"]).ok();
+        nft(&["add", "chain", "bridge", "lab", "loss", "{ type filter hook forward priority 0; }"]).ok();
+        // Address resolution is spared: losing it would measure something else.
+        nft(&["add", "rule", "bridge", "lab", "loss", "ether", "type", "arp", "accept"]).ok();
+        let drop = ["numgen", "random", "mod", "1000000", "<", &per_million, "counter", "drop"];
+        nft(&[&["add", "rule", "bridge", "lab", "loss"], drop.as_slice()].concat()).ok();
     }
 
     /// A directory that lives as long as the lab.

@@ -6,14 +6,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use weaved_netns_tests::weaved_path;
 
 /// Above this load others were at work too, and figures are not to be published.
 const QUIET_LOAD: f64 = 0.5;
 
 /// The machine, the kernel and the program under test.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
     pub(super) core_count: usize,
@@ -27,7 +27,8 @@ pub(super) struct Machine {
 }
 
 /// How the program under test was built, as far as its path tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Build {
     Release,
     Other,
@@ -66,20 +67,6 @@ impl Machine {
             objections.push("there were changes that no commit has".to_owned());
         }
         objections
-    }
-
-    pub(super) fn to_json(&self) -> Value {
-        json!({
-            "cpu": self.cpu,
-            "core_count": self.core_count,
-            "memory_mib": self.memory_mib,
-            "kernel": self.kernel,
-            "commit": self.commit,
-            "is_release_build": self.program == Build::Release,
-            "load_before": self.load,
-            "unix_seconds": self.unix_seconds,
-            "objections": self.objections(),
-        })
     }
 }
 

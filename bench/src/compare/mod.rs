@@ -1,146 +1,158 @@
-//! weaved against plain kernel VXLAN, end to end, on one machine.
+//! Sides in turns: the same work on each, on one machine, in one run.
 //!
 //! ```text
-//!   guest ─ host va ══ VXLAN ══ host vb ─ guest          side "vxlan"
-//!   guest ─ host wa ══ weaved ═ host wb ─ guest          side "weaved"
-//!   in turns: vxlan, weaved, vxlan, weaved, …            one pair of turns gives one ratio
+//!   for each kind of ends and each kind of underlay that the rows need:
+//!       one lab, all sides up                        [`side`]
+//!       for each row, for each pair: vxlan, weaved, vxlan, weaved, …    [`row`]
+//!   every figure to disk at once                     [`record`]
+//!   medians, spreads, ratios of pairs                [`summary`]
 //! ```
 //!
-//! Both overlays are up all the time on the same switch; the one whose turn it is not is idle. All ends share the
-//! cores of the machine, so a figure alone says little: ratios of turns that followed each other are what counts.
+//! All sides are up all the time; those whose turn it is not are idle. All ends share the cores of the machine, so a
+//! figure alone says little: ratios of turns that followed each other are what counts.
 //!
 //! The data planes run without control, from a file: that is all that these rows need.
 //!
 //! INVARIANT: nothing is asserted about a figure but that it exists.
+//! INVARIANT: a side or a row that fails is recorded with its reason, and the run goes on.
 
-mod dataplane;
-mod footprint;
 mod machine;
-mod outage;
+mod meter;
+mod options;
+mod plan;
 mod record;
-mod sides;
+mod row;
+mod side;
 mod summary;
-mod traffic;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
 use weaved_netns_tests::Lab;
 
+pub use self::options::Options;
 use self::{
     machine::Machine,
-    record::{Measurement, Recorder},
-    sides::Sides,
+    options::Verb,
+    plan::Plan,
+    record::{Failure, Figure, Measurement, Recorder, Results},
+    row::{Row, Special},
+    side::{Between, Side, Subject, Underlay},
 };
 
-/// What to measure, how long and how often.
-#[derive(Clone, Debug, clap::Parser)]
-#[command(
-    name = "weaved-bench",
-    about = "Compare weaved with plain kernel VXLAN in one run",
-    after_help = "Needs root, iperf3 and ping. The program under test is WEAVED_BIN, else the one beside this program.\n\n\
-                  Example:\n  WEAVED_BIN=target/release/weaved cargo run -p weaved-bench -- --pairs 7"
-)]
-pub struct Options {
-    /// Pairs of turns: vxlan, weaved
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pairs: u32,
-    /// Seconds of each TCP measurement, after one second that does not count
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: u32,
-    /// How often the data plane is killed
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    kills: u32,
-    /// Peers of the data plane whose memory is measured
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    peers: u32,
-    /// Directory for the results, one file of JSON lines for each run
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
-    results: PathBuf,
-    /// Everything once and short: shows that the bench works, measures nothing
-    #[arg(long)]
-    smoke: bool,
-}
-
-/// How long and how often, after `--smoke` has had its say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
-    pair_count: u32,
-    tcp_time: Duration,
-    ping_count: u32,
-    kill_count: u32,
-    peer_count: u32,
-    /// How long a data plane is left alone before its memory is looked at.
-    settle_time: Duration,
-}
-
-impl Options {
-    fn plan(&self) -> Plan {
-        if self.smoke {
-            return Plan {
-                pair_count: 1,
-                tcp_time: Duration::from_secs(1),
-                ping_count: 50,
-                kill_count: 1,
-                peer_count: self.peers.min(50),
-                settle_time: Duration::from_secs(1),
-            };
-        }
-        Plan {
-            pair_count: self.pairs,
-            tcp_time: Duration::from_secs(self.seconds.into()),
-            ping_count: 1000,
-            kill_count: self.kills,
-            peer_count: self.peers,
-            settle_time: Duration::from_secs(20),
-        }
-    }
-}
-
-/// Measures everything, writes the results and prints the table.
+/// Measures everything, writes the results and prints the tables.
 pub fn main(options: &Options) -> ExitCode {
-    let machine = Machine::look();
-    let mut recorder = match Recorder::create(&options.results, &machine) {
-        Ok(recorder) => recorder,
-        Err(error) => {
-            eprintln!("weaved-bench: cannot write to {}: {error}", options.results.display());
-            return ExitCode::FAILURE;
-        }
+    let outcome = match &options.verb {
+        Some(Verb::Report { files, reference }) => report(files, reference),
+        None => run(options),
     };
-    let Some(mut lab) = Lab::open("bench") else { return ExitCode::FAILURE };
-    measure(&mut lab, options.plan(), &mut recorder);
-    drop(lab);
-    match recorder.finish() {
-        Ok((path, measurements)) => {
-            println!("{}", summary::markdown(&machine, &measurements, options.smoke));
-            eprintln!("every measurement: {}", path.display());
-            ExitCode::SUCCESS
-        }
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("weaved-bench: the results are not complete on disk: {error}");
+            eprintln!("weaved-bench: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn measure(lab: &mut Lab, plan: Plan, recorder: &mut Recorder) {
-    let mut sides = Sides::start(lab);
-    for pair in 0..plan.pair_count {
-        eprintln!("pair {} of {}", pair + 1, plan.pair_count);
-        for side in sides.both() {
-            let (value, unit) = (traffic::tcp_bits_per_second(side, plan.tcp_time), "bit/s");
-            recorder.add(Measurement { row: "tcp, 1 stream", side: side.name, pair, value, unit });
-        }
-        for side in sides.both() {
-            let (value, unit) = (traffic::ping_median_us(side, plan.ping_count), "µs");
-            recorder.add(Measurement { row: "ping, median", side: side.name, pair, value, unit });
+fn report(files: &[PathBuf], reference: &str) -> Result<(), String> {
+    let mut results = Results::default();
+    files.iter().try_for_each(|path| results.read(path))?;
+    println!("{}", summary::markdown(&results, reference, false));
+    Ok(())
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let (subjects, selection, plan) = (options.subjects()?, options.selection()?, options.plan());
+    let machine = Machine::look();
+    let recorder = Recorder::create(&options.results, &machine);
+    let mut recorder = recorder.map_err(|error| format!("cannot write to {}: {error}", options.results.display()))?;
+    let mut run = Run { plan, subjects, recorder: &mut recorder };
+    for between in &options.between {
+        for underlay in [Underlay::Cable, Underlay::Card, Underlay::Relay] {
+            let rows: Vec<Row> = selection.rows.iter().copied().filter(|row| row.underlay() == underlay).collect();
+            run.rows(*between, underlay, &rows)?;
         }
     }
-    for turn in 0..plan.kill_count {
-        eprintln!("kill {} of {}", turn + 1, plan.kill_count);
-        let (value, unit) = (outage::kill_ms(&mut sides), "ms");
-        recorder.add(Measurement { row: "outage, data plane killed", side: "weaved", pair: turn, value, unit });
+    for special in &selection.specials {
+        run.special(*special)?;
     }
-    drop(sides);
-    eprintln!("memory with {} peers", plan.peer_count);
-    footprint::measure(lab, plan.peer_count, plan.settle_time, recorder);
+    let (path, results) =
+        recorder.finish().map_err(|error| format!("the results are not complete on disk: {error}"))?;
+    println!("{}", summary::markdown(&results, &options.reference, options.smoke));
+    eprintln!("every measurement: {}", path.display());
+    Ok(())
+}
+
+/// What stays the same in a run.
+struct Run<'a> {
+    plan: Plan,
+    subjects: Vec<Subject>,
+    recorder: &'a mut Recorder,
+}
+
+impl Run<'_> {
+    /// Rows on one kind of underlay, in a lab of their own.
+    fn rows(&mut self, between: Between, underlay: Underlay, rows: &[Row]) -> Result<(), String> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut lab = open_lab()?;
+        let mut sides = Vec::new();
+        for (number, subject) in self.subjects.iter().enumerate() {
+            match Side::start(&mut lab, &format!("s{number}"), subject, between, underlay) {
+                Ok(side) => sides.push(side),
+                Err(reason) => self.recorder.fail(failure(between, "", &subject.name, reason)),
+            }
+        }
+        for row in rows {
+            row.prepare(&lab, &sides);
+            for pair in 0..self.plan.pair_count {
+                eprintln!("{} between {}, pair {} of {}", row.name(), between.name(), pair + 1, self.plan.pair_count);
+                for side in &sides {
+                    self.turn(*row, side, between, pair);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One measurement of a row on a side.
+    fn turn(&mut self, row: Row, side: &Side, between: Between, pair: u32) {
+        match row.measure(side, &self.plan) {
+            Ok(figures) => {
+                let place = (between.name(), row.name(), side.name.as_str());
+                figures.into_iter().for_each(|figure| self.recorder.add(measurement(place, pair, figure)));
+            }
+            Err(reason) => self.recorder.fail(failure(between, row.name(), &side.name, reason)),
+        }
+    }
+
+    /// What concerns the product alone, in a lab of its own.
+    fn special(&mut self, special: Special) -> Result<(), String> {
+        if !self.subjects.iter().any(Subject::is_weaved) {
+            return Ok(());
+        }
+        eprintln!("{}", special.name());
+        let mut lab = open_lab()?;
+        let place = (Between::Guests.name(), special.name(), "weaved");
+        let mut report = |pair: u32, figure: Figure| self.recorder.add(measurement(place, pair, figure));
+        if let Err(reason) = special.measure(&mut lab, &self.plan, &mut report) {
+            self.recorder.fail(failure(Between::Guests, special.name(), "weaved", reason));
+        }
+        Ok(())
+    }
+}
+
+fn open_lab() -> Result<Lab, String> {
+    Lab::open("bench").ok_or_else(|| "WEAVED_NETNS=skip is set".to_owned())
+}
+
+fn measurement((between, row, side): (&str, &str, &str), pair: u32, figure: Figure) -> Measurement {
+    let Figure { name, value, unit, better } = figure;
+    let [between, row, side] = [between, row, side].map(str::to_owned);
+    Measurement { between, row, figure: name, side, pair, value, unit, better }
+}
+
+fn failure(between: Between, row: &str, side: &str, reason: String) -> Failure {
+    Failure { reason, between: between.name().to_owned(), row: row.to_owned(), side: side.to_owned() }
 }

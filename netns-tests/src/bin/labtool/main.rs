@@ -5,13 +5,16 @@
 
 mod datagrams;
 mod flood;
+mod http;
 mod listen;
+mod rate;
 mod tcp;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     process::ExitCode,
+    time::Duration,
 };
 
 const USAGE: &str = "usage:
@@ -20,6 +23,11 @@ const USAGE: &str = "usage:
   labtool udp-echo PORT                     send every datagram back
   labtool udp-check ADDRESS PORT LARGEST    datagrams of many sizes to an echo
   labtool flood ADDRESS PORT                one a millisecond to an echo, until killed
+  labtool rate-serve PORT                   count datagrams for the next two
+  labtool rate-find ADDRESS PORT LEN MS     highest rate with little loss, tries of so many milliseconds
+  labtool rate-blast ADDRESS PORT LEN MS    as fast as one thread can
+  labtool http-serve PORT                   a small page, connections are kept
+  labtool http-load ADDRESS PORT CONNS MS   requests a second and how long they take
   labtool listen PORT [GROUP]               print datagrams, also of a multicast group (ff02::5%eth0)
   labtool send ADDRESS PORT TEXT            one datagram; broadcast and multicast too
   labtool garbage ADDRESS PORT COUNT SEED   random datagrams of 0 to 65,000 bytes
@@ -39,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[&str]) -> io::Result<()> {
-    if matches!(words, ["tcp-serve" | "udp-echo" | "listen" | "flood", ..]) {
+    if matches!(words, ["tcp-serve" | "udp-echo" | "rate-serve" | "http-serve" | "listen" | "flood", ..]) {
         std::thread::spawn(end_with_standard_input);
     }
     match *words {
@@ -48,6 +56,17 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["udp-echo", port] => datagrams::echo(number(port)? as u16),
         ["udp-check", address, port, largest] => datagrams::check(endpoint(address, port)?, number(largest)? as usize),
         ["flood", address, port] => flood::flood(endpoint(address, port)?),
+        ["rate-serve", port] => rate::serve(number(port)? as u16),
+        ["rate-find", address, port, len, ms] => {
+            rate::find(endpoint(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
+        }
+        ["rate-blast", address, port, len, ms] => {
+            rate::blast(endpoint(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
+        }
+        ["http-serve", port] => http::serve(number(port)? as u16),
+        ["http-load", address, port, connections, ms] => {
+            http::load(endpoint(address, port)?, number(connections)?, Duration::from_millis(number(ms)?))
+        }
         ["listen", port] => listen::listen(number(port)? as u16, None),
         ["listen", port, group] => listen::listen(number(port)? as u16, Some(endpoint(group, port)?)),
         ["send", address, port, text] => datagrams::send(endpoint(address, port)?, text.as_bytes()),

@@ -7,43 +7,40 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use weaved_api::PeerId;
 use weaved_netns_tests::{Host, Lab};
 
-use super::{
-    dataplane::{self, Dataplane},
-    record::{Measurement, Recorder},
+use super::less;
+use crate::compare::{
+    plan::Plan,
+    record::Figure,
+    side::{Dataplane, desired_state, peer_at},
 };
 
-/// Measures both, one after the other, on a host of their own.
-#[track_caller]
-pub(super) fn measure(lab: &mut Lab, peer_count: u32, settle_time: Duration, recorder: &mut Recorder) {
-    let host = lab.host("wc");
-    let rows =
-        [(0, "memory, no peers", "threads, no peers"), (peer_count, "memory, many peers", "threads, many peers")];
-    for (count, memory, threads) in rows {
-        let (kib, thread_count) = look(&host, count, settle_time);
-        let one = |row, value, unit| Measurement { row, side: "weaved", pair: 0, value, unit };
-        recorder.add(one(memory, kib * 1024.0, "byte"));
-        recorder.add(one(threads, thread_count, ""));
+pub(super) fn measure(lab: &mut Lab, plan: &Plan, report: &mut dyn FnMut(u32, Figure)) -> Result<(), String> {
+    for (number, count) in [0, plan.silent_peer_count].into_iter().enumerate() {
+        let host = lab.host(&format!("f{number}"));
+        let (kib, thread_count) = look(&host, count, plan.settle_time)?;
+        let peers = if count == 0 { "no peers".to_owned() } else { format!("{count} silent peers") };
+        report(0, less(format!("memory, {peers}"), kib * 1024.0, "byte"));
+        report(0, less(format!("threads, {peers}"), thread_count, ""));
     }
-    recorder.note("peer_count", peer_count);
+    Ok(())
 }
 
 /// Resident kibibytes and threads.
-#[track_caller]
-fn look(host: &Arc<Host>, peer_count: u32, settle_time: Duration) -> (f64, f64) {
+fn look(host: &Arc<Host>, peer_count: u32, settle_time: Duration) -> Result<(f64, f64), String> {
     let peers = (0..peer_count).map(|number| {
         let mut id = [0xa5; 32];
         id[..4].copy_from_slice(&number.to_le_bytes());
         let [_, _, high, low] = number.to_be_bytes();
         let endpoint = SocketAddr::from(([192, 168, 77, 200 + high % 50], 20_000 + u16::from(low)));
-        dataplane::peer_at(PeerId(id), endpoint)
+        peer_at(PeerId(id), endpoint)
     });
-    let dataplane = Dataplane::start(host, &dataplane::desired_state(2, peers.collect()));
+    let dataplane = Dataplane::start(host, &desired_state(2, peers.collect()))?;
     // There is no condition to wait for: what is asked is what it comes to in this time.
     std::thread::sleep(settle_time);
     let path = format!("/proc/{}/status", dataplane.pid());
-    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
-    let field = |name| parse_status(&status, name).unwrap_or_else(|| panic!("{path} has no {name}\n{status}"));
-    (field("VmRSS"), field("Threads"))
+    let status = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let field = |name| parse_status(&status, name).ok_or_else(|| format!("{path} has no {name}"));
+    Ok((field("VmRSS")?, field("Threads")?))
 }
 
 /// A number in `/proc/PID/status`.

@@ -204,6 +204,7 @@ mod tests {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            bridge_rules: None,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{
     config::{Config, read_desired_state},
     inputs::{self, Input, InputSender},
     privileges,
+    redirect::Programs,
     server::Server,
     shutdown::{Ending, Flag, Watch},
     slow_path::SlowPath,
@@ -64,6 +65,8 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: &Config) -> anyhow::Result<Self> {
+        // The only thing that takes more rights than the network's.
+        let programs = Programs::load();
         privileges::drop_to_network()?;
         let desired = config.desired_state.as_deref().map(read_desired_state).transpose()?;
         let server = Server::bind(&config.run_dir)?;
@@ -71,7 +74,7 @@ impl Daemon {
         let stop_server = Arc::new(Flag::new()?);
         let (sender, receiver) = inputs::queue();
 
-        let slow_path = SlowPath::new(receiver, sender.clone(), watch.clone())?;
+        let slow_path = SlowPath::new(receiver, sender.clone(), watch.clone(), programs)?;
         let router = watch.spawn("router", || slow_path.run())?;
         if let Some(desired) = desired {
             sender.send(Input::Reload(Box::new(desired)))?;

@@ -35,6 +35,8 @@ pub(crate) enum Input {
     Api(ApiInput),
     /// From a worker.
     Punt(Punt),
+    /// Something about the bridge, its ports or the firewall has changed.
+    BridgeChanged,
     /// The file with the desired state has been read.
     Reload(Box<DesiredState>),
     /// Come to an end.

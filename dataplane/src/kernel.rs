@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use weaved_api::{DesiredState, DeviceStatus, OffloadSwitches, Problem, Switch};
+use weaved_api::{DesiredState, DeviceStatus, FeatureStatus, OffloadSwitches, Problem, Switch};
 use weaved_core::forward::ForwardingTable;
 
 use crate::{
@@ -94,7 +94,7 @@ impl Kernel {
     }
 
     /// For `status`; none while anything is missing.
-    pub(crate) fn status(&self) -> Option<DeviceStatus> {
+    pub(crate) fn status(&self, redirect: FeatureStatus) -> Option<DeviceStatus> {
         let (tap, socket) = (self.tap()?, self.socket()?);
         Some(DeviceStatus {
             bridge: self.bridge.clone(),
@@ -103,6 +103,7 @@ impl Kernel {
             tap_offload: tap.feature().status(tap.refusals().describe()),
             udp_gso: socket.offload().gso.status(socket.refused_trains()),
             udp_gro: socket.offload().gro.status(None),
+            bridge_redirect: redirect,
         })
     }
 

@@ -16,6 +16,7 @@ pub mod netlink;
 mod pause;
 pub mod privileges;
 pub mod reconcile;
+mod redirect;
 mod rx;
 pub mod server;
 mod shutdown;

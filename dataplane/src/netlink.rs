@@ -3,6 +3,8 @@
 //! A thin synchronous face: each method is one request, run to its end on a small runtime that belongs to the
 //! calling thread. What should be done to which device is decided in `reconcile`.
 
+pub mod bridge;
+
 use std::{io, net::IpAddr};
 
 use futures_util::TryStreamExt;

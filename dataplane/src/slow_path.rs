@@ -2,7 +2,7 @@
 //!
 //! One turn, in this order:
 //!
-//! 1. timeouts: the core's, and another try at devices that are not as wanted;
+//! 1. timeouts: the core's, another try at devices that are not as wanted, and the redirect's;
 //! 2. inputs: as many as are waiting, up to a bound;
 //! 3. the table, because a session must be able to receive before its peer learns of it;
 //! 4. datagrams, 5. frames for the TAP, 6. events for control.
@@ -29,6 +29,7 @@ use crate::{
     clients::Clients,
     inputs::{Input, InputSender, Inputs},
     kernel::{Kernel, KernelConfig},
+    redirect::{Programs, Redirect, Unavailable},
     server::{ApiInput, ConnectionId},
     shutdown::{Ending, Watch},
     tap::VNET_HEADER_LEN,
@@ -56,6 +57,7 @@ pub(crate) struct SlowPath {
     watch: Watch,
     started_at: Instant,
     kernel: Kernel,
+    redirect: Redirect,
     clients: Clients,
     /// None until the first desired state, which says who we are.
     router: Option<Router>,
@@ -76,7 +78,14 @@ struct Retry {
 }
 
 impl SlowPath {
-    pub(crate) fn new(inputs: Inputs, sender: InputSender, watch: Watch) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        inputs: Inputs,
+        sender: InputSender,
+        watch: Watch,
+        programs: Result<Programs, Unavailable>,
+    ) -> anyhow::Result<Self> {
+        let started_at = Instant::now();
+        let redirect = Redirect::new(programs, sender.clone(), watch.clone(), started_at);
         let table = Arc::<ArcSwap<ForwardingTable>>::default();
         let all_stats = AllStats::default();
         let kernel = Kernel::open(KernelConfig {
@@ -88,8 +97,9 @@ impl SlowPath {
         Ok(Self {
             inputs,
             watch,
-            started_at: Instant::now(),
+            started_at,
             kernel,
+            redirect,
             clients: Clients::default(),
             router: None,
             desired: None,
@@ -125,7 +135,7 @@ impl SlowPath {
     fn wait_time(&self, now: Instant) -> Duration {
         let router = self.router.as_ref().map(Router::poll_timeout);
         let retry = self.retry.as_ref().map(|retry| retry.at);
-        let next = router.into_iter().chain(retry).min();
+        let next = router.into_iter().chain(retry).chain(self.redirect.poll_timeout()).min();
         next.map_or(MAX_WAIT, |next| next.saturating_duration_since(now).min(MAX_WAIT))
     }
 
@@ -138,6 +148,7 @@ impl SlowPath {
         if self.retry.as_ref().is_some_and(|retry| retry.at <= now) {
             self.reconcile(now);
         }
+        self.redirect.handle_timeout(&self.table.load(), now);
     }
 
     fn handle_input(&mut self, input: Input, now: Instant) -> ControlFlow<()> {
@@ -150,6 +161,7 @@ impl SlowPath {
             Input::Api(ApiInput::Opened(id, outbox)) => self.clients.on_opened(id, outbox),
             Input::Api(ApiInput::Closed(id)) => self.clients.on_closed(id),
             Input::Api(ApiInput::Request(id, request)) => return self.handle_request(id, request, now),
+            Input::BridgeChanged => self.redirect.on_bridge_changed(now),
             Input::Reload(desired) => self.apply(desired, now),
             Input::Stop => return ControlFlow::Break(()),
         }
@@ -194,6 +206,9 @@ impl SlowPath {
         // A fresh session table must be there before its first datagram.
         self.publish_table(now);
         self.reconcile(now);
+        if let Some(desired) = &self.desired {
+            self.redirect.set_wanted(desired, now);
+        }
         if self.retry.is_none() {
             self.acknowledge(Vec::new());
         }
@@ -248,11 +263,15 @@ impl SlowPath {
         while let Some(event) = router.poll_event() {
             self.clients.publish(event);
         }
+        if let Some(generation) = self.redirect.poll_question() {
+            self.clients.publish(Event::RulesChanged { generation });
+        }
     }
 
     fn publish_table(&mut self, now: Instant) {
         if let Some(table) = self.router.as_mut().and_then(|router| router.poll_table(now)) {
             self.table.store(table);
+            self.redirect.on_table(now);
         }
     }
 
@@ -260,7 +279,8 @@ impl SlowPath {
         let mut stats = self.router.as_ref().map(|router| router.stats(now)).unwrap_or_default();
         stats.uptime_ms = now.saturating_duration_since(self.started_at).as_millis() as u64;
         stats.counters.extend(self.all_stats.io.counters());
-        stats.device = self.kernel.status();
+        stats.counters.extend(self.redirect.counters());
+        stats.device = self.kernel.status(self.redirect.status());
         stats
     }
 

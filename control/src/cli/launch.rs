@@ -91,6 +91,9 @@ struct OffloadArgs {
     /// Many datagrams in one receive [default: auto]
     #[arg(long, value_name = "SWITCH")]
     udp_gro: Option<Switch>,
+    /// Known frames skip the bridge where no firewall rule would see them there [default: auto]
+    #[arg(long, value_name = "SWITCH")]
+    bridge_redirect: Option<Switch>,
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
@@ -180,6 +183,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         tap_offload: args.offload.tap_offload,
         udp_gso: args.offload.udp_gso,
         udp_gro: args.offload.udp_gro,
+        bridge_redirect: args.offload.bridge_redirect,
     })
 }
 

@@ -70,6 +70,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory) -> DesiredStat
         neighbours: wanted.neighbours.clone(),
         quarantined: wanted.quarantined.clone(),
         offload: memory.settings.offload,
+        bridge_rules: None,
     }
 }
 

@@ -293,6 +293,7 @@ impl Daemon {
             Event::TargetFailed { endpoint, failure } => self.links.on_failure(endpoint, failure),
             Event::StrangerRefused { endpoint } => self.links.on_stranger(endpoint, now),
             Event::Control { from, bytes } => self.node.handle_control(from, &bytes, now),
+            Event::RulesChanged { generation } => tracing::debug!(generation, "nobody looks at the rules yet"),
             Event::Stats(stats) => {
                 self.links.on_stats(*stats);
                 self.answer_status(now);

@@ -90,6 +90,8 @@ pub struct Requested {
     pub udp_gso: Option<Switch>,
     /// `--udp-gro`
     pub udp_gro: Option<Switch>,
+    /// `--bridge-redirect`
+    pub bridge_redirect: Option<Switch>,
 }
 
 /// Settings that are refused; nothing has been changed.
@@ -169,6 +171,7 @@ impl Settings {
         note("tap-offload", now.tap_offload.to_string(), then.tap_offload.to_string());
         note("udp-gso", now.udp_gso.to_string(), then.udp_gso.to_string());
         note("udp-gro", now.udp_gro.to_string(), then.udp_gro.to_string());
+        note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
         changes
     }
 
@@ -188,6 +191,7 @@ impl Settings {
                 tap_offload: requested.tap_offload.unwrap_or(self.offload.tap_offload),
                 udp_gso: requested.udp_gso.unwrap_or(self.offload.udp_gso),
                 udp_gro: requested.udp_gro.unwrap_or(self.offload.udp_gro),
+                bridge_redirect: requested.bridge_redirect.unwrap_or(self.offload.bridge_redirect),
             },
             ..self
         })
@@ -310,7 +314,7 @@ mod tests {
         let after = before.clone().again(&receives_off).unwrap();
         assert_eq!(
             after.offload,
-            OffloadSwitches { tap_offload: Switch::Auto, udp_gso: Switch::Off, udp_gro: Switch::Off }
+            OffloadSwitches { udp_gso: Switch::Off, udp_gro: Switch::Off, ..OffloadSwitches::default() }
         );
         assert_eq!(after.changes_since(&before), ["udp-gro is off, was auto"]);
     }

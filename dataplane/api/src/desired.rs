@@ -38,6 +38,9 @@ pub struct DesiredState {
     pub quarantined: Vec<PeerId>,
     /// Kernel offloads.
     pub offload: OffloadSwitches,
+    /// What control has found in the rules of iptables, which decides whether frames may skip the bridge. None while
+    /// nobody has looked.
+    pub bridge_rules: Option<RulesVerdict>,
 }
 
 /// The local end of the overlay network.
@@ -85,6 +88,24 @@ pub struct OffloadSwitches {
     pub udp_gso: Switch,
     /// One receive for many datagrams (`UDP_GRO`).
     pub udp_gro: Switch,
+    /// Known unicast frames between the TAP and local containers skip the Linux bridge, where no rule of the
+    /// operator's would see them there. `On` is no more than `Auto`: a rule is never bypassed.
+    #[serde(default)]
+    pub bridge_redirect: Switch,
+}
+
+/// What the rules of iptables do to frames on the bridge. A verdict holds for one generation of the rules.
+///
+/// An obstacle is a rule, in words for the operator, that does something to such a frame or is not understood; without
+/// one, all frames of that family pass, unchanged and uncounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesVerdict {
+    /// Which rules were looked at.
+    pub generation: u32,
+    /// In the way of IPv4 packets between two addresses of the overlay.
+    pub ipv4: Option<String>,
+    /// In the way of IPv6 packets.
+    pub ipv6: Option<String>,
 }
 
 /// A feature that is normally probed.

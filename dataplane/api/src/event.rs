@@ -73,6 +73,11 @@ pub enum Event {
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
+    /// The rules of iptables are to be looked at; answered by [`crate::RulesVerdict`] in the next desired state.
+    RulesChanged {
+        /// Number of these rules.
+        generation: u32,
+    },
     /// Answer to [`Request::QueryStats`].
     Stats(Box<Stats>),
 }

@@ -106,6 +106,7 @@ mod tests {
             }],
             quarantined: vec![PeerId([4; 32])],
             offload: OffloadSwitches::default(),
+            bridge_rules: None,
         }
     }
 

@@ -12,7 +12,7 @@ mod id;
 mod secret;
 mod stats;
 
-pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, Switch, SwitchError};
+pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, RulesVerdict, Switch, SwitchError};
 pub use event::{Event, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};

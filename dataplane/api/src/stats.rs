@@ -98,6 +98,8 @@ pub struct DeviceStatus {
     pub udp_gso: FeatureStatus,
     /// Trains arrive in one receive.
     pub udp_gro: FeatureStatus,
+    /// Known frames skip the bridge.
+    pub bridge_redirect: FeatureStatus,
 }
 
 /// An offload: what the operator wants, what is in force, and why.

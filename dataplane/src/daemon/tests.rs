@@ -94,6 +94,7 @@ impl Host {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            bridge_rules: None,
         }
     }
 }
@@ -232,7 +233,12 @@ fn two_data_planes_carry_datagrams_and_streams_between_their_bridges() {
 
 #[test]
 fn the_same_without_any_offload() {
-    let off = OffloadSwitches { tap_offload: Switch::Off, udp_gso: Switch::Off, udp_gro: Switch::Off };
+    let off = OffloadSwitches {
+        tap_offload: Switch::Off,
+        udp_gso: Switch::Off,
+        udp_gro: Switch::Off,
+        ..OffloadSwitches::default()
+    };
     let (a, mut control_a, b, _control_b) = pair(off);
     echo_over_udp(&a, &b, 60_000);
     transfer_over_tcp(&a, &b, 4 << 20);
@@ -243,7 +249,12 @@ fn the_same_without_any_offload() {
 #[test]
 fn an_end_without_offload_is_given_finished_frames_by_one_with() {
     let (a, _control_a, b, mut control_b) = pair(OffloadSwitches::default());
-    let off = OffloadSwitches { tap_offload: Switch::Off, udp_gso: Switch::Off, udp_gro: Switch::Off };
+    let off = OffloadSwitches {
+        tap_offload: Switch::Off,
+        udp_gso: Switch::Off,
+        udp_gro: Switch::Off,
+        ..OffloadSwitches::default()
+    };
     let changed = DesiredState { offload: off, generation: Generation(2), ..b.desired(None) };
     assert_eq!(control_b.apply(&changed), Vec::<String>::new());
     transfer_over_tcp(&a, &b, 4 << 20);

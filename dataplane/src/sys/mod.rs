@@ -1,4 +1,4 @@
-//! System calls that no safe crate offers: TUN requests, datagram control messages, signals, namespaces.
+//! System calls that no safe crate offers: TUN requests, datagram control messages, eBPF, signals, namespaces.
 //!
 //! One system call per function, with a safe signature. What rustix wraps safely is called from there directly and
 //! has no place here.
@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "the one place for system calls that have no safe wrapper")]
 
+pub(crate) mod bpf;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub(crate) mod signal;

@@ -129,6 +129,7 @@ pub(crate) fn desired_state(number: u8, peers: Vec<PeerConfig>) -> DesiredState 
         neighbours: Vec::new(),
         quarantined: Vec::new(),
         offload: OffloadSwitches::default(),
+        bridge_rules: None,
     }
 }
 

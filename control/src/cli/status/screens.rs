@@ -148,7 +148,8 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 device.bridge, device.tap, device.listen_port
             ));
             let features = [("tap-offload", &device.tap_offload), ("udp-gso", &device.udp_gso)];
-            for (name, feature) in features.into_iter().chain([("udp-gro", &device.udp_gro)]) {
+            let more = [("udp-gro", &device.udp_gro), ("bridge-redirect", &device.bridge_redirect)];
+            for (name, feature) in features.into_iter().chain(more) {
                 lines.push(feature_line(name, feature));
             }
         }

@@ -77,6 +77,7 @@ impl Node {
                 neighbours: Vec::new(),
                 quarantined: Vec::new(),
                 offload: OffloadSwitches::default(),
+                bridge_rules: None,
             },
             encapsulator: Encapsulator::new(Lane(1), stats.clone(), now),
             decapsulator: Decapsulator::new(stats.clone()),

@@ -5,12 +5,15 @@
 //!                            ▲─────────── up to the cap ───────────────┘
 //! ```
 //!
-//! While the core waits for late chunks of a train, the wait has a short limit, after which what can be delivered
-//! of it is.
+//! The core is told when the socket is empty and when it stays so for as long as the core has patience: then it delivers
+//! what is there of trains that have lost a chunk.
 //!
 //! INVARIANT: no lock and no allocation per datagram, and no clock.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use anyhow::Context;
 use rustix::{
@@ -27,11 +30,6 @@ use crate::{
 
 /// Receives per batch, so that the table in use is never old.
 const MAX_BATCH_RECEIVES: usize = 16;
-
-/// How long an incomplete train is waited for when nothing else comes: the time that a datagram takes on a link of
-/// 1 Mbit/s, or the jitter of a bad path. It costs nothing while datagrams come, and a sender whose train lost a chunk
-/// waits longer than this before it repeats anything.
-const LATE_CHUNK_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// The state of the receiving thread.
 pub(crate) struct Rx {
@@ -56,10 +54,10 @@ impl Rx {
         let shared = self.shared.clone();
         let mut fds = [PollFd::new(&shared.stop, PollFlags::IN), PollFd::new(&*shared.socket, PollFlags::IN)];
         loop {
-            let patience = self.decapsulator.is_waiting().then_some(&LATE_CHUNK_PATIENCE);
-            match poll(&mut fds, patience) {
+            let patience = self.decapsulator.patience().map(timespec);
+            match poll(&mut fds, patience.as_ref()) {
                 Ok(0) => {
-                    self.decapsulator.flush_stale();
+                    self.decapsulator.on_silence();
                     self.deliver();
                     continue;
                 }
@@ -80,6 +78,8 @@ impl Rx {
         for _ in 0..MAX_BATCH_RECEIVES {
             let received = self.shared.socket.receive(&mut self.buffer);
             let Some(received) = received.context("cannot receive datagrams")? else {
+                self.decapsulator.on_socket_empty();
+                self.deliver();
                 break;
             };
             self.handle(received);
@@ -124,4 +124,8 @@ impl Rx {
         }
         self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
     }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }

@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: the relations between the bounds are checked when this file is compiled.
 
+use std::time::Duration;
+
 use crate::wire::data::DATA_OVERHEAD;
 
 /// Lanes of a session: one for the router, the others for workers. A handshake that announces more is refused.
@@ -59,9 +61,20 @@ pub const MAX_ASSEMBLIES: usize = 32;
 /// the bound they are not opened, and counted.
 pub const MAX_SHELVED_TRAINS: usize = 128;
 
-/// Datagrams that a train may be late by: when one of the same lane begins so many later, what is missing is lost. Two
-/// super-frames on Ethernet, or thirty frames of full size, each of which takes two datagrams.
-pub const MAX_REORDER_DATAGRAMS: u64 = 64;
+/// Datagrams that a chunk may be late by: when a train of the same lane begins so many later, an incomplete one is given up.
+/// As what is complete of it has been delivered long before, this bounds memory of it only: 2 ms at 10 Gbit/s.
+pub const MAX_REORDER_DATAGRAMS: u64 = 2048;
+
+/// Silence after which what is there of an incomplete train is delivered. Rarely waited for: a younger train of the lane or
+/// a hole in this one says so earlier.
+pub const PARTIAL_PATIENCE: Duration = Duration::from_millis(1);
+
+/// The same on a path that is known to reorder.
+pub const REORDER_PATIENCE: Duration = Duration::from_millis(5);
+
+/// Silence after which an incomplete train is given up: the time that a datagram takes on a link of 1 Mbit/s, or the jitter
+/// of a bad path. Nothing that could be delivered waits for it.
+pub const LATE_CHUNK_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Smallest segment of a super-frame: the kernel's smallest TCP segment (`TCP_MIN_SND_MSS`).
 pub const MIN_GSO_SIZE: usize = 48;

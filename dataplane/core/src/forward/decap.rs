@@ -8,7 +8,7 @@
 //!
 //! INVARIANT: a frame is delivered only from authenticated chunks, and never sent on to another peer (split horizon).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use weaved_api::MacAddr;
 
@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     fib::{FibPort, Origin},
+    limits::{LATE_CHUNK_PATIENCE, PARTIAL_PATIENCE, REORDER_PATIENCE},
     noise::OpenError,
     offload::vnet_hdr::VnetHeader,
-    train::assembly::{Assembler, ChunkRefusal, Item},
+    train::assembly::{Assembler, ChunkRefusal, Item, Waiting},
     wire::{
         data::{DATA_OVERHEAD, DataHeader, ReceiverIndex},
         ecn::{Ecn, NotCapable},
@@ -107,9 +108,32 @@ impl Decapsulator {
         }
     }
 
-    /// Whether trains wait for chunks: then [`Self::flush_stale`] is due when nothing comes for a moment.
-    pub fn is_waiting(&self) -> bool {
-        self.assembler.is_filling()
+    /// The socket has nothing more for the moment. Afterwards [`Self::poll`] must be drained.
+    pub fn on_socket_empty(&mut self) {
+        // Whether something is ready is what polling tells.
+        let _ = self.assembler.deliver_torn();
+    }
+
+    /// How long the socket may be silent before [`Self::on_silence`] is due. `None` when no train waits for anything.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.assembler.waiting() {
+            Waiting::ForNothing => None,
+            Waiting::ToDeliver => Some(PARTIAL_PATIENCE),
+            Waiting::ToDeliverLate => Some(REORDER_PATIENCE),
+            Waiting::ForLateChunks => Some(LATE_CHUNK_PATIENCE),
+        }
+    }
+
+    /// The socket has been silent for as long as [`Self::patience`] said. Afterwards [`Self::poll`] must be drained.
+    pub fn on_silence(&mut self) {
+        match self.assembler.waiting() {
+            Waiting::ForNothing => {}
+            Waiting::ToDeliver | Waiting::ToDeliverLate => {
+                // Whether something is ready is what polling tells.
+                let _ = self.assembler.deliver_partial();
+            }
+            Waiting::ForLateChunks => self.flush_stale(),
+        }
     }
 
     /// Gives up waiting for late chunks. Afterwards [`Self::poll`] must be drained.

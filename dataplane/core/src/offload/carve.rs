@@ -1,4 +1,4 @@
-//! Smaller frames out of a super-frame: the frame that holds its segments `i..j`.
+//! Smaller frames out of a super-frame: the frame that holds its segments `i..j`, or of TCP, a stream, any of its bytes.
 //!
 //! One mechanism serves segmentation for a TAP without offload (`j = i + 1`, checksum finished), salvage of what
 //! arrived of a torn train, and splitting. The result is what the kernel's segmentation gives (`inet_gso_segment`,
@@ -6,7 +6,7 @@
 //!
 //! * IPv4: total length; identification + i (RFC 6864 lets atomic datagrams have any); header checksum.
 //! * IPv6: payload length.
-//! * TCP: sequence number + i × gso size; CWR only with the first segment (RFC 3168 §6.1.2), PSH and FIN only with the
+//! * TCP: sequence number + the place of the first byte; CWR only with the first segment (RFC 3168 §6.1.2), PSH and FIN only with the
 //!   last.
 //! * UDP: length.
 //! * The checksum stays partial: the sum of the pseudo header, of which only the length changes.
@@ -78,17 +78,28 @@ impl Carver {
     /// Panics when `segments` is empty or not within the super-frame, or `out` shorter than the headers.
     pub fn emit_header(&self, segments: &Range<usize>, out: &mut [u8]) -> VnetHeader {
         assert!(segments.start < segments.end && segments.end <= self.segment_count, "segments of this super-frame");
-        let out = &mut out[..self.layout.payload];
-        out.copy_from_slice(&self.header[..self.layout.payload]);
-        let old_len = self.payload_len;
-        let new_len = self.payload(segments).len();
-        self.patch_ip(segments.start as u16, (old_len - new_len) as u16, out);
-        self.patch_transport(segments, (old_len - new_len) as u16, out);
-        if segments.len() == 1 {
-            self.layout.checksum_header()
-        } else {
-            self.layout.gso_header(self.gso_size as u16, out)
-        }
+        let payload = self.payload(segments);
+        self.emit(&(payload.start - self.layout.payload..payload.end - self.layout.payload), out)
+    }
+
+    /// The same for the frame that holds these bytes of the payload, whole segments or not. To TCP a segment is what its
+    /// header says, so a stream may be cut anywhere.
+    ///
+    /// Panics when this is UDP, when `bytes` is empty or not within the payload, or `out` shorter than the headers.
+    pub fn emit_stream_header(&self, bytes: &Range<usize>, out: &mut [u8]) -> VnetHeader {
+        assert!(self.is_stream(), "only a stream has no boundaries");
+        assert!(bytes.start < bytes.end && bytes.end <= self.payload_len, "bytes of this super-frame");
+        self.emit(bytes, out)
+    }
+
+    /// Whether this is TCP.
+    pub fn is_stream(&self) -> bool {
+        self.layout.transport == Transport::Tcp
+    }
+
+    /// Bytes of payload.
+    pub fn payload_len(&self) -> usize {
+        self.payload_len
     }
 
     /// Copies the frame that holds `segments` out of `frame`, the super-frame that this carver was made for.
@@ -115,6 +126,19 @@ impl Carver {
         Ok((VnetHeader::default(), len))
     }
 
+    fn emit(&self, bytes: &Range<usize>, out: &mut [u8]) -> VnetHeader {
+        let out = &mut out[..self.layout.payload];
+        out.copy_from_slice(&self.header[..self.layout.payload]);
+        let removed_len = (self.payload_len - bytes.len()) as u16;
+        self.patch_ip((bytes.start / self.gso_size) as u16, removed_len, out);
+        self.patch_transport(bytes, removed_len, out);
+        if bytes.len() <= self.gso_size {
+            self.layout.checksum_header()
+        } else {
+            self.layout.gso_header(self.gso_size as u16, out)
+        }
+    }
+
     fn patch_ip(&self, id_offset: u16, removed_len: u16, out: &mut [u8]) {
         let l3 = self.layout.l3;
         match self.layout.ip {
@@ -130,15 +154,14 @@ impl Carver {
         }
     }
 
-    fn patch_transport(&self, segments: &Range<usize>, removed_len: u16, out: &mut [u8]) {
+    fn patch_transport(&self, bytes: &Range<usize>, removed_len: u16, out: &mut [u8]) {
         let l4 = self.layout.l4;
         match self.layout.transport {
             Transport::Tcp => {
-                let advance = (segments.start * self.gso_size) as u32;
                 let seq = u32::from_be_bytes([out[l4 + 4], out[l4 + 5], out[l4 + 6], out[l4 + 7]]);
-                out[l4 + 4..l4 + 8].copy_from_slice(&seq.wrapping_add(advance).to_be_bytes());
-                let cwr = if segments.start == 0 { TCP_CWR } else { 0 };
-                let at_end = if segments.end == self.segment_count { TCP_PSH | TCP_FIN } else { 0 };
+                out[l4 + 4..l4 + 8].copy_from_slice(&seq.wrapping_add(bytes.start as u32).to_be_bytes());
+                let cwr = if bytes.start == 0 { TCP_CWR } else { 0 };
+                let at_end = if bytes.end == self.payload_len { TCP_PSH | TCP_FIN } else { 0 };
                 out[l4 + TCP_FLAGS] &= !(TCP_CWR | TCP_PSH | TCP_FIN) | cwr | at_end;
             }
             Transport::Udp => map_word(out, l4 + 4, |len| len - removed_len),

@@ -68,13 +68,24 @@ impl Spec {
 
     /// The virtio header of the frame that holds `segments`, as the kernel writes it.
     pub(crate) fn vnet(&self, segments: &Range<usize>) -> VnetHeader {
+        self.vnet_of(&self.bytes(segments))
+    }
+
+    /// The payload of these segments.
+    pub(crate) fn bytes(&self, segments: &Range<usize>) -> Range<usize> {
+        let gso_size = usize::from(self.gso_size);
+        segments.start * gso_size..self.payload.len().min(segments.end * gso_size)
+    }
+
+    /// The virtio header of the frame that holds these bytes of the payload.
+    pub(crate) fn vnet_of(&self, bytes: &Range<usize>) -> VnetHeader {
         let l4 = 14 + 4 * self.tags.len() + self.ip_header(0, 0).len();
         let (csum_offset, header_len) = match self.transport {
             L4::Tcp { option_words, .. } => (16, 20 + 4 * option_words),
             L4::Udp => (6, 8),
         };
         let plain = VnetHeader { needs_csum: true, csum_start: l4 as u16, csum_offset, ..VnetHeader::default() };
-        if segments.len() == 1 {
+        if bytes.len() <= self.gso_size.into() {
             return plain;
         }
         let gso = match (&self.transport, &self.ip) {
@@ -82,17 +93,21 @@ impl Spec {
             (_, Ip::V4 { .. }) => Gso::TcpV4,
             (_, Ip::V6 { .. }) => Gso::TcpV6,
         };
-        let ecn = segments.start == 0 && matches!(self.transport, L4::Tcp { flags, .. } if flags & 0x80 != 0);
+        let ecn = bytes.start == 0 && matches!(self.transport, L4::Tcp { flags, .. } if flags & 0x80 != 0);
         VnetHeader { gso, ecn, hdr_len: (l4 + header_len) as u16, gso_size: self.gso_size, ..plain }
     }
 
     /// The frame that holds these segments.
     pub(crate) fn frame(&self, segments: &Range<usize>, check: Check) -> Vec<u8> {
-        let gso_size = usize::from(self.gso_size);
-        let payload = &self.payload[segments.start * gso_size..self.payload.len().min(segments.end * gso_size)];
-        let mut l4 = self.transport_header(segments, payload.len());
+        self.frame_of(&self.bytes(segments), check)
+    }
+
+    /// The frame that holds these bytes of the payload.
+    pub(crate) fn frame_of(&self, bytes: &Range<usize>, check: Check) -> Vec<u8> {
+        let payload = &self.payload[bytes.clone()];
+        let mut l4 = self.transport_header(bytes);
         let l4_len = l4.len() + payload.len();
-        let ip = self.ip_header(segments.start, l4_len);
+        let ip = self.ip_header(bytes.start / usize::from(self.gso_size), l4_len);
         let (protocol, at) = if matches!(self.transport, L4::Udp) { (17, 6) } else { (6, 16) };
         let mut pseudo = match self.ip {
             Ip::V4 { .. } => ip[12..20].to_vec(),
@@ -110,6 +125,20 @@ impl Spec {
         };
         l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         [&self.ethernet_header()[..], &ip, &l4, payload].concat()
+    }
+
+    /// Which bytes of the payload a delivered frame holds: of UDP whole datagrams.
+    pub(crate) fn identify(&self, vnet: VnetHeader, frame: &[u8]) -> Range<usize> {
+        let header_len = self.superframe().len() - self.payload.len();
+        let len = frame.len() - header_len;
+        let unit = if matches!(self.transport, L4::Udp) { usize::from(self.gso_size) } else { 1 };
+        let mut places = (0..=self.payload.len() - len).step_by(unit).map(|start| start..start + len);
+        let is_it = |bytes: &Range<usize>| self.payload[bytes.clone()] == frame[header_len..];
+        let bytes = places.find(|bytes| is_it(bytes) && self.frame_of(bytes, Check::Partial) == frame);
+        let bytes = bytes.expect("a delivered frame is a piece of what was sent");
+        assert!(bytes.end.is_multiple_of(unit) || bytes.end == self.payload.len(), "datagrams stay whole");
+        assert_eq!(vnet, self.vnet_of(&bytes));
+        bytes
     }
 
     fn ethernet_header(&self) -> Vec<u8> {
@@ -152,16 +181,16 @@ impl Spec {
         }
     }
 
-    fn transport_header(&self, segments: &Range<usize>, payload_len: usize) -> Vec<u8> {
+    fn transport_header(&self, bytes: &Range<usize>) -> Vec<u8> {
         match self.transport {
             L4::Tcp { seq, flags, option_words } => {
-                let seq = seq.wrapping_add((segments.start * usize::from(self.gso_size)) as u32);
+                let seq = seq.wrapping_add(bytes.start as u32);
                 let len = 20 + 4 * option_words;
                 let mut kept = flags;
-                if segments.start > 0 {
+                if bytes.start > 0 {
                     kept &= !0x80;
                 }
-                if segments.end < self.segment_count() {
+                if bytes.end < self.payload.len() {
                     kept &= !0x09;
                 }
                 let mut header = vec![0x9c, 0x40, 0x14, 0x51];
@@ -172,7 +201,7 @@ impl Spec {
             }
             L4::Udp => {
                 let mut header = vec![0x9c, 0x40, 0x01, 0xbb];
-                header.extend((8 + payload_len as u16).to_be_bytes());
+                header.extend((8 + bytes.len() as u16).to_be_bytes());
                 header.extend([0, 0]);
                 header
             }

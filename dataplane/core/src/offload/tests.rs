@@ -242,6 +242,18 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_of_a_stream_are_those_of_the_reference(spec in any_spec(), a: usize, b: usize) {
+        let frame = spec.superframe();
+        let carver = Carver::new(spec.request(), &frame, frame.len()).unwrap();
+        prop_assume!(carver.is_stream());
+        let (a, b) = (a % carver.payload_len(), b % carver.payload_len());
+        let bytes = a.min(b)..a.max(b) + 1;
+        let mut out = vec![0; carver.header_len()];
+        prop_assert_eq!(carver.emit_stream_header(&bytes, &mut out), spec.vnet_of(&bytes));
+        prop_assert_eq!(&out[..], &spec.frame_of(&bytes, Check::Partial)[..carver.header_len()]);
+    }
+
+    #[test]
     fn finishing_gives_the_checksum_of_the_reference(spec in any_spec()) {
         let mut frame = spec.frame(&(0..1), Check::Partial);
         let vnet = spec.vnet(&(0..1));

@@ -14,9 +14,6 @@ use weaved_api::ClusterSecret;
 use super::{Conditions, Node, Wiretap, wiretap::Observed};
 use crate::{offload::vnet_hdr::VnetHeader, rng::Rng, router::Transmit};
 
-/// How long a socket is silent before partial trains are given up, as in the shell.
-const FLUSH_AFTER: Duration = Duration::from_millis(20);
-
 struct InFlight {
     from: SocketAddr,
     to: SocketAddr,
@@ -41,7 +38,7 @@ pub struct Network {
     seed: u64,
     started_at: Instant,
     secret: ClusterSecret,
-    flush_at: BTreeMap<usize, Instant>,
+    silence_at: BTreeMap<usize, Instant>,
     /// Where a node's datagrams seem to come from, when not from its address: NAT, roaming.
     pub seen_as: BTreeMap<usize, SocketAddr>,
 }
@@ -67,7 +64,7 @@ impl Network {
             rng: Rng::new(key),
             seed,
             secret,
-            flush_at: BTreeMap::new(),
+            silence_at: BTreeMap::new(),
             seen_as: BTreeMap::new(),
         }
     }
@@ -170,28 +167,40 @@ impl Network {
     fn next_instant(&self) -> Option<Instant> {
         let datagram = self.in_flight.keys().next().map(|(at, _)| *at);
         let timers = self.nodes.iter().map(|node| node.router.poll_timeout());
-        datagram.into_iter().chain(timers).chain(self.flush_at.values().copied()).min()
+        datagram.into_iter().chain(timers).chain(self.silence_at.values().copied()).min()
     }
 
     fn drive_nodes(&mut self) {
         for node in 0..self.nodes.len() {
             let now = self.now;
-            if self.flush_at.get(&node).is_some_and(|at| *at <= now) {
-                self.flush_at.remove(&node);
-                self.nodes[node].flush(now);
+            if self.silence_at.get(&node).is_some_and(|at| *at <= now) {
+                self.nodes[node].on_silence(now);
+                self.set_silence(node);
             }
             let sends = self.nodes[node].drive(now);
             self.launch(node, sends);
         }
     }
 
+    fn set_silence(&mut self, node: usize) {
+        match self.nodes[node].patience() {
+            Some(patience) => self.silence_at.insert(node, self.now + patience),
+            None => self.silence_at.remove(&node),
+        };
+    }
+
     fn deliver_due(&mut self) {
+        let mut receivers = BTreeSet::new();
         while let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let InFlight { from, to, datagram } = entry.remove();
             let Some(node) = self.nodes.iter().position(|node| node.address == to) else { continue };
             let now = self.now;
             self.nodes[node].handle_datagrams(from, &datagram, datagram.len(), now);
-            self.flush_at.insert(node, now + FLUSH_AFTER);
+            receivers.insert(node);
+        }
+        for node in receivers {
+            self.nodes[node].on_socket_empty(self.now);
+            self.set_silence(node);
         }
     }
 

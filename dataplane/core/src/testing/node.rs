@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use weaved_api::{
@@ -137,10 +137,22 @@ impl Node {
         self.take_outcomes(now);
     }
 
-    /// The socket has been silent for a moment: what was held back for late chunks is delivered.
-    pub fn flush(&mut self, now: Instant) {
+    /// The socket has nothing more for the moment.
+    pub fn on_socket_empty(&mut self, now: Instant) {
         self.decapsulator.begin_batch(&self.table);
-        self.decapsulator.flush_stale();
+        self.decapsulator.on_socket_empty();
+        self.take_outcomes(now);
+    }
+
+    /// How long the socket may be silent before [`Self::on_silence`] wants to be called.
+    pub fn patience(&self) -> Option<Duration> {
+        self.decapsulator.patience()
+    }
+
+    /// The socket has been silent for that long.
+    pub fn on_silence(&mut self, now: Instant) {
+        self.decapsulator.begin_batch(&self.table);
+        self.decapsulator.on_silence();
         self.take_outcomes(now);
     }
 

@@ -1,13 +1,10 @@
-//! Super-frames through the simulated network: what is delivered are segments of what was sent, as the slow reference
+//! Super-frames through the simulated network: what is delivered are pieces of what was sent, as the slow reference
 //! of `offload` builds them; all of them when nothing is lost, none of them twice.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use super::{Conditions, Network, seeds};
-use crate::offload::{
-    reference::{Check, Ip, L4, Spec, payload},
-    vnet_hdr::VnetHeader,
-};
+use crate::offload::reference::{Ip, L4, Spec, payload};
 
 fn specs() -> Vec<Spec> {
     let tcp = |flags| L4::Tcp { seq: u32::MAX - 30_000, flags, option_words: 3 };
@@ -25,18 +22,7 @@ fn specs() -> Vec<Spec> {
     ]
 }
 
-/// Which segments of `spec` a delivered frame holds.
-fn identify(spec: &Spec, vnet: VnetHeader, frame: &[u8]) -> Range<usize> {
-    let header_len = spec.superframe().len() - spec.payload.len();
-    let count = (frame.len() - header_len).div_ceil(spec.gso_size.into());
-    let places = (0..=spec.segment_count() - count).map(|start| start..start + count);
-    let mut matching = places.filter(|segments| spec.frame(segments, Check::Partial) == frame);
-    let segments = matching.next().expect("a delivered frame is a run of segments of what was sent");
-    assert_eq!(vnet, spec.vnet(&segments));
-    segments
-}
-
-/// Sends every super-frame over a connected pair. Returns how many segments were sent and how many came.
+/// Sends every super-frame over a connected pair. Returns how many bytes were sent and how many came.
 fn exchange(conditions: &Conditions, seed: u64) -> (usize, usize) {
     let clean = Conditions { max_datagram: conditions.max_datagram, ..Conditions::lan() };
     let mut network = Network::mesh(2, clean, seed);
@@ -48,13 +34,13 @@ fn exchange(conditions: &Conditions, seed: u64) -> (usize, usize) {
         let all = 0..spec.segment_count();
         network.send_offloaded(0, &[(spec.vnet(&all), spec.superframe())]);
         network.run(Duration::from_millis(50));
-        let mut delivered = vec![false; all.len()];
+        let mut delivered = vec![false; spec.payload.len()];
         for (vnet, frame) in std::mem::take(&mut network.nodes[1].delivered) {
-            for segment in identify(&spec, vnet, &frame) {
-                assert!(!std::mem::replace(&mut delivered[segment], true), "segment {segment} came twice");
+            for byte in spec.identify(vnet, &frame) {
+                assert!(!std::mem::replace(&mut delivered[byte], true), "byte {byte} came twice");
             }
         }
-        sent += all.len();
+        sent += spec.payload.len();
         came += delivered.iter().filter(|came| **came).count();
     }
     (sent, came)
@@ -69,7 +55,7 @@ fn super_frames_arrive_whole_on_every_clean_path() {
 }
 
 #[test]
-fn of_a_torn_super_frame_only_whole_and_unchanged_segments_arrive() {
+fn of_a_torn_super_frame_only_unchanged_pieces_arrive() {
     for seed in seeds(20) {
         let jitter = Duration::from_micros(300);
         let conditions = Conditions { loss: 0.03, duplicate: 0.03, damage: 0.01, jitter, ..Conditions::lan() };

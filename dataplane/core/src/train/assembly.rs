@@ -10,9 +10,14 @@
 //! chunks is known from any chunk but the last; a last chunk that comes first is parked behind the train's room and
 //! moved later. A train of one chunk needs none of this and goes to the shelf.
 //!
+//! A missing chunk holds up nothing for long. What is complete of a torn train is delivered when a younger train of its
+//! lane is ready, so that the order is kept; when the socket is empty and the chunk is lost by all that is known of the
+//! lane ([`super::lanes`]); when the train comes slowly; and after a moment of silence. The train stays: a chunk that was
+//! late only is put in its place, and what it completes is delivered then.
+//!
 //! A train is given up when one of its lane begins that is [`MAX_REORDER_DATAGRAMS`] later, when the pool is full and it
-//! is the oldest, or when the shell says that the socket has been silent. Then [`Assembler::poll`] delivers what is
-//! complete of it. Chunks that come later begin an assembly of their own, which shares no byte with the first.
+//! is the oldest, or when the shell says that the socket has been silent for long. Chunks that come later begin an
+//! assembly of their own, which shares no byte with the first.
 //!
 //! INVARIANT: only `commit` changes anything that counts. Until then a slot's bytes lie where no committed chunk does:
 //! in its own place of its train, in an unused buffer, or in scratch when the header contradicts what is known. So
@@ -26,6 +31,7 @@ use crate::{
     limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_REORDER_DATAGRAMS, MAX_TRAIN_BYTES, MAX_TRAIN_CHUNKS},
     offload::vnet_hdr::VnetHeader,
     train::{
+        lanes::{Lanes, Missing},
         salvage::{Arrived, Found, Walk},
         shelf::{Shelf, Shelved},
     },
@@ -40,6 +46,10 @@ use crate::{
 const PARKING: usize = MAX_TRAIN_BYTES;
 const BUFFER_LEN: usize = PARKING + MAX_DATAGRAM_LEN;
 
+/// How often the socket may be empty before what is there of a train is delivered, though nothing of it is known to be
+/// lost. A train that is sent in several goes is often met half way; a slow path is met again and again.
+const MAX_EMPTY_SOCKETS: u8 = 8;
+
 /// Collects the trains of one receiving thread. Allocates when it is made and never again.
 #[derive(Debug)]
 pub struct Assembler {
@@ -50,6 +60,7 @@ pub struct Assembler {
     /// The assembly of the last chunk: usually that of the next one.
     recent: usize,
     begun: u64,
+    lanes: Lanes,
     /// The train that is being polled, and where in it we are.
     delivering: Option<Source>,
     walk: Walk,
@@ -89,6 +100,20 @@ pub enum Progress {
     Incomplete,
     /// At least one train is complete or given up.
     Ready,
+}
+
+/// What incomplete trains wait for: how long the shell may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// There are none.
+    ForNothing,
+    /// For chunks that complete what could be delivered in part: after a moment of silence it should be, by
+    /// [`Assembler::deliver_partial`].
+    ToDeliver,
+    /// The same, but the path is known to reorder: some more silence is worth a super-frame in one piece.
+    ToDeliverLate,
+    /// For chunks that are late: after long silence they will not come, and [`Assembler::flush_stale`] is due.
+    ForLateChunks,
 }
 
 /// Room for one chunk that has not been authenticated yet.
@@ -149,12 +174,24 @@ struct TrainKey {
     train: Counter,
 }
 
+impl TrainKey {
+    fn is_of_lane(&self, other: &Self) -> bool {
+        (self.receiver, self.lane) == (other.receiver, other.lane)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
     key: TrainKey,
     index: u8,
     is_last: bool,
     len: usize,
+}
+
+impl Chunk {
+    fn counter(&self) -> Counter {
+        Counter(self.key.train.0 + u64::from(self.index))
+    }
 }
 
 /// Where an unauthenticated chunk goes.
@@ -182,6 +219,10 @@ struct Assembly {
     key: TrainKey,
     /// Grows with each train that begins: the oldest has the smallest.
     born: u64,
+    /// What is there is to be delivered though something is missing.
+    is_ripe: bool,
+    /// How often the socket may be empty before what is there is delivered.
+    patience: u8,
     arrived: Arrived,
     last: Option<LastChunk>,
     buffer: Box<[u8]>,
@@ -209,6 +250,7 @@ impl Assembler {
             scratch: vec![0; MAX_DATAGRAM_LEN].into_boxed_slice(),
             recent: 0,
             begun: 0,
+            lanes: Lanes::default(),
             delivering: None,
             walk: Walk::default(),
             losses: Losses::default(),
@@ -224,6 +266,9 @@ impl Assembler {
         if !len_fits || usize::from(chunk.index) >= MAX_TRAIN_CHUNKS {
             return Err(ChunkRefusal::Malformed);
         }
+        if let Some(Source::Assembly(at)) = self.delivering {
+            self.walk.give_back(&mut self.assemblies[at].buffer);
+        }
         let (at, place) = if is_whole_train {
             (0, Place::Shelf(self.shelf.place(chunk_len).ok_or(ChunkRefusal::Undelivered)?))
         } else if let Some(at) = self.find(&key) {
@@ -235,7 +280,31 @@ impl Assembler {
         Ok(Slot { assembler: self, chunk, at, place })
     }
 
-    /// Gives up all incomplete trains. To be called when the socket has been silent for a moment.
+    /// The socket has nothing more for the moment: what is there of trains that have lost a chunk is delivered, and of
+    /// those that come so slowly that the socket was empty several times meanwhile.
+    pub fn deliver_torn(&mut self) -> Progress {
+        for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
+            assembly.is_ripe = match assembly.judge(&self.lanes) {
+                Missing::Lost => true,
+                Missing::Late => false,
+                Missing::Due => {
+                    assembly.patience = assembly.patience.saturating_sub(1);
+                    assembly.patience == 0
+                }
+            };
+        }
+        self.progress()
+    }
+
+    /// Nothing has come for a moment: whatever is there is delivered. Chunks may still come later.
+    pub fn deliver_partial(&mut self) -> Progress {
+        for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
+            assembly.is_ripe = true;
+        }
+        self.progress()
+    }
+
+    /// Gives up all incomplete trains. To be called when nothing has come for long.
     pub fn flush_stale(&mut self) -> Progress {
         for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
             assembly.give_up(&mut self.losses);
@@ -243,9 +312,18 @@ impl Assembler {
         self.progress()
     }
 
-    /// Whether incomplete trains wait for chunks.
-    pub fn is_filling(&self) -> bool {
-        self.position(State::Filling).is_some()
+    /// What incomplete trains wait for.
+    pub fn waiting(&self) -> Waiting {
+        let with_news = || self.assemblies.iter().filter(|assembly| assembly.waits_with_news());
+        if self.position(State::Filling).is_none() {
+            Waiting::ForNothing
+        } else if with_news().any(|assembly| assembly.judge(&self.lanes) != Missing::Late) {
+            Waiting::ToDeliver
+        } else if with_news().next().is_some() {
+            Waiting::ToDeliverLate
+        } else {
+            Waiting::ForLateChunks
+        }
     }
 
     /// The next thing to deliver from trains that are ready, oldest train first.
@@ -274,37 +352,50 @@ impl Assembler {
 
     fn find_delivery(&mut self) -> Option<(Source, Found)> {
         loop {
-            let source = self.delivering.or_else(|| self.oldest_ready())?;
-            self.delivering = Some(source);
-            let found = match source {
-                Source::Assembly(at) => {
-                    let assembly = &mut self.assemblies[at];
-                    self.walk.next(&assembly.arrived, &mut assembly.buffer, &mut self.losses)
-                }
+            let source = match self.delivering {
+                Some(source) => source,
+                None => self.begin_next()?,
+            };
+            let buffer = match source {
+                Source::Assembly(at) => &mut self.assemblies[at].buffer[..],
                 Source::Shelf => {
-                    let Shelved { range, ecn, .. } = self.shelf.first()?.clone();
-                    let arrived = Arrived::whole(range.len(), ecn);
-                    self.walk.next(&arrived, self.shelf.bytes(range), &mut self.losses)
+                    let range = self.shelf.first()?.range.clone();
+                    self.shelf.bytes(range)
                 }
             };
-            if let Some(found) = found {
+            if let Some(found) = self.walk.next(buffer, &mut self.losses) {
                 return Some((source, found));
             }
-            match source {
-                Source::Assembly(at) => self.assemblies[at].state = State::Free,
-                Source::Shelf => self.shelf.pop(),
-            }
-            self.delivering = None;
-            self.walk = Walk::default();
+            self.end(source);
         }
     }
 
-    fn oldest_ready(&self) -> Option<Source> {
-        let assembly = self.oldest(State::Ready);
-        match (assembly, self.shelf.first()) {
-            (Some(at), Some(shelved)) if self.assemblies[at].born < shelved.born => Some(Source::Assembly(at)),
-            (_, Some(_)) => Some(Source::Shelf),
-            (at, None) => at.map(Source::Assembly),
+    /// Begins to walk the train that is to be delivered next, the oldest first.
+    fn begin_next(&mut self) -> Option<Source> {
+        let assembly = self.oldest(Assembly::is_deliverable);
+        let source = match (assembly, self.shelf.first()) {
+            (Some(at), Some(shelved)) if self.assemblies[at].born > shelved.born => Source::Shelf,
+            (Some(at), _) => Source::Assembly(at),
+            (None, Some(_)) => Source::Shelf,
+            (None, None) => return None,
+        };
+        self.walk = Walk::new(match source {
+            Source::Assembly(at) => self.assemblies[at].arrived,
+            Source::Shelf => {
+                let shelved = self.shelf.first()?;
+                Arrived::whole(shelved.range.len(), shelved.ecn)
+            }
+        });
+        self.delivering = Some(source);
+        Some(source)
+    }
+
+    /// All that could be delivered of a train has been.
+    fn end(&mut self, source: Source) {
+        self.delivering = None;
+        match source {
+            Source::Assembly(at) => self.assemblies[at].on_walked(self.walk.seen()),
+            Source::Shelf => self.shelf.pop(),
         }
     }
 
@@ -320,17 +411,18 @@ impl Assembler {
         self.assemblies.iter().position(|assembly| assembly.state == state)
     }
 
-    fn oldest(&self, state: State) -> Option<usize> {
-        let in_state = self.assemblies.iter().enumerate().filter(|(_, assembly)| assembly.state == state);
-        in_state.min_by_key(|(_, assembly)| assembly.born).map(|(at, _)| at)
+    fn oldest(&self, is_wanted: impl Fn(&Assembly) -> bool) -> Option<usize> {
+        let wanted = self.assemblies.iter().enumerate().filter(|(_, assembly)| is_wanted(assembly));
+        wanted.min_by_key(|(_, assembly)| (assembly.born, assembly.key.train)).map(|(at, _)| at)
     }
 
     fn progress(&self) -> Progress {
-        let is_ready = self.shelf.first().is_some() || self.position(State::Ready).is_some();
+        let is_ready = self.shelf.first().is_some() || self.assemblies.iter().any(Assembly::is_deliverable);
         if is_ready { Progress::Ready } else { Progress::Incomplete }
     }
 
     fn commit(&mut self, chunk: &Chunk, ecn: Ecn, at: usize, place: Place) -> Progress {
+        self.lanes.note(chunk.key.receiver, chunk.key.lane, chunk.counter());
         match place {
             Place::At(_) => self.commit_to_assembly(chunk, ecn, at),
             Place::Shelf(start) => {
@@ -338,10 +430,14 @@ impl Assembler {
                 self.begun += 1;
                 let range = start..start + chunk.len;
                 self.shelf.push(Shelved { receiver: chunk.key.receiver, born: self.begun, range, ecn });
+                self.ripen_before(&chunk.key, self.begun);
                 Progress::Ready
             }
             Place::Contradiction => {
                 self.assemblies[at].state = State::Free;
+                if self.delivering == Some(Source::Assembly(at)) {
+                    self.delivering = None;
+                }
                 self.losses.inconsistent_trains += 1;
                 self.progress()
             }
@@ -361,15 +457,29 @@ impl Assembler {
             // NOTE(perf): the usual chunk, in the middle of its train, changes nothing else.
             return Progress::Incomplete;
         }
+        if self.assemblies[at].state == State::Ready {
+            let (key, born) = (self.assemblies[at].key, self.assemblies[at].born);
+            self.ripen_before(&key, born);
+        }
         self.keep_one_free();
         self.progress()
+    }
+
+    /// A train is ready: what there is of older ones of its lane is delivered before it, so that what is complete stays
+    /// in order.
+    fn ripen_before(&mut self, key: &TrainKey, born: u64) {
+        for older in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
+            if older.key.is_of_lane(key) && older.key.train < key.train {
+                older.is_ripe = true;
+                older.born = older.born.min(born);
+            }
+        }
     }
 
     /// A train begins: those of its lane that are much older are waited for no longer.
     fn age_older(&mut self, key: &TrainKey) {
         for older in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
-            let is_of_lane = (older.key.receiver, older.key.lane) == (key.receiver, key.lane);
-            if is_of_lane && key.train.0.saturating_sub(older.key.train.0) >= MAX_REORDER_DATAGRAMS {
+            if older.key.is_of_lane(key) && key.train.0.saturating_sub(older.key.train.0) >= MAX_REORDER_DATAGRAMS {
                 older.give_up(&mut self.losses);
             }
         }
@@ -378,7 +488,7 @@ impl Assembler {
     fn keep_one_free(&mut self) {
         if self.position(State::Free).is_none()
             && self.position(State::Ready).is_none()
-            && let Some(oldest) = self.oldest(State::Filling)
+            && let Some(oldest) = self.oldest(|assembly| assembly.state == State::Filling)
         {
             self.assemblies[oldest].give_up(&mut self.losses);
         }
@@ -409,6 +519,8 @@ impl Assembly {
             state: State::Free,
             key: TrainKey { receiver: ReceiverIndex(0), lane: Lane(0), train: Counter(0) },
             born: 0,
+            is_ripe: false,
+            patience: 0,
             arrived: Arrived::default(),
             last: None,
             buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
@@ -419,8 +531,35 @@ impl Assembly {
         self.state = State::Filling;
         self.key = key;
         self.born = born;
+        self.is_ripe = false;
+        self.patience = MAX_EMPTY_SOCKETS;
         self.arrived = Arrived::default();
         self.last = None;
+    }
+
+    /// Incomplete, with something that could be delivered.
+    fn waits_with_news(&self) -> bool {
+        self.state == State::Filling && self.arrived.has_news()
+    }
+
+    fn is_deliverable(&self) -> bool {
+        self.state == State::Ready || self.is_ripe && self.state == State::Filling
+    }
+
+    /// What has become of the first chunk that has not come.
+    fn judge(&self, lanes: &Lanes) -> Missing {
+        let missing = Counter(self.key.train.0 + u64::from(self.arrived.present.trailing_ones()));
+        lanes.judge(self.key.receiver, self.key.lane, missing)
+    }
+
+    /// These chunks have been delivered as far as they can be.
+    fn on_walked(&mut self, seen: u128) {
+        self.arrived.walked = seen;
+        self.is_ripe = false;
+        self.patience = MAX_EMPTY_SOCKETS;
+        if self.state == State::Ready && !self.arrived.has_news() {
+            self.state = State::Free;
+        }
     }
 
     fn give_up(&mut self, losses: &mut Losses) {

@@ -5,6 +5,7 @@
 
 pub mod assembly;
 pub mod cut;
+mod lanes;
 mod salvage;
 mod shelf;
 

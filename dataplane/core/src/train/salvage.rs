@@ -1,17 +1,21 @@
-//! Frames out of a train, whole or torn.
+//! Frames out of a train, whole or torn, at once or in several goes.
 //!
-//! A [`Walk`] goes from record to record. A record that is all there is delivered. Of a super-frame that is not, each
-//! maximal run of complete segments is delivered as a frame of its own, provided that its headers have arrived. The
-//! walk ends at the first record whose header is missing, since nobody knows where the next one begins.
+//! A [`Walk`] goes from record to record. A record that is all there is delivered. Of a super-frame that is not, what is
+//! there is delivered as frames of their own, provided that its headers have arrived: of UDP each maximal run of complete
+//! segments, of TCP, which is a stream, each maximal run of bytes. The walk ends at the first record whose header is
+//! missing, since nobody knows where the next one begins.
 //!
-//! INVARIANT: each byte of a train is part of at most one delivered frame's payload. Headers of runs are written over
-//! payload that lies in front of the run: delivered before, or never to be.
+//! A train may be walked again when more of it has come. What was delivered before follows from the chunks that were there
+//! before: so no account is kept but one bit for each chunk.
+//!
+//! INVARIANT: each byte of an honest train is part of at most one delivered frame's payload. Headers of runs are written
+//! over what lies in front of the run and taken away again before anything else is done with the train ([`Lent`]).
 
 use std::ops::Range;
 
 use super::assembly::Losses;
 use crate::{
-    limits::MAX_TRAIN_BYTES,
+    limits::{MAX_GSO_HEADER_LEN, MAX_TRAIN_BYTES},
     offload::{
         carve::Carver,
         translate::{self, FrameKind},
@@ -28,6 +32,8 @@ use crate::{
 pub(super) struct Arrived {
     /// Bit i: chunk i is in its place.
     pub(super) present: u128,
+    /// Bit i: it was there when the train was walked before.
+    pub(super) walked: u128,
     /// Bytes of every chunk but the last; 0 when nothing is in its place.
     pub(super) chunk_len: usize,
     /// Bytes of the train, when its last chunk is in its place.
@@ -45,30 +51,58 @@ pub(super) enum Found {
     ProbeAck(ProbeAck),
 }
 
-/// Where we are in a train.
+/// Where we are in a train, and what of it had arrived when we began.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
+    arrived: Arrived,
     at: usize,
     torn: Option<Torn>,
+    lent: Option<Lent>,
 }
 
-/// A super-frame of which something is missing.
+/// A super-frame of which something is missing, or was delivered before.
 #[derive(Debug)]
 struct Torn {
     carver: Carver,
     frame_start: usize,
-    next_segment: usize,
+    /// Chunks whose part of this frame was delivered before.
+    before: u128,
+    /// What to look at next: a segment, or in a stream a byte of the payload.
+    next: usize,
+}
+
+/// What was in the place of a header that was written into a train.
+#[derive(Debug)]
+struct Lent {
+    at: usize,
+    len: usize,
+    bytes: [u8; MAX_GSO_HEADER_LEN],
 }
 
 impl Arrived {
     /// A train of one chunk.
     pub(super) fn whole(train_len: usize, ecn: Ecn) -> Self {
-        Self { present: 1, chunk_len: train_len, train_len: Some(train_len), marked: u128::from(ecn == Ecn::Ce) }
+        let marked = u128::from(ecn == Ecn::Ce);
+        Self { present: 1, walked: 0, chunk_len: train_len, train_len: Some(train_len), marked }
+    }
+
+    /// Whether there is something that was not there when the train was walked before.
+    pub(super) fn has_news(&self) -> bool {
+        self.present != self.walked
     }
 
     /// Whether all bytes of `range`, which ends within [`Self::bound`], are there.
-    pub(super) fn has(&self, range: &Range<usize>) -> bool {
-        range.is_empty() || self.chunks(range).is_some_and(|wanted| self.present & wanted == wanted)
+    fn has(&self, range: &Range<usize>) -> bool {
+        self.are(self.present, range)
+    }
+
+    /// Whether they all were there before.
+    fn had(&self, range: &Range<usize>) -> bool {
+        self.are(self.walked, range)
+    }
+
+    fn are(&self, among: u128, range: &Range<usize>) -> bool {
+        range.is_empty() || self.chunks(range).is_some_and(|wanted| among & wanted == wanted)
     }
 
     /// What the datagrams of `range` said together.
@@ -84,15 +118,16 @@ impl Arrived {
         (last < 128).then(|| u128::MAX >> (127 - (last - first)) << first)
     }
 
-    /// The end of the run of bytes that are there from `start` on; `start` when it is not there itself.
-    fn run_end(&self, start: usize) -> usize {
-        let first = start.checked_div(self.chunk_len).unwrap_or(128);
-        if first >= 128 {
-            return start;
+    /// The first run of bytes from `start` on whose chunks are all among these.
+    fn run(&self, among: u128, start: usize) -> Option<Range<usize>> {
+        let from = start.checked_div(self.chunk_len).filter(|from| *from < 128)?;
+        let ahead = among >> from;
+        if ahead == 0 {
+            return None;
         }
-        let run = (self.present >> first).trailing_ones() as usize;
-        let end = (first + run) * self.chunk_len;
-        self.train_len.map_or(end, |train_len| end.min(train_len)).max(start)
+        let first = from + ahead.trailing_zeros() as usize;
+        let end = (first + (among >> first).trailing_ones() as usize) * self.chunk_len;
+        Some(start.max(first * self.chunk_len)..end.min(self.bound()))
     }
 
     /// No record reaches behind this.
@@ -102,37 +137,65 @@ impl Arrived {
 }
 
 impl Walk {
+    /// Begins at the start of a train of which this has arrived.
+    pub(super) fn new(arrived: Arrived) -> Self {
+        Self { arrived, ..Self::default() }
+    }
+
+    /// What had arrived when the walk began.
+    pub(super) fn seen(&self) -> u128 {
+        self.arrived.present
+    }
+
+    /// Undoes what the last delivery did to the train. To be called before anything is written to it.
+    pub(super) fn give_back(&mut self, buffer: &mut [u8]) {
+        if let Some(Lent { at, len, bytes }) = self.lent.take() {
+            buffer[at..at + len].copy_from_slice(&bytes[..len]);
+        }
+    }
+
     /// The next thing to deliver. `buffer` holds the train; where something is missing it holds anything.
-    pub(super) fn next(&mut self, arrived: &Arrived, buffer: &mut [u8], losses: &mut Losses) -> Option<Found> {
+    pub(super) fn next(&mut self, buffer: &mut [u8], losses: &mut Losses) -> Option<Found> {
+        self.give_back(buffer);
         loop {
             if let Some(torn) = &mut self.torn {
-                match torn.next_run(arrived, buffer) {
-                    Some(found) => return Some(found),
+                match torn.next_run(&self.arrived) {
+                    Some(piece) => return Some(self.lend(&piece, buffer)),
                     None => self.torn = None,
                 }
             }
-            let Ok((kind, body)) = self.next_record(arrived, buffer)? else {
-                losses.malformed_records += 1;
-                self.at = arrived.bound();
+            let Ok((kind, body)) = self.next_record(buffer)? else {
+                losses.malformed_records += u64::from(!self.arrived.had(&self.rest()));
+                self.at = self.arrived.bound();
                 return None;
             };
-            if !arrived.has(&body) {
-                self.torn = Torn::new(kind, &body, arrived, buffer);
-                continue;
-            }
-            match find(kind, body, arrived, buffer) {
-                Some(found) => return Some(found),
-                None => losses.malformed_records += 1,
+            if let Some(found) = self.take(kind, body, buffer, losses) {
+                return Some(found);
             }
         }
     }
 
+    /// What the next record brings as a whole. `None` when it was delivered before or becomes [`Self::torn`].
+    fn take(&mut self, kind: RecordKind, body: Range<usize>, buffer: &[u8], losses: &mut Losses) -> Option<Found> {
+        let arrived = &self.arrived;
+        let was_read = arrived.had(&(body.start - RECORD_HEADER_LEN..body.start));
+        if was_read && arrived.had(&body) {
+            return None;
+        }
+        let is_complete = arrived.has(&body);
+        let torn = if is_complete && !was_read { None } else { Torn::new(kind, &body, arrived, buffer) };
+        if is_complete && torn.as_ref().is_none_or(|torn| torn.before == 0) {
+            let found = find(kind, body, arrived, buffer);
+            losses.malformed_records += u64::from(found.is_none());
+            return found;
+        }
+        self.torn = torn;
+        None
+    }
+
     /// The kind and place of the next record's body. `None` at the end, or when its header has not arrived.
-    fn next_record(
-        &mut self,
-        arrived: &Arrived,
-        buffer: &[u8],
-    ) -> Option<Result<(RecordKind, Range<usize>), RecordError>> {
+    fn next_record(&mut self, buffer: &[u8]) -> Option<Result<(RecordKind, Range<usize>), RecordError>> {
+        let arrived = &self.arrived;
         if self.at >= arrived.bound() {
             return None;
         }
@@ -154,34 +217,84 @@ impl Walk {
         self.at = body.end;
         Some(Ok((header.kind, body)))
     }
+
+    /// The bytes by which a record that is none was recognised.
+    fn rest(&self) -> Range<usize> {
+        self.at..self.arrived.bound().min(self.at + RECORD_HEADER_LEN)
+    }
+
+    /// Makes a piece of the torn frame a frame, whose header covers what lies in front of it until the next step.
+    fn lend(&mut self, piece: &Piece, buffer: &mut [u8]) -> Found {
+        let torn = self.torn.as_ref().expect("a piece comes from a torn frame");
+        let len = torn.carver.header_len();
+        let payload = torn.place(&piece.bytes);
+        let range = payload.start - len..payload.end;
+        let mut bytes = [0; MAX_GSO_HEADER_LEN];
+        bytes[..len].copy_from_slice(&buffer[range.start..payload.start]);
+        self.lent = Some(Lent { at: range.start, len, bytes });
+        let header = &mut buffer[range.start..payload.start];
+        let vnet = match &piece.segments {
+            Some(segments) => torn.carver.emit_header(segments, header),
+            None => torn.carver.emit_stream_header(&piece.bytes, header),
+        };
+        Found::Frame { vnet, range, outer: self.arrived.outer(&payload) }
+    }
+}
+
+/// A part of a torn frame that can be delivered.
+struct Piece {
+    /// Bytes of the payload.
+    bytes: Range<usize>,
+    /// The same as segments, where these have boundaries.
+    segments: Option<Range<usize>>,
 }
 
 impl Torn {
     /// `None` when nothing of this record can be saved.
     fn new(kind: RecordKind, body: &Range<usize>, arrived: &Arrived, buffer: &[u8]) -> Option<Self> {
         let RecordKind::Frame(FrameKind::Gso(request)) = kind else { return None };
-        let prefix = &buffer[body.start..arrived.run_end(body.start).min(body.end)];
-        let carver = Carver::new(request, prefix, body.len()).ok()?;
-        Some(Self { carver, frame_start: body.start, next_segment: 0 })
+        let there = arrived.run(arrived.present, body.start).filter(|run| run.start == body.start)?;
+        let carver = Carver::new(request, &buffer[body.start..there.end.min(body.end)], body.len()).ok()?;
+        let headers = body.start - RECORD_HEADER_LEN..body.start + carver.header_len();
+        let before = if arrived.had(&headers) { arrived.walked } else { 0 };
+        Some(Self { carver, frame_start: body.start, before, next: 0 })
     }
 
-    /// The next maximal run of complete segments.
-    fn next_run(&mut self, arrived: &Arrived, buffer: &mut [u8]) -> Option<Found> {
+    /// The next maximal run that is there and was not delivered before.
+    fn next_run(&mut self, arrived: &Arrived) -> Option<Piece> {
+        if self.carver.is_stream() { self.next_bytes(arrived) } else { self.next_segments(arrived) }
+    }
+
+    fn next_bytes(&mut self, arrived: &Arrived) -> Option<Piece> {
+        let payload = self.place(&(0..self.carver.payload_len()));
+        let run = arrived.run(arrived.present & !self.before, payload.start + self.next)?;
+        let bytes = run.start.min(payload.end) - payload.start..run.end.min(payload.end) - payload.start;
+        self.next = bytes.end;
+        (!bytes.is_empty()).then_some(Piece { bytes, segments: None })
+    }
+
+    fn next_segments(&mut self, arrived: &Arrived) -> Option<Piece> {
         let end = self.carver.segment_count();
-        let start = (self.next_segment..end).find(|segment| arrived.has(&self.place(&(*segment..segment + 1))))?;
-        let stop = (start + 1..end).find(|segment| !arrived.has(&self.place(&(*segment..segment + 1)))).unwrap_or(end);
-        self.next_segment = stop;
-        let segments = start..stop;
-        let payload = self.place(&segments);
-        let range = payload.start - self.carver.header_len()..payload.end;
-        let vnet = self.carver.emit_header(&segments, &mut buffer[range.clone()]);
-        Some(Found::Frame { vnet, range, outer: arrived.outer(&payload) })
+        let is_new = |segment: &usize| {
+            let place = self.place(&self.bytes_of(&(*segment..segment + 1)));
+            arrived.has(&place) && !arrived.are(self.before, &place)
+        };
+        let start = (self.next..end).find(is_new)?;
+        let stop = (start + 1..end).find(|segment| !is_new(segment)).unwrap_or(end);
+        self.next = stop;
+        Some(Piece { bytes: self.bytes_of(&(start..stop)), segments: Some(start..stop) })
     }
 
-    /// Where the payload of these segments lies in the train.
-    fn place(&self, segments: &Range<usize>) -> Range<usize> {
-        let payload = self.carver.payload(segments);
-        self.frame_start + payload.start..self.frame_start + payload.end
+    /// The payload of these segments.
+    fn bytes_of(&self, segments: &Range<usize>) -> Range<usize> {
+        let in_frame = self.carver.payload(segments);
+        in_frame.start - self.carver.header_len()..in_frame.end - self.carver.header_len()
+    }
+
+    /// Where these bytes of the payload lie in the train.
+    fn place(&self, bytes: &Range<usize>) -> Range<usize> {
+        let payload = self.frame_start + self.carver.header_len();
+        payload + bytes.start..payload + bytes.end
     }
 }
 

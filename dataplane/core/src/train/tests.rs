@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress},
+    assembly::{Assembler, ChunkRefusal, Item, Losses, Progress, Waiting},
     cut::Cut,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_FRAME_LEN, MAX_REORDER_DATAGRAMS, MAX_SHELVED_TRAINS, MAX_TRAIN_BYTES,
     },
     offload::{
-        reference::{self, Check, Spec},
+        reference::{self, Check, L4, Spec},
         translate::{self, FrameKind},
         vnet_hdr::VnetHeader,
     },
@@ -161,19 +161,21 @@ fn salvageable(frames: &[&Sent], arrived: &[bool]) -> Vec<Got> {
     got
 }
 
+/// The pieces of a super-frame that are there: bytes of TCP, datagrams of UDP.
 fn runs(spec: &Spec, body: &[bool]) -> Vec<Got> {
     let (header, payload) = body.split_at(body.len() - spec.payload.len());
     if !header.iter().all(|byte| *byte) {
         return Vec::new();
     }
-    let complete: Vec<bool> =
-        payload.chunks(spec.gso_size.into()).map(|segment| segment.iter().all(|byte| *byte)).collect();
+    let unit = if matches!(spec.transport, L4::Udp) { usize::from(spec.gso_size) } else { 1 };
+    let complete: Vec<bool> = payload.chunks(unit).map(|unit| unit.iter().all(|byte| *byte)).collect();
     let mut got = Vec::new();
     let mut start = 0;
     for end in 1..=complete.len() {
         if end == complete.len() || complete[end] != complete[start] {
             if complete[start] {
-                got.push(Got::Frame(spec.vnet(&(start..end)), spec.frame(&(start..end), Check::Partial)));
+                let bytes = start * unit..(end * unit).min(payload.len());
+                got.push(Got::Frame(spec.vnet_of(&bytes), spec.frame_of(&bytes, Check::Partial)));
             }
             start = end;
         }
@@ -248,6 +250,37 @@ proptest! {
         let losses = assembler.take_losses();
         prop_assert_eq!(losses.incomplete_trains, u64::from(!datagrams.is_empty()));
         prop_assert_eq!(losses.malformed_records + losses.inconsistent_trains, 0);
+    }
+
+    #[test]
+    fn what_is_delivered_in_several_goes_comes_once_and_in_the_end_wholly(
+        spec in reference::any_spec(),
+        max_chunk_len in any_chunk_len(),
+        swaps in proptest::collection::vec(any::<(Index, Index)>(), 0..40),
+        goes in proptest::collection::vec(any::<Index>(), 0..12),
+    ) {
+        let (_, records) = write(&[Sent::Super(spec.clone())]);
+        let mut datagrams = cut(&records, 1000, max_chunk_len);
+        swap_all(&mut datagrams, &swaps);
+        let goes: Vec<_> = goes.iter().map(|index| index.index(datagrams.len())).collect();
+        let mut assembler = Assembler::new();
+        let mut came = vec![false; spec.payload.len()];
+        for (at, datagram) in datagrams.iter().enumerate() {
+            let mut got = receive(&mut assembler, datagram).unwrap();
+            if goes.contains(&at) {
+                let _ = assembler.deliver_partial();
+                got.extend(poll_all(&mut assembler));
+            }
+            for got in got {
+                let Got::Frame(vnet, frame) = got else { panic!("only frames were sent") };
+                let bytes = spec.identify(vnet, &frame);
+                prop_assert!(came[bytes.clone()].iter().all(|came| !came), "{:?} came twice", bytes);
+                came[bytes].fill(true);
+            }
+        }
+        prop_assert!(came.iter().all(|came| *came));
+        prop_assert_eq!(assembler.waiting(), Waiting::ForNothing);
+        prop_assert_eq!(assembler.take_losses(), Losses::default());
     }
 
     #[test]
@@ -326,6 +359,105 @@ fn the_largest_control_bytes_fit_a_train() {
     let body_len = weaved_api::MAX_CONTROL_BYTES;
     let got = receive_all(&mut Assembler::new(), &control_train(body_len, 9));
     assert_eq!(got, [Got::Control(vec![9; body_len])]);
+}
+
+/// A train with one TCP super-frame and no options.
+fn bulk_train(first_counter: u64) -> (Spec, Vec<Datagram>) {
+    let spec =
+        Spec { payload: reference::payload(9000, first_counter as u8), gso_size: 1400, ..reference::small_tcp() };
+    let (_, records) = write(&[Sent::Super(spec.clone())]);
+    (spec, cut(&records, first_counter, 1440))
+}
+
+/// Which bytes of the super-frame came, piece by piece.
+fn pieces(spec: &Spec, got: Vec<Got>) -> Vec<(usize, usize)> {
+    let piece = |got| match got {
+        Got::Frame(vnet, frame) => {
+            let bytes = spec.identify(vnet, &frame);
+            (bytes.start, bytes.end)
+        }
+        other => panic!("{other:?} is no frame"),
+    };
+    got.into_iter().map(piece).collect()
+}
+
+fn on_empty_socket(assembler: &mut Assembler) -> Vec<Got> {
+    let _ = assembler.deliver_torn();
+    poll_all(assembler)
+}
+
+#[test]
+fn a_lost_chunk_holds_up_nothing_and_a_late_one_brings_what_it_held() {
+    let mut assembler = Assembler::new();
+    let (spec, train) = bulk_train(100);
+    let len = train[0].1.len();
+    let headers = spec.superframe().len() - spec.payload.len() + RECORD_HEADER_LEN;
+    let hole = (2 * len - headers, 3 * len - headers);
+    receive_all(&mut assembler, train[..2].iter().chain(&train[3..5]));
+    assert_eq!(assembler.waiting(), Waiting::ToDeliver);
+    let there = [(0, hole.0), (hole.1, 5 * len - headers)];
+    assert_eq!(pieces(&spec, on_empty_socket(&mut assembler)), there);
+    assert_eq!(assembler.waiting(), Waiting::ForLateChunks);
+    let mut rest = receive_all(&mut assembler, &train[5..]);
+    rest.extend(on_empty_socket(&mut assembler));
+    assert_eq!(pieces(&spec, rest), [(5 * len - headers, 9000)]);
+    assert_eq!(pieces(&spec, receive(&mut assembler, &train[2]).unwrap()), [hole]);
+    assert_eq!((assembler.waiting(), assembler.take_losses()), (Waiting::ForNothing, Losses::default()));
+}
+
+#[test]
+fn what_is_there_of_a_torn_train_comes_before_a_younger_one_of_its_lane() {
+    let mut assembler = Assembler::new();
+    let (spec, mut torn) = bulk_train(100);
+    torn.pop();
+    assert_eq!(receive_all(&mut assembler, &torn), []);
+    let mut other_lane = control_train(2000, 500);
+    other_lane.iter_mut().for_each(|(header, _)| header.lane = Lane(2));
+    assert_eq!(receive_all(&mut assembler, &other_lane).len(), 1, "another lane says nothing");
+    let mut got = receive_all(&mut assembler, &control_train(2000, 200));
+    assert_eq!(got.pop(), Some(Got::Control(vec![200; 2000])));
+    assert_eq!(pieces(&spec, got).len(), 1);
+    let (spec, torn) = bulk_train(300);
+    assert_eq!(receive_all(&mut assembler, &torn[1..]), []);
+    let mut got = receive_all(&mut assembler, &control_train(10, 400));
+    assert_eq!(got.pop(), Some(Got::Control(vec![144; 10])), "one of a single chunk, too");
+    assert_eq!(pieces(&spec, got), [], "without its headers nothing is saved");
+    assert_eq!(pieces(&spec, receive(&mut assembler, &torn[0]).unwrap()), [(0, 9000)], "until they come");
+}
+
+#[test]
+fn a_train_that_comes_slowly_is_delivered_as_it_comes() {
+    let mut assembler = Assembler::new();
+    let (spec, train) = bulk_train(100);
+    assert_eq!(receive_all(&mut assembler, &train[..2]), []);
+    let waits = (0..20).take_while(|_| on_empty_socket(&mut assembler).is_empty()).count();
+    assert_eq!(waits, 7, "a train that is met half way a few times stays in one piece");
+    let mut got = receive_all(&mut assembler, &train[2..4]);
+    let _ = assembler.deliver_partial();
+    got.extend(poll_all(&mut assembler));
+    assert_eq!(pieces(&spec, got).len(), 1, "after a moment of silence");
+    assert_eq!(receive_all(&mut assembler, &train[4..]).len(), 1);
+}
+
+#[test]
+fn on_a_path_that_reorders_a_hole_is_waited_for() {
+    let mut assembler = Assembler::new();
+    let (_, train) = bulk_train(100);
+    let order = [0, 2, 3, 4, 1, 5, 6];
+    let got: Vec<Got> = order
+        .iter()
+        .flat_map(|at| {
+            let mut got = receive(&mut assembler, &train[*at]).unwrap();
+            got.extend(on_empty_socket(&mut assembler));
+            got
+        })
+        .collect();
+    assert!(got.len() > 1, "the first time nobody knows");
+    let (_, train) = bulk_train(200);
+    assert_eq!(receive_all(&mut assembler, order[..4].iter().map(|at| &train[*at])), []);
+    assert_eq!(on_empty_socket(&mut assembler), []);
+    assert_eq!(assembler.waiting(), Waiting::ToDeliverLate);
+    assert_eq!(receive_all(&mut assembler, order[4..].iter().map(|at| &train[*at])).len(), 1, "in one piece");
 }
 
 #[test]

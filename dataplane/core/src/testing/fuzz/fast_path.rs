@@ -75,7 +75,7 @@ impl Receiver {
     fn finish(&mut self) {
         self.decapsulator.flush_stale();
         self.drain();
-        assert!(!self.decapsulator.is_waiting());
+        assert_eq!(self.decapsulator.patience(), None);
         // What polling has found is counted with the next flush.
         self.decapsulator.flush_stale();
     }

@@ -5,7 +5,7 @@
 //!
 //! INVARIANT: workers run only on an open TAP and an open socket, and end before either is closed.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -17,7 +17,7 @@ use crate::{
     inputs::InputSender,
     reconcile::{DeviceError, Devices},
     shutdown::Watch,
-    tap::Tap,
+    tap::{TAP_QUEUE_FRAMES, Tap},
     udp::UdpSocket,
     workers::{AllStats, Workers},
 };
@@ -93,13 +93,23 @@ impl Kernel {
         self.devices.delete()
     }
 
+    /// Asks the kernel for what only it counts.
+    pub(crate) fn update_counters(&mut self) {
+        let dropped = self.devices.take_tap_drops();
+        self.config.stats.io.tap_queue_full.fetch_add(dropped, Relaxed);
+    }
+
     /// For `status`; none while anything is missing.
     pub(crate) fn status(&self, redirect: FeatureStatus) -> Option<DeviceStatus> {
         let (tap, socket) = (self.tap()?, self.socket()?);
+        let buffers = socket.buffers();
         Some(DeviceStatus {
             bridge: self.bridge.clone(),
             tap: tap.name().to_owned(),
             listen_port: socket.port(),
+            receive_buffer_bytes: buffers.receive_bytes as u64,
+            send_buffer_bytes: buffers.send_bytes as u64,
+            tap_queue_frames: TAP_QUEUE_FRAMES,
             tap_offload: tap.feature().status(tap.refusals().describe()),
             udp_gso: socket.offload().gso.status(socket.refused_trains()),
             udp_gro: socket.offload().gro.status(None),

@@ -5,6 +5,7 @@
 //!
 //! INVARIANT: `unsafe` is in `sys` only, one system call per function.
 
+mod backlog;
 mod clients;
 pub mod config;
 mod daemon;

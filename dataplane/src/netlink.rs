@@ -106,6 +106,19 @@ impl Netlink {
         }
     }
 
+    /// Frames towards a device that the kernel has dropped since the device was made.
+    pub fn dropped_frames(&mut self, name: &str) -> Result<u64> {
+        let request = self.handle.link().get().match_name(name).execute();
+        let message = self.runtime.block_on(async move { Box::pin(request).try_next().await });
+        let message = message.map_err(|error| failed(format!("look up the device {name}"), error))?;
+        let attributes = message.map(|message| message.attributes).unwrap_or_default();
+        let dropped = attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            _ => None,
+        });
+        Ok(dropped.unwrap_or_default())
+    }
+
     /// Names of all devices with their numbers.
     pub fn link_names(&mut self) -> Result<Vec<(u32, String)>> {
         let request = self.handle.link().get().execute();

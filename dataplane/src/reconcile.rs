@@ -36,6 +36,8 @@ const MIN_OVERLAY_MTU: u16 = 1280;
 pub struct Devices {
     netlink: Netlink,
     tap: Option<Arc<Tap>>,
+    /// Frames that the kernel had dropped at the TAP when it was looked at last.
+    tap_drops: u64,
     /// What was applied last; tells which names and which address are ours.
     applied: Option<Overlay>,
 }
@@ -87,7 +89,7 @@ pub enum DeviceError {
 impl Devices {
     /// Nothing is done to any device yet.
     pub fn open() -> Result<Self, DeviceError> {
-        Ok(Self { netlink: Netlink::open()?, tap: None, applied: None })
+        Ok(Self { netlink: Netlink::open()?, tap: None, tap_drops: 0, applied: None })
     }
 
     /// Makes the devices as wanted. What could not be done is told; what could be done is.
@@ -108,6 +110,16 @@ impl Devices {
     /// The TAP, when it is open.
     pub fn tap(&self) -> Option<&Arc<Tap>> {
         self.tap.as_ref()
+    }
+
+    /// Frames of containers that the kernel has dropped at the TAP since the last call, because its queue was full.
+    ///
+    /// Counted from the opening of the TAP: while nobody reads it, nothing gets through anyhow.
+    pub fn take_tap_drops(&mut self) -> u64 {
+        let Some(tap) = &self.tap else { return 0 };
+        // A device that somebody has deleted has no frames any more; its reader notices and ends.
+        let Ok(dropped) = self.netlink.dropped_frames(tap.name()) else { return 0 };
+        dropped.saturating_sub(std::mem::replace(&mut self.tap_drops, dropped))
     }
 
     /// Closes the TAP, so that the next [`Devices::apply`] opens it anew. The device stays.
@@ -203,6 +215,7 @@ impl Devices {
             }
         }
         tap.persist()?;
+        self.tap_drops = self.netlink.dropped_frames(name)?;
         Ok(Arc::new(tap))
     }
 
@@ -372,7 +385,7 @@ mod tests {
             let operators: IpNet = "192.0.2.1/24".parse().unwrap();
             devices.netlink.add_address(bridge, operators).unwrap();
             // Also in a new process, which does not know what was applied before.
-            let mut devices = Devices { netlink: Netlink::open().unwrap(), tap: devices.tap.take(), applied: None };
+            let mut devices = Devices { tap: devices.tap.take(), ..Devices::open().unwrap() };
             let changed = Overlay { gateway: Some("10.32.2.1/12".parse().unwrap()), ..overlay() };
             apply(&mut devices, &changed);
             assert_eq!(gateway(&mut devices), vec![operators, changed.gateway.unwrap()]);
@@ -418,6 +431,30 @@ mod tests {
             assert!(error.contains("10.32.0.0/12") && error.contains("10.40.0.0/16 of this host by vpn0"), "{error}");
             assert_eq!(gateway(&mut devices), vec![]);
             assert!(devices.tap().is_some(), "the overlay itself works");
+        });
+    }
+
+    #[test]
+    fn frames_that_find_the_queue_of_the_tap_full_are_counted_once() {
+        in_namespace(|| {
+            let mut devices = Devices::open().unwrap();
+            apply(&mut devices, &overlay());
+            let socket = std::net::UdpSocket::bind("10.32.1.1:0").unwrap();
+            socket.set_broadcast(true).unwrap();
+            let mut flood = || {
+                for _ in 0..TAP_QUEUE_FRAMES + 100 {
+                    socket.send_to(b"frame", "10.47.255.255:9").unwrap();
+                }
+                devices.take_tap_drops()
+            };
+            // A port that has just been attached takes frames when its carrier is noticed.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while flood() == 0 {
+                assert!(std::time::Instant::now() < deadline, "nothing is dropped");
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            assert!(flood() >= u64::from(TAP_QUEUE_FRAMES), "all of them, because the queue is full");
+            assert!(devices.take_tap_drops() < 100, "nothing is counted twice");
         });
     }
 

@@ -178,7 +178,10 @@ impl SlowPath {
                 Some(router) => router.handle_send_control(to, &bytes),
                 None => self.stats.count_drop(DropReason::ControlNoSession),
             },
-            Request::QueryStats => self.clients.answer(id, &Event::Stats(Box::new(self.snapshot(now)))),
+            Request::QueryStats => {
+                let stats = Box::new(self.snapshot(now));
+                self.clients.answer(id, &Event::Stats(stats));
+            }
             Request::Teardown => {
                 self.teardown();
                 return ControlFlow::Break(());
@@ -275,7 +278,8 @@ impl SlowPath {
         }
     }
 
-    fn snapshot(&self, now: Instant) -> Stats {
+    fn snapshot(&mut self, now: Instant) -> Stats {
+        self.kernel.update_counters();
         let mut stats = self.router.as_ref().map(|router| router.stats(now)).unwrap_or_default();
         stats.uptime_ms = now.saturating_duration_since(self.started_at).as_millis() as u64;
         stats.counters.extend(self.all_stats.io.counters());

@@ -15,6 +15,10 @@ pub(crate) struct IoStats {
     pub(crate) udp_truncated: AtomicU64,
     /// Datagrams that the kernel dropped because the socket was full.
     pub(crate) udp_overflow: AtomicU64,
+    /// Frames that were marked as congested because many waited behind them.
+    pub(crate) backlog_marked: AtomicU64,
+    /// Frames that the kernel dropped because the TAP's queue was full.
+    pub(crate) tap_queue_full: AtomicU64,
     /// Times the TAP began to refuse super-frames, and to take them again.
     pub(crate) tap_gso_refused: AtomicU64,
     pub(crate) tap_gso_returned: AtomicU64,
@@ -44,6 +48,16 @@ impl IoStats {
             counter("tx_batches", "Times the sending thread woke up.", &self.tx_batches),
             counter("rx_batches", "Times the receiving thread woke up.", &self.rx_batches),
             counter("udp_waits", "Sends that had to wait for room in the socket.", &self.udp_waits),
+            counter(
+                "backlog_marked",
+                "Frames of containers marked as congested, because they came faster than they could be sent for a while.",
+                &self.backlog_marked,
+            ),
+            counter(
+                "drop_tap_queue_full",
+                "Frames of containers that the kernel dropped because they came faster than they were read.",
+                &self.tap_queue_full,
+            ),
             counter("tap_gso_refused", "Times the TAP began to refuse super-frames.", &self.tap_gso_refused),
             counter("tap_gso_returned", "Times the TAP took super-frames again.", &self.tap_gso_returned),
             counter("tap_segmented", "Super-frames cut into segments before they were written.", &self.tap_segmented),

@@ -19,10 +19,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use weaved_core::{
     forward::{DropReason, Encapsulator, Outgoing, Punt},
     offload::vnet_hdr::VnetHeader,
-    wire::data::Lane,
+    wire::{data::Lane, ecn::Ecn},
 };
 
 use crate::{
+    backlog::Backlog,
     tap::VNET_HEADER_LEN,
     udp::{SendError, Sending, Unsent},
     workers::{Shared, WorkerContext},
@@ -45,12 +46,14 @@ pub(crate) struct Tx {
     shared: Arc<Shared>,
     context: WorkerContext,
     encapsulator: Encapsulator,
+    backlog: Backlog,
 }
 
 impl Tx {
     pub(crate) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
-        let encapsulator = Encapsulator::new(FIRST_TX_LANE, context.stats.clone(), Instant::now());
-        Self { shared, context, encapsulator }
+        let now = Instant::now();
+        let encapsulator = Encapsulator::new(FIRST_TX_LANE, context.stats.clone(), now);
+        Self { shared, context, encapsulator, backlog: Backlog::new(now) }
     }
 
     /// Works until the stop flag is raised. Fails when the TAP is gone.
@@ -72,13 +75,16 @@ impl Tx {
     /// One batch of frames.
     fn batch(&mut self) -> anyhow::Result<()> {
         self.shared.io_stats.tx_batches.fetch_add(1, Relaxed);
-        self.encapsulator.begin_batch(&self.shared.table.load(), Instant::now());
+        let now = Instant::now();
+        self.encapsulator.begin_batch(&self.shared.table.load(), now);
+        self.backlog.begin_batch(now);
         let mut byte_count = 0;
         for _ in 0..MAX_BATCH_FRAMES {
             let mut vnet = [0; VNET_HEADER_LEN];
             let tap = &self.shared.tap;
             let read = tap.read_frame(&mut vnet, self.encapsulator.frame_buffer());
             let Some(len) = read.with_context(|| format!("the TAP device {} is gone", tap.name()))? else {
+                self.backlog.on_empty();
                 break;
             };
             self.take_frame(&vnet, len);
@@ -97,6 +103,10 @@ impl Tx {
             self.context.stats.count_drop(DropReason::FrameMalformed);
             return;
         };
+        if self.backlog.wants_mark() && Ecn::mark(&mut self.encapsulator.frame_buffer()[..len]).is_ok() {
+            self.backlog.on_marked();
+            self.shared.io_stats.backlog_marked.fetch_add(1, Relaxed);
+        }
         if let Some(punt) = self.encapsulator.push(vnet, len) {
             self.context.punts.punt(punt);
         }

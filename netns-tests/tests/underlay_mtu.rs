@@ -52,6 +52,45 @@ fn guests_at_9000_over_links_of_different_size_that_say_nothing() {
 }
 
 #[test]
+fn a_jumbo_underlay_is_found_and_used_for_longer_datagrams() {
+    let Some(mut lab) = Lab::open("jumbo") else { return };
+    let [a, b] = ["a", "b"].map(|name| lab.host_on(name, Link { mtu: 9000, wiring: Wiring::Veth }));
+    lab.launch_cluster(&[&a, &b]);
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    wait_until("the path MTU is found", SOON, || path_mtu(&a) == 9000 && path_mtu(&b) == 9000);
+    let screen = a.weaved().run(&["status", "connections"]).ok().stdout;
+    assert!(screen.contains(" 9000 "), "the path MTU is shown: {screen}");
+
+    let bytes = 16 << 20;
+    let before = a.weaved().counter("datagrams_out");
+    traffic::check_tcp(&from, &to, &to.address().to_string(), bytes);
+    let datagrams = a.weaved().counter("datagrams_out") - before;
+    assert!(datagrams < bytes / 6000, "{datagrams} datagrams for {bytes} bytes");
+    check_all_sizes(&from, &to, 1500);
+}
+
+#[test]
+fn links_that_become_smaller_are_believed_at_once() {
+    let Some(mut lab) = Lab::open("lower") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    check_all_sizes(&from, &to, 1500);
+    wait_until("the path MTU is found", SOON, || path_mtu(&a) == 1500);
+    for host in [&a, &b] {
+        host.ip(&["link", "set", "eth0", "mtu", "1400"]);
+    }
+    // The kernel refuses what is too long, so nothing has to be lost in silence first.
+    check_all_sizes(&from, &to, 1500);
+    wait_until("the lower path MTU is found", SOON, || path_mtu(&a) == 1400 && path_mtu(&b) == 1400);
+    for host in [&a, &b] {
+        assert!(host.weaved().counter("drop_underlay_too_big") > 0);
+        assert_eq!(host.weaved().counter("udp_gso_refused"), 0, "trains go on");
+    }
+}
+
+#[test]
 fn a_path_that_shrinks_and_grows_while_in_use() {
     let Some(mut lab) = Lab::open("shrink") else { return };
     let a = lab.host_on("a", Link { mtu: 1500, wiring: Wiring::Wire });

@@ -92,6 +92,12 @@ pub struct DeviceStatus {
     pub tap: String,
     /// The UDP port in use.
     pub listen_port: u16,
+    /// Memory of the kernel for datagrams that have come and wait, its overhead included.
+    pub receive_buffer_bytes: u64,
+    /// The same for datagrams that are to go.
+    pub send_buffer_bytes: u64,
+    /// Frames of containers that wait for us; the kernel drops what comes above.
+    pub tap_queue_frames: u32,
     /// Super-frames pass the TAP whole.
     pub tap_offload: FeatureStatus,
     /// Trains leave in one send.

@@ -72,6 +72,15 @@ enum Family {
     V4,
 }
 
+/// Memory of the kernel for datagrams that wait, its own overhead included (it doubles what is asked for).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// For those that have come.
+    pub receive_bytes: usize,
+    /// For those that are to go.
+    pub send_bytes: usize,
+}
+
 /// Datagrams for one destination, on their way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending<'a> {
@@ -129,6 +138,15 @@ impl UdpSocket {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What the kernel has granted.
+    pub fn buffers(&self) -> Buffers {
+        // The kernel refuses to tell only for a descriptor that is no socket.
+        Buffers {
+            receive_bytes: sockopt::socket_recv_buffer_size(&self.fd).unwrap_or_default(),
+            send_bytes: sockopt::socket_send_buffer_size(&self.fd).unwrap_or_default(),
+        }
     }
 
     /// What the kernel does for us, as found out at the start.

@@ -226,3 +226,12 @@ fn congestion_marks_go_with_trains_and_single_datagrams_of_both_families() {
         }
     });
 }
+
+#[test]
+fn the_buffers_that_were_asked_for_are_granted_whatever_the_hosts_limit_is() {
+    in_namespace_with_loopback(|| {
+        // The kernel doubles them for its overhead.
+        let expected = Buffers { receive_bytes: 2 * RECEIVE_BUFFER_BYTES, send_bytes: 2 * SEND_BUFFER_BYTES };
+        assert_eq!(open().buffers(), expected);
+    });
+}

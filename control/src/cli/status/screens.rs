@@ -147,6 +147,12 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 "devices      bridge {}, TAP {}, UDP port {}",
                 device.bridge, device.tap, device.listen_port
             ));
+            lines.push(format!(
+                "queues       UDP receive {}, UDP send {}, TAP {} frames",
+                bytes(device.receive_buffer_bytes),
+                bytes(device.send_buffer_bytes),
+                device.tap_queue_frames
+            ));
             let features = [("tap-offload", &device.tap_offload), ("udp-gso", &device.udp_gso)];
             let more = [("udp-gro", &device.udp_gro), ("bridge-redirect", &device.bridge_redirect)];
             for (name, feature) in features.into_iter().chain(more) {

@@ -18,6 +18,7 @@ pub mod defaults;
 pub mod demo;
 pub mod docker;
 pub mod failure;
+pub mod firewall;
 pub mod host;
 pub mod ipam;
 pub mod launch;

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use weaved_api::{DesiredState, Generation, Overlay};
+use weaved_api::{DesiredState, Generation, Overlay, RulesVerdict};
 
 use super::Memory;
 use crate::{defaults, node::Node};
@@ -35,10 +35,21 @@ impl DesiredSender {
     }
 
     /// The next document, when it is due.
-    pub(super) fn poll(&mut self, node: &Node, memory: &Memory, now: Instant) -> Option<DesiredState> {
+    pub(super) fn poll(
+        &mut self,
+        node: &Node,
+        memory: &Memory,
+        rules: Option<&RulesVerdict>,
+        now: Instant,
+    ) -> Option<DesiredState> {
         self.due.take_if(|due| *due <= now)?;
         self.generation = Generation(self.generation.0 + 1);
-        Some(document(self.generation, node, memory))
+        Some(document(self.generation, node, memory, rules))
+    }
+
+    /// Something else than the node's wishes has changed.
+    pub(super) fn gather(&mut self, now: Instant) {
+        self.due = self.due.or(Some(now + defaults::GATHER));
     }
 
     fn on_version(&mut self, version: u64, now: Instant) {
@@ -52,7 +63,7 @@ impl DesiredSender {
     }
 }
 
-fn document(generation: Generation, node: &Node, memory: &Memory) -> DesiredState {
+fn document(generation: Generation, node: &Node, memory: &Memory, rules: Option<&RulesVerdict>) -> DesiredState {
     let wanted = node.wanted();
     DesiredState {
         generation,
@@ -70,7 +81,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory) -> DesiredStat
         neighbours: wanted.neighbours.clone(),
         quarantined: wanted.quarantined.clone(),
         offload: memory.settings.offload,
-        bridge_rules: None,
+        bridge_rules: rules.cloned(),
     }
 }
 

@@ -22,13 +22,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
-use weaved_api::{ClusterSecret, Event, MacAddr, Request};
+use weaved_api::{ClusterSecret, Event, MacAddr, Request, RulesVerdict};
 
 use self::{desired::DesiredSender, links::Links};
 use crate::{
     dataplane_client::{DataplaneClient, DataplaneEvent},
     docker::watch::{DockerState, Seen, Watch},
     failure::Failure,
+    firewall,
     host::{interfaces, process::PidFile},
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
     paths::{Part, Paths},
@@ -60,6 +61,9 @@ struct Daemon {
     desired: DesiredSender,
     links: Links,
     targets: watch::Sender<Vec<Target>>,
+    /// Generation of iptables' rules that the data plane asks about.
+    rules_question: watch::Sender<Option<u32>>,
+    rules: Option<RulesVerdict>,
     docker: DockerState,
     containers: Vec<Container>,
     bridge_mac: Option<MacAddr>,
@@ -77,6 +81,7 @@ struct Inputs {
     calls: mpsc::Receiver<Call>,
     docker: mpsc::Receiver<Seen>,
     resolved: mpsc::Receiver<Resolved>,
+    rules: mpsc::Receiver<RulesVerdict>,
 }
 
 /// Runs until it is told to end.
@@ -113,11 +118,14 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let (call_sender, calls) = mpsc::channel(serve::MAX_CONNECTIONS);
     let (docker_sender, docker) = mpsc::channel(1);
     let (resolved_sender, resolved) = mpsc::channel(1);
+    let (rules_sender, rules) = mpsc::channel(1);
     let settings = memory.settings.clone();
 
     let (client, dataplane) = DataplaneClient::start(&paths.dataplane_socket());
     let mut daemon = Daemon::new(memory, node, client);
     tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), settings.port, resolved_sender));
+    let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
+    tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
     if settings.docker != DockerChoice::Off {
         let watch = Watch { choice: settings.docker, bridge: settings.bridge, range: settings.range };
         tokio::spawn(watch.run(docker_sender.clone()));
@@ -125,7 +133,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
-    let mut inputs = Inputs { dataplane, calls, docker, resolved };
+    let mut inputs = Inputs { dataplane, calls, docker, resolved, rules };
     tokio::select! {
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
@@ -166,6 +174,8 @@ impl Daemon {
             desired: DesiredSender::default(),
             links: Links::default(),
             targets: watch::Sender::new(parsed),
+            rules_question: watch::Sender::default(),
+            rules: None,
             docker,
             containers: Vec::new(),
             bridge_mac: None,
@@ -186,6 +196,10 @@ impl Daemon {
                 Some((request, reply)) = inputs.calls.recv() => self.handle_call(request, reply, Instant::now()),
                 Some(seen) = inputs.docker.recv() => self.handle_docker(seen, Instant::now()),
                 Some(resolved) = inputs.resolved.recv() => self.handle_resolved(resolved, Instant::now()),
+                Some(verdict) = inputs.rules.recv() => {
+                    self.rules = Some(verdict);
+                    self.desired.gather(Instant::now());
+                }
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.handle_time(Instant::now());
@@ -204,7 +218,7 @@ impl Daemon {
         // What is wanted may rest on what is not stored yet: a slice that a crash would forget must not be used.
         if self.persist_problem.is_none() {
             self.desired.update(&self.node, now);
-            if let Some(desired) = self.desired.poll(&self.node, &self.memory, now) {
+            if let Some(desired) = self.desired.poll(&self.node, &self.memory, self.rules.as_ref(), now) {
                 self.dataplane.apply(desired);
             }
         }
@@ -293,7 +307,7 @@ impl Daemon {
             Event::TargetFailed { endpoint, failure } => self.links.on_failure(endpoint, failure),
             Event::StrangerRefused { endpoint } => self.links.on_stranger(endpoint, now),
             Event::Control { from, bytes } => self.node.handle_control(from, &bytes, now),
-            Event::RulesChanged { generation } => tracing::debug!(generation, "nobody looks at the rules yet"),
+            Event::RulesChanged { generation } => drop(self.rules_question.send_replace(Some(generation))),
             Event::Stats(stats) => {
                 self.links.on_stats(*stats);
                 self.answer_status(now);

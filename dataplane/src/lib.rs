@@ -18,7 +18,6 @@ mod pause;
 pub mod privileges;
 pub mod reconcile;
 mod redirect;
-mod rx;
 pub mod server;
 mod shutdown;
 mod slow_path;
@@ -28,8 +27,8 @@ pub mod tap;
 #[cfg(test)]
 mod testing;
 mod transitions;
-mod tx;
 pub mod udp;
+mod worker;
 mod workers;
 
 pub use config::Config;

@@ -6,7 +6,10 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -14,29 +17,40 @@ use rustix::event::{EventfdFlags, eventfd};
 
 /// Something that happens once or now and then, and can be polled for: it is readable while raised.
 #[derive(Debug)]
-pub(crate) struct Flag(OwnedFd);
+pub(crate) struct Flag {
+    fd: OwnedFd,
+    is_raised: AtomicBool,
+}
 
 impl Flag {
     pub(crate) fn new() -> rustix::io::Result<Self> {
-        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self)
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { fd, is_raised: AtomicBool::new(false) })
     }
 
     /// Makes the flag readable for everyone who polls it.
     pub(crate) fn raise(&self) {
+        self.is_raised.store(true, Relaxed);
         // The only failure is a counter at its limit, which is as raised as can be.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether it is up, without a system call: for those who have no time to poll. Who polls never misses it.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.is_raised.load(Relaxed)
     }
 
     /// Takes the flag down until it is raised again.
     pub(crate) fn lower(&self) {
+        self.is_raised.store(false, Relaxed);
         // The only failure is a flag that is down.
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
     }
 }
 
 impl AsFd for Flag {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

@@ -7,10 +7,10 @@ use weaved_api::Counter;
 /// Counters of the shell; any thread adds to them.
 #[derive(Debug, Default)]
 pub(crate) struct IoStats {
-    /// Wake-ups of the sending thread.
-    pub(crate) tx_batches: AtomicU64,
-    /// Wake-ups of the receiving thread.
-    pub(crate) rx_batches: AtomicU64,
+    /// Turns of the worker that moved something.
+    pub(crate) turns: AtomicU64,
+    /// Times the worker went to sleep.
+    pub(crate) sleeps: AtomicU64,
     /// Receives that did not fit the buffer.
     pub(crate) udp_truncated: AtomicU64,
     /// Datagrams that the kernel dropped because the socket was full.
@@ -45,8 +45,8 @@ impl IoStats {
             value: value.load(Relaxed),
         };
         vec![
-            counter("tx_batches", "Times the sending thread woke up.", &self.tx_batches),
-            counter("rx_batches", "Times the receiving thread woke up.", &self.rx_batches),
+            counter("worker_turns", "Turns of the worker that moved frames.", &self.turns),
+            counter("worker_sleeps", "Times the worker had nothing to do and slept.", &self.sleeps),
             counter("udp_waits", "Sends that had to wait for room in the socket.", &self.udp_waits),
             counter(
                 "backlog_marked",

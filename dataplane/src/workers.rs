@@ -1,9 +1,9 @@
-//! The pair of workers on one TAP and one socket: what they share, how they start and end.
+//! The worker on the TAP and the socket: what it works on, how it starts and ends.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -12,15 +12,14 @@ use weaved_core::forward::{DropReason, ForwardingTable, WorkerStats};
 use crate::{
     inputs::{InputSender, PuntSender},
     privileges,
-    rx::Rx,
     shutdown::{Flag, Watch},
     stats::IoStats,
     tap::Tap,
-    tx::Tx,
-    udp::{SendError, Sending, UdpSocket, Unsent},
+    udp::{SendError, Sending, UdpSocket, Unsent, Waited},
+    worker::Worker,
 };
 
-/// What both workers use.
+/// What a worker works on.
 pub(crate) struct Shared {
     pub(crate) tap: Arc<Tap>,
     pub(crate) socket: Arc<UdpSocket>,
@@ -31,7 +30,16 @@ pub(crate) struct Shared {
     pub(crate) stop: Flag,
 }
 
-/// What each worker has for itself.
+/// How long a full socket is waited for before its datagrams are dropped. Meanwhile the TAP's queue fills and drops,
+/// which is where senders are to feel it.
+const FULL_PATIENCE: Duration = Duration::from_millis(10);
+
+/// What is done while the socket is full, whenever datagrams have arrived; tells whether there were any.
+pub(crate) trait Meanwhile: FnMut() -> anyhow::Result<bool> {}
+
+impl<T: FnMut() -> anyhow::Result<bool>> Meanwhile for T {}
+
+/// What each direction of a worker has for itself.
 pub(crate) struct WorkerContext {
     pub(crate) stats: Arc<WorkerStats>,
     pub(crate) punts: PuntSender,
@@ -52,7 +60,7 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts both threads, without any capability.
+    /// Starts the thread, without any capability.
     pub(crate) fn start(
         tap: Arc<Tap>,
         socket: Arc<UdpSocket>,
@@ -64,17 +72,16 @@ impl Workers {
         let shared = Arc::new(Shared { tap, socket, table, io_stats: stats.io.clone(), stop: Flag::new()? });
         let context =
             |stats: &Arc<WorkerStats>| WorkerContext { stats: stats.clone(), punts: inputs.for_worker(stats.clone()) };
-        let tx = Tx::new(shared.clone(), context(&stats.tx));
-        let rx = Rx::new(shared.clone(), context(&stats.rx));
+        let worker = Worker::new(shared.clone(), context(&stats.tx), context(&stats.rx));
         let mut workers = Self { shared, threads: Vec::new() };
-        workers.threads.push(watch.spawn("tx", || privileges::drop_all().map_err(Into::into).and_then(|()| tx.run()))?);
-        workers.threads.push(watch.spawn("rx", || privileges::drop_all().map_err(Into::into).and_then(|()| rx.run()))?);
+        let run = || privileges::drop_all().map_err(Into::into).and_then(|()| worker.run());
+        workers.threads.push(watch.spawn("worker", run)?);
         Ok(workers)
     }
 }
 
 impl Drop for Workers {
-    /// Ends both threads and waits for them: afterwards nobody else holds the TAP and the socket.
+    /// Ends the thread and waits for it: afterwards nobody else holds the TAP and the socket.
     fn drop(&mut self) {
         self.shared.stop.raise();
         for thread in self.threads.drain(..) {
@@ -85,16 +92,38 @@ impl Drop for Workers {
 }
 
 impl Shared {
-    /// Sends a run of datagrams, waiting once when the socket is full.
-    pub(crate) fn send(&self, sending: Sending<'_>, patience: Duration) -> Result<(), Unsent> {
-        match self.socket.send(sending) {
-            Err(Unsent { error: SendError::Full, sent_len }) => {
-                self.io_stats.udp_waits.fetch_add(1, Relaxed);
-                self.socket.wait_writable(patience);
-                let again = self.socket.send(Sending { datagrams: &sending.datagrams[sent_len..], ..sending });
-                again.map_err(|unsent| Unsent { sent_len: sent_len + unsent.sent_len, ..unsent })
+    /// Sends a run of datagrams. Waits when the socket is full, and does `meanwhile` whenever datagrams have arrived,
+    /// so that a slow way out does not hold up what comes in.
+    pub(crate) fn send(
+        &self,
+        mut sending: Sending<'_>,
+        meanwhile: &mut impl Meanwhile,
+    ) -> anyhow::Result<Result<(), Unsent>> {
+        let mut sent_len = 0;
+        let mut deadline = None;
+        loop {
+            let unsent = match self.socket.send(sending) {
+                Ok(()) => return Ok(Ok(())),
+                Err(unsent) => unsent,
+            };
+            sent_len += unsent.sent_len;
+            sending.datagrams = &sending.datagrams[unsent.sent_len..];
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + FULL_PATIENCE);
+            if unsent.error != SendError::Full || !self.wait_for_room(deadline, meanwhile)? {
+                return Ok(Err(Unsent { sent_len, ..unsent }));
             }
-            outcome => outcome,
+        }
+    }
+
+    /// Waits until the socket has room; false when it has none in time.
+    fn wait_for_room(&self, deadline: Instant, meanwhile: &mut impl Meanwhile) -> anyhow::Result<bool> {
+        self.io_stats.udp_waits.fetch_add(1, Relaxed);
+        loop {
+            match self.socket.wait_for_room(deadline.saturating_duration_since(Instant::now())) {
+                Waited::Room => return Ok(true),
+                Waited::Datagrams => meanwhile()?,
+                Waited::Nothing => return Ok(false),
+            };
         }
     }
 }

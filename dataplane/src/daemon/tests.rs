@@ -446,7 +446,7 @@ fn rights(process: &Process) -> Vec<(String, String)> {
             assert_eq!(field("NoNewPrivs:"), "1");
             (field("Name:"), field("CapEff:"))
         })
-        .filter(|(name, _)| ["router", "server", "tx", "rx"].contains(&name.as_str()))
+        .filter(|(name, _)| ["router", "server", "worker"].contains(&name.as_str()))
         .collect();
     rights.sort();
     rights
@@ -459,7 +459,7 @@ fn a_process_has_only_the_rights_it_needs_and_leaves_no_core_file() {
     let process = spawn_process(&host);
     host.control().apply(&host.desired(None));
     let (none, network) = ("0000000000000000", "0000000000001400");
-    let expected = [("router", network), ("rx", none), ("server", none), ("tx", none)];
+    let expected = [("router", network), ("server", none), ("worker", none)];
     let expected = expected.map(|(name, rights)| (name.to_owned(), rights.to_owned()));
     let deadline = Instant::now() + PATIENCE;
     while rights(&process) != expected {

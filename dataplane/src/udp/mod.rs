@@ -4,7 +4,7 @@
 //! on the kernel's side of this file only. DF is set on all we send and the kernel's own idea of the path MTU is not
 //! asked: the core probes for it (RFC 8899).
 //!
-//! INVARIANT: nothing here blocks but [`UdpSocket::wait_writable`].
+//! INVARIANT: nothing here blocks but [`UdpSocket::wait_for_room`].
 
 mod error;
 mod offload;
@@ -111,6 +111,17 @@ pub struct Received {
     pub is_truncated: bool,
 }
 
+/// What a wait for room ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// There is room, or an error that the next send tells.
+    Room,
+    /// There is no room yet, and something to receive.
+    Datagrams,
+    /// Neither in time.
+    Nothing,
+}
+
 impl UdpSocket {
     /// Opens the port on all addresses of the host. Port 0 takes any free one.
     pub(crate) fn open(port: u16, switches: OffloadSwitches, stats: Arc<IoStats>) -> Result<Self, SocketError> {
@@ -199,12 +210,16 @@ impl UdpSocket {
         }
     }
 
-    /// Waits until there is room to send, or the timeout is over.
-    pub fn wait_writable(&self, timeout: Duration) {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+    /// Waits until there is room to send or something to receive, or the timeout is over.
+    pub fn wait_for_room(&self, timeout: Duration) -> Waited {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT | PollFlags::IN)];
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
-        // Whatever ends the wait, the next send tells.
-        let _ = poll(&mut fds, Some(&timeout));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => Waited::Nothing,
+            Ok(_) if fds[0].revents() == PollFlags::IN => Waited::Datagrams,
+            // Whatever else it is, the next send tells.
+            _ => Waited::Room,
+        }
     }
 
     /// Makes the kernel refuse trains.

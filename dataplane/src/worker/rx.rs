@@ -1,14 +1,12 @@
-//! The receiving worker: UDP → core → TAP.
+//! The receiving half of a worker: UDP → core → TAP.
 //!
 //! ```text
-//!  poll ─▶ begin batch ─▶ receive ─▶ handle ─▶ write what is complete ─┐        ─▶ poll
-//!                            ▲─────────── up to the cap ───────────────┘
+//!  begin batch ─▶ receive ─▶ handle ─▶ write what is complete ─┐
+//!                    ▲─────────── up to the cap ───────────────┘
 //! ```
 //!
 //! The core is told when the socket is empty and when it stays so for as long as the core has patience: then it delivers
 //! what is there of trains that have lost a chunk.
-//!
-//! INVARIANT: no lock and no allocation per datagram, and no clock.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -16,10 +14,6 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
 use weaved_core::forward::{Datagrams, Decapsulator, DropReason, Outcome};
 
 use crate::{
@@ -31,8 +25,8 @@ use crate::{
 /// Receives per batch, so that the table in use is never old.
 const MAX_BATCH_RECEIVES: usize = 16;
 
-/// The state of the receiving thread.
-pub(crate) struct Rx {
+/// The state of the receiving half.
+pub(super) struct Rx {
     shared: Arc<Shared>,
     context: WorkerContext,
     decapsulator: Decapsulator,
@@ -43,37 +37,26 @@ pub(crate) struct Rx {
 }
 
 impl Rx {
-    pub(crate) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
         let decapsulator = Decapsulator::new(context.stats.clone());
         let buffer = vec![0; RECEIVE_BYTES].into();
         Self { shared, context, decapsulator, writer: FrameWriter::default(), buffer, overflow_count: 0 }
     }
 
-    /// Works until the stop flag is raised. Fails when the socket does.
-    pub(crate) fn run(mut self) -> anyhow::Result<()> {
-        let shared = self.shared.clone();
-        let mut fds = [PollFd::new(&shared.stop, PollFlags::IN), PollFd::new(&*shared.socket, PollFlags::IN)];
-        loop {
-            let patience = self.decapsulator.patience().map(timespec);
-            match poll(&mut fds, patience.as_ref()) {
-                Ok(0) => {
-                    self.decapsulator.on_silence();
-                    self.deliver();
-                    continue;
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error).context("cannot wait for datagrams"),
-            }
-            if !fds[0].revents().is_empty() {
-                return Ok(());
-            }
-            self.batch()?;
-        }
+    /// How long the socket may be silent before [`Self::on_silence`] is due; none while no train waits for anything.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.decapsulator.patience()
     }
 
-    /// What has arrived, up to the cap.
-    fn batch(&mut self) -> anyhow::Result<()> {
-        self.shared.io_stats.rx_batches.fetch_add(1, Relaxed);
+    /// The socket was silent for so long.
+    pub(super) fn on_silence(&mut self) {
+        self.decapsulator.on_silence();
+        self.deliver();
+    }
+
+    /// Takes in what has arrived, up to the cap; tells whether anything had.
+    pub(super) fn batch(&mut self) -> anyhow::Result<bool> {
+        let mut has_received = false;
         self.decapsulator.begin_batch(&self.shared.table.load());
         for _ in 0..MAX_BATCH_RECEIVES {
             let received = self.shared.socket.receive(&mut self.buffer);
@@ -84,8 +67,9 @@ impl Rx {
             };
             self.handle(received);
             self.deliver();
+            has_received = true;
         }
-        Ok(())
+        Ok(has_received)
     }
 
     fn handle(&mut self, received: Received) {
@@ -124,8 +108,4 @@ impl Rx {
         }
         self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
     }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }

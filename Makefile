@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
 
-.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-smoke fuzz deps
+.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -41,11 +41,38 @@ bench-micro:
 	$(CARGO) bench -p weaved-bench --benches
 
 # The bench itself is not optimised: it starts others and reads what they say. What makes the traffic is. Needs root.
-bench-compare: deps
+# BENCH_FLAGS says what is measured; without it everything is, which takes about an hour, and docs/ is written anew.
+BENCH := WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool $(TARGET_DIR)/debug/weaved-bench
+ONE_FRAME := --peer one-frame=$(TARGET_DIR)/release/weaved-bench-one-frame
+BENCH_RUN := $(TARGET_DIR)/bench-run
+
+bench-compare: deps bench-build
+ifdef BENCH_FLAGS
+	$(BENCH) $(ONE_FRAME) $(BENCH_FLAGS)
+else
+	$(MAKE) bench-deps
+	rm -rf $(BENCH_RUN)
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides veth,vxlan,one-frame,switches --rows all
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --rows tcp1,tcp8,ping,udp,http
+	$(BENCH) --results $(BENCH_RUN) --between containers --rows tcp,ping,udp64,http
+	$(TARGET_DIR)/debug/weaved-bench report --chart docs/performance.svg --into docs/performance.md $(BENCH_RUN)/*.jsonl
+endif
+
+bench-build:
 	$(CARGO) build --release -p weaved -p weaved-netns-tests
+	$(CARGO) build --release -p weaved-bench --bin weaved-bench-one-frame
 	$(CARGO) build -p weaved-bench
-	WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool \
-	  $(TARGET_DIR)/debug/weaved-bench $(BENCH_FLAGS)
+
+# Other overlays to compare with, from Debian and crates.io; the latter into the target directory.
+BENCH_PACKAGES := wireguard-go tinc nebula
+
+bench-deps:
+	@dpkg -s $(BENCH_PACKAGES) >/dev/null 2>&1 || \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES))
+	@for crate in boringtun-cli vpncloud; do \
+	  test -x $(TARGET_DIR)/peers/bin/$$crate || \
+	    CARGO_TARGET_DIR=$(TARGET_DIR)/peers-build $(CARGO) install --locked --root $(TARGET_DIR)/peers $$crate || exit 1; \
+	done
 
 # Shows that the comparison works; its figures mean nothing.
 bench-smoke: deps

@@ -5,3 +5,4 @@
 
 pub mod compare;
 pub mod fixture;
+pub mod one_frame;

@@ -16,6 +16,7 @@
 //! INVARIANT: nothing is asserted about a figure but that it exists.
 //! INVARIANT: a side or a row that fails is recorded with its reason, and the run goes on.
 
+mod chart;
 mod machine;
 mod meter;
 mod options;
@@ -25,7 +26,11 @@ mod row;
 mod side;
 mod summary;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use weaved_netns_tests::Lab;
 
@@ -34,7 +39,7 @@ use self::{
     machine::Machine,
     options::Verb,
     plan::Plan,
-    record::{Failure, Figure, Measurement, Recorder, Results},
+    record::{Failure, Figure, Measurement, Recorder, Results, Version},
     row::{Row, Special},
     side::{Between, Side, Subject, Underlay},
 };
@@ -42,7 +47,9 @@ use self::{
 /// Measures everything, writes the results and prints the tables.
 pub fn main(options: &Options) -> ExitCode {
     let outcome = match &options.verb {
-        Some(Verb::Report { files, reference }) => report(files, reference),
+        Some(Verb::Report { files, reference, chart, into }) => {
+            report(files, reference, chart.as_deref(), into.as_deref())
+        }
         None => run(options),
     };
     match outcome {
@@ -54,11 +61,34 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-fn report(files: &[PathBuf], reference: &str) -> Result<(), String> {
+fn report(files: &[PathBuf], reference: &str, chart: Option<&Path>, into: Option<&Path>) -> Result<(), String> {
     let mut results = Results::default();
     files.iter().try_for_each(|path| results.read(path))?;
-    println!("{}", summary::markdown(&results, reference, false));
-    Ok(())
+    let text = summary::markdown(&results, reference, false);
+    if let Some(path) = chart {
+        write(path, &chart::svg(&results, reference))?;
+    }
+    let Some(path) = into else {
+        println!("{text}");
+        return Ok(());
+    };
+    let page = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let page = between_marks(&page, &text).ok_or(format!("{} has no lines {MARKS:?}", path.display()))?;
+    write(path, &page)
+}
+
+/// The page with `text` where the old tables were.
+fn between_marks(page: &str, text: &str) -> Option<String> {
+    let (before, rest) = page.split_once(MARKS[0])?;
+    let (_, after) = rest.split_once(MARKS[1])?;
+    Some(format!("{before}{}\n\n{text}\n{}{after}", MARKS[0], MARKS[1]))
+}
+
+/// Between these lines of a page are the tables.
+const MARKS: [&str; 2] = ["<!-- figures -->", "<!-- end of figures -->"];
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn run(options: &Options) -> Result<(), String> {
@@ -66,6 +96,11 @@ fn run(options: &Options) -> Result<(), String> {
     let machine = Machine::look();
     let recorder = Recorder::create(&options.results, &machine);
     let mut recorder = recorder.map_err(|error| format!("cannot write to {}: {error}", options.results.display()))?;
+    for subject in &subjects {
+        if let Some(version) = subject.version() {
+            recorder.add_version(Version { version, side: subject.name.clone() });
+        }
+    }
     let mut run = Run { plan, subjects, recorder: &mut recorder };
     for between in &options.between {
         for underlay in [Underlay::Cable, Underlay::Card, Underlay::Relay] {
@@ -98,7 +133,7 @@ impl Run<'_> {
         }
         let mut lab = open_lab()?;
         let mut sides = Vec::new();
-        for (number, subject) in self.subjects.iter().enumerate() {
+        for (number, subject) in self.subjects.iter().enumerate().filter(|(_, subject)| subject.fits(between)) {
             match Side::start(&mut lab, &format!("s{number}"), subject, between, underlay) {
                 Ok(side) => sides.push(side),
                 Err(reason) => self.recorder.fail(failure(between, "", &subject.name, reason)),
@@ -155,4 +190,17 @@ fn measurement((between, row, side): (&str, &str, &str), pair: u32, figure: Figu
 
 fn failure(between: Between, row: &str, side: &str, reason: String) -> Failure {
     Failure { reason, between: between.name().to_owned(), row: row.to_owned(), side: side.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_replace_the_old_ones_and_nothing_else() {
+        let page = "before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n";
+        let new = "before\n<!-- figures -->\n\nnew\n<!-- end of figures -->\nafter\n";
+        assert_eq!(between_marks(page, "new").as_deref(), Some(new));
+        assert_eq!(between_marks("no marks", "new"), None);
+    }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 use super::{
     plan::Plan,
     row::{ROWS, SPECIALS, Selection},
-    side::{Between, NAMES, Subject},
+    side::{Between, NAMES, PeerKind, Subject},
 };
 
 /// What to measure, how long and how often; or what to make of what was measured.
@@ -31,6 +31,9 @@ pub struct Options {
     /// What the others are divided by
     #[arg(long, value_name = "SIDE", default_value = "vxlan")]
     pub(super) reference: String,
+    /// Another executable of a peer than the installed one; may be given several times
+    #[arg(long, value_name = "NAME=FILE")]
+    peer: Vec<String>,
     /// Turns of each side
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -56,6 +59,12 @@ pub(super) enum Verb {
         /// What the others are divided by
         #[arg(long, value_name = "SIDE", default_value = "vxlan")]
         reference: String,
+        /// Draw the headline figures, as SVG
+        #[arg(long, value_name = "FILE")]
+        chart: Option<PathBuf>,
+        /// Put the tables between the lines `<!-- figures -->` and `<!-- end of figures -->` of a Markdown file
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
     },
 }
 
@@ -72,6 +81,13 @@ impl Options {
                     subjects.push(subject);
                 }
             }
+        }
+        for peer in &self.peer {
+            let (name, path) = peer.split_once('=').ok_or(format!("`{peer}` is not NAME=FILE"))?;
+            if PeerKind::ALL.iter().all(|kind| kind.name() != name) {
+                return Err(format!("there is no peer `{name}`; --help lists them"));
+            }
+            subjects.iter_mut().try_for_each(|subject| subject.use_program(name, path))?;
         }
         Ok(subjects)
     }
@@ -108,8 +124,9 @@ Examples:
   weaved-bench --rows tcp1,ping --pairs 7
   weaved-bench --sides vxlan,switches --rows tcp1,udp64
   weaved-bench --sides weaved:program=/tmp/before,weaved --reference weaved:program=/tmp/before --rows tcp,udp
+  weaved-bench --between hosts --sides veth,vxlan,weaved,peers --peer wireguard-go=/opt/wireguard-go --rows tcp1
   weaved-bench --between containers --sides vxlan,weaved --rows tcp1,tcp8
-  weaved-bench report bench/results/*.jsonl";
+  weaved-bench report --chart docs/performance.svg --into docs/performance.md bench/results/*.jsonl";
 
 #[cfg(test)]
 mod tests {

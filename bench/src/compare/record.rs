@@ -64,6 +64,13 @@ pub(super) struct Failure {
     pub(super) side: String,
 }
 
+/// What a program that is not ours says that it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub(super) version: String,
+    pub(super) side: String,
+}
+
 /// What a run has found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Results {
@@ -71,6 +78,7 @@ pub(super) struct Results {
     pub(super) machines: Vec<Machine>,
     pub(super) measurements: Vec<Measurement>,
     pub(super) failures: Vec<Failure>,
+    pub(super) versions: Vec<Version>,
 }
 
 /// Keeps results and writes them down.
@@ -112,6 +120,12 @@ impl Recorder {
         self.results.failures.push(failure);
     }
 
+    /// Takes note of what runs.
+    pub(super) fn add_version(&mut self, version: Version) {
+        self.write(&version);
+        self.results.versions.push(version);
+    }
+
     /// Where the results are, and all of them; or why they are not all on disk.
     pub(super) fn finish(self) -> io::Result<(PathBuf, Results)> {
         match self.write_error {
@@ -144,11 +158,14 @@ impl Results {
         enum Line {
             Machine { machine: Machine },
             Failure(Failure),
+            Version(Version),
             Measurement(Measurement),
         }
         match serde_json::from_str(line)? {
             Line::Machine { machine } => self.machines.push(machine),
             Line::Failure(failure) => self.failures.push(failure),
+            Line::Version(version) if self.versions.contains(&version) => {}
+            Line::Version(version) => self.versions.push(version),
             Line::Measurement(measurement) => self.measurements.push(measurement),
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     machine::Machine,
-    record::{Better, Measurement, Results},
+    record::{Better, Measurement, Results, Version},
 };
 
 /// The middle of some values and how far they lie apart.
@@ -128,6 +128,11 @@ pub(super) fn markdown(results: &Results, reference: &str, smoke: bool) -> Strin
         if !ratios.is_empty() {
             let _ = write!(text, "\nDivided by {reference}, turn by turn:\n\n{ratios}");
         }
+    }
+    if !results.versions.is_empty() {
+        let version = |version: &Version| format!("{}: {}", version.side, version.version);
+        let versions: Vec<String> = results.versions.iter().map(version).collect();
+        let _ = writeln!(text, "\nVersions: {}.", versions.join("; "));
     }
     if !results.failures.is_empty() {
         text.push_str("\n### Not measured\n\n| side | between | row | why |\n|---|---|---|---|\n");

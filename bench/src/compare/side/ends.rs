@@ -74,8 +74,11 @@ impl Side {
     ) -> Result<Self, String> {
         let hosts = ["a", "b"].map(|end| lab.host_on(&format!("{prefix}{end}"), underlay.link()));
         let joined = subject.join(lab, &hosts)?;
+        if joined.layer != Layer::Cable {
+            check_way(&hosts[0], joined.addresses[1])?;
+        }
         let Ends { places: [from, to], address, neighbour } = match (between, joined.layer) {
-            (Between::Hosts, _) | (_, Layer::Cable) => Ends::hosts(&hosts, &joined),
+            (Between::Hosts, _) | (_, Layer::Cable | Layer::Ip) => Ends::hosts(&hosts, &joined),
             (Between::Guests, Layer::Ethernet { mtu }) => Ends::guests(&hosts, mtu),
             (Between::Containers, Layer::Ethernet { mtu }) => Ends::containers(&hosts, mtu),
         };
@@ -148,6 +151,13 @@ impl Place for HostPlace {
     fn labtool(&self) -> String {
         self.0.labtool()
     }
+}
+
+/// A mistake of a set-up must not measure the cable under the name of an overlay.
+fn check_way(host: &Host, address: IpAddr) -> Result<(), String> {
+    let route = host.run(&["ip", "route", "get", &address.to_string()]).stdout;
+    let is_past = route.split_whitespace().any(|word| word == "eth0") || route.is_empty();
+    if is_past { Err(format!("packets do not go through it: {}", route.trim())) } else { Ok(()) }
 }
 
 fn serve(place: &dyn Place) -> Vec<Process> {

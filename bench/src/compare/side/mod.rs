@@ -14,14 +14,16 @@
 
 mod bare;
 mod ends;
+mod peer;
 mod weaved;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
-use weaved_netns_tests::{Host, Lab, Link, Wiring};
+use weaved_netns_tests::{Host, Lab, Link, Process, Wiring};
 
 pub(super) use self::{
     ends::{Between, HTTP_PORT, RATE_PORT, Side},
+    peer::PeerKind,
     weaved::{Dataplane, Variant, desired_state, peer, peer_at, switches},
 };
 
@@ -42,6 +44,8 @@ pub(super) enum Kind {
     Vxlan,
     /// The product, perhaps with other settings or another executable.
     Weaved(Variant),
+    /// Somebody else's, or the baseline; perhaps with another executable than what is installed.
+    Peer(PeerKind, Option<PathBuf>),
 }
 
 /// Names for `--help`: what can be given to `--sides`.
@@ -53,6 +57,14 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("", "weaved:overlay.mtu=9000; several with +: weaved:udp_gso=off+udp_gro=off"),
     ("weaved:program=FILE", "… another build of it"),
     ("switches", "weaved, and weaved with each of its offload switches off by itself"),
+    ("one-frame", "the straight way, by us: crate tun-tap, one frame for each read, AES-256-GCM"),
+    ("wireguard-go", "and the following: only between hosts; make bench-deps installs them"),
+    ("boringtun", ""),
+    ("nebula", ""),
+    ("tinc", ""),
+    ("vpncloud", ""),
+    ("NAME:program=FILE", "one of these with another executable; its results are called so"),
+    ("peers", "all of these"),
 ];
 
 impl Subject {
@@ -63,6 +75,13 @@ impl Subject {
             ("veth", "") => one(Kind::Veth),
             ("vxlan", "") => one(Kind::Vxlan),
             ("weaved", settings) => one(Kind::Weaved(Variant::parse(settings)?)),
+            ("peers", "") => {
+                let all: Result<Vec<_>, _> = PeerKind::ALL.iter().map(|kind| Self::parse(kind.name())).collect();
+                Ok(all?.concat())
+            }
+            (peer, settings) if let Some(kind) = PeerKind::ALL.into_iter().find(|kind| kind.name() == peer) => {
+                one(Kind::Peer(kind, parse_program(settings)?))
+            }
             ("switches", "") => {
                 let names = switches().into_iter().map(|switch| format!("weaved:{switch}=off"));
                 let all: Result<Vec<_>, _> =
@@ -82,6 +101,34 @@ impl Subject {
             Kind::Veth => Ok(bare::veth(hosts)),
             Kind::Vxlan => Ok(bare::vxlan(lab, hosts)),
             Kind::Weaved(variant) => weaved::join(hosts, variant),
+            Kind::Peer(kind, program) => peer::join(hosts, *kind, program.as_deref()),
+        }
+    }
+
+    /// Uses another executable from now on, if this is the peer of that name and has none of its own.
+    pub(super) fn use_program(&mut self, name: &str, path: &str) -> Result<(), String> {
+        match &mut self.kind {
+            Kind::Peer(kind, program @ None) if kind.name() == name => {
+                *program = parse_program(&format!("program={path}"))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What an executable that is not ours says that it is.
+    pub(super) fn version(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Peer(kind, program) => Some(kind.version(program.as_deref())),
+            _ => None,
+        }
+    }
+
+    /// True if it can join such ends.
+    pub(super) fn fits(&self, between: Between) -> bool {
+        match &self.kind {
+            Kind::Peer(kind, _) => between == Between::Hosts || kind.has_ethernet(),
+            _ => true,
         }
     }
 
@@ -89,6 +136,15 @@ impl Subject {
     pub(super) fn is_weaved(&self) -> bool {
         matches!(self.kind, Kind::Weaved(_))
     }
+}
+
+/// The path in `program=PATH`; None of nothing.
+fn parse_program(settings: &str) -> Result<Option<PathBuf>, String> {
+    if settings.is_empty() {
+        return Ok(None);
+    }
+    let path = settings.strip_prefix("program=").ok_or(format!("`{settings}` is not program=FILE"))?;
+    PathBuf::from(path).canonicalize().map(Some).map_err(|error| format!("{path}: {error}"))
 }
 
 /// Two hosts that a subject has joined.
@@ -107,6 +163,8 @@ pub(super) enum Layer {
     Cable,
     /// Ethernet, by the bridge `weave` of each host; guests have this MTU.
     Ethernet { mtu: u16 },
+    /// IP, so hosts are the only ends.
+    Ip,
 }
 
 /// The processes of an overlay.
@@ -115,6 +173,8 @@ pub(super) enum Running {
     Kernel,
     /// Data planes of the product, one of each host.
     Weaved(Vec<Dataplane>),
+    /// Somebody else's, one of each host.
+    Peers(Vec<Process>),
 }
 
 impl Running {
@@ -123,6 +183,7 @@ impl Running {
         match self {
             Self::Kernel => Vec::new(),
             Self::Weaved(dataplanes) => dataplanes.iter().map(Dataplane::pid).collect(),
+            Self::Peers(processes) => processes.iter().map(Process::pid).collect(),
         }
     }
 }

@@ -101,7 +101,7 @@ pub(crate) struct Dataplane {
 }
 
 /// The identity of host number `number`. These keys protect nothing but a bench.
-pub(super) fn identity(number: u8) -> SecretKey {
+pub(crate) fn identity(number: u8) -> SecretKey {
     SecretKey([number; 32])
 }
 

@@ -33,7 +33,7 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weaved_api::PeerId;
+use weaved_api::{LinkEnd, PeerId};
 
 pub use config::{Container, DockerUse, NodeConfig, NodeError, Start};
 pub use event::NodeEvent;
@@ -203,9 +203,13 @@ impl Node {
         self.refresh(now);
     }
 
-    /// No session with this peer is left. Not taken for its death: others may still reach it.
-    pub fn handle_peer_down(&mut self, id: PeerId, now: Instant) {
+    /// No session with this peer is left. Not taken for its death, because others may still reach it, unless it said so
+    /// itself.
+    pub fn handle_peer_down(&mut self, id: PeerId, end: LinkEnd, now: Instant) {
         self.has_changed |= self.sessions.remove(&id).is_some();
+        if end == LinkEnd::PeerSaidGoodbye {
+            self.membership.handle_goodbye(id, now);
+        }
         self.refresh(now);
     }
 
@@ -367,11 +371,12 @@ impl Node {
             match event {
                 MembershipEvent::Up(id) => drop(self.came_up.insert(id)),
                 MembershipEvent::Down(id) => {
-                    let was_told = !self.came_up.remove(&id);
-                    let has_left = self.replica.record(id).is_some_and(|record| record.presence == Presence::Left);
-                    if was_told && !has_left {
-                        self.emit(NodeEvent::MemberDown { id, name: self.name_of(id) });
-                    }
+                    let name = self.name_of(id);
+                    self.tell_who_went(id, NodeEvent::MemberDown { id, name });
+                }
+                MembershipEvent::Away(id) => {
+                    let name = self.name_of(id);
+                    self.tell_who_went(id, NodeEvent::MemberAway { id, name });
                 }
                 MembershipEvent::Rejoined => {
                     let peers: Vec<_> = self.sessions.keys().copied().collect();
@@ -445,6 +450,15 @@ impl Node {
         self.came_up = later;
         for id in now {
             self.emit(NodeEvent::MemberUp { id, name: self.name_of(id) });
+        }
+    }
+
+    /// Who was never told to be up needs not be told to be down, and who has left was told to have.
+    fn tell_who_went(&mut self, id: PeerId, event: NodeEvent) {
+        let was_told = !self.came_up.remove(&id);
+        let has_left = self.replica.record(id).is_some_and(|record| record.presence == Presence::Left);
+        if was_told && !has_left {
+            self.emit(event);
         }
     }
 

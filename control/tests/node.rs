@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use weaved::node::{
     Container, DockerUse, MemberState, Node, NodeConfig, NodeError, NodeEvent, Persisted, SliceState, Start,
 };
-use weaved_api::{MacAddr, PeerId};
+use weaved_api::{LinkEnd, MacAddr, PeerId};
 
 const A: PeerId = PeerId([0x0a; 32]);
 const B: PeerId = PeerId([0x0b; 32]);
@@ -127,6 +127,36 @@ fn an_idle_pair_stores_nothing() {
         assert_eq!(a.poll_persist(), None);
         now += Duration::from_millis(200);
     }
+}
+
+#[test]
+fn a_member_that_says_good_bye_is_away_at_once_and_up_again_when_it_is_back() {
+    let now = Instant::now();
+    let (mut a, mut b) = (node(A, Start::Founder, now), node(B, Start::Joiner, now));
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(2));
+    b.handle_containers(vec![container(1)], now);
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(1));
+    assert_eq!(a.wanted().neighbours.len(), 1);
+
+    a.handle_peer_down(B, LinkEnd::PeerSaidGoodbye, now);
+    a.handle_timeout(now + Duration::from_millis(20));
+    assert_eq!(a.status(now).members[0].state, MemberState::Away);
+    assert_eq!(a.wanted().neighbours, vec![], "its containers are out of reach");
+    assert_eq!(a.wanted().peers[0].id, B, "it is not forgotten");
+    assert!(events(&mut a).contains(&NodeEvent::MemberAway { id: B, name: "h0b0b0b0b0b".into() }));
+
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(1));
+    assert_eq!(a.status(now).members[0].state, MemberState::Up);
+    assert_eq!(a.wanted().neighbours.len(), 1);
+}
+
+#[test]
+fn a_member_that_is_lost_in_silence_is_not_taken_for_away() {
+    let now = Instant::now();
+    let (mut a, mut b) = (node(A, Start::Founder, now), node(B, Start::Joiner, now));
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(2));
+    a.handle_peer_down(B, LinkEnd::Silent, now);
+    assert_eq!(a.status(now).members[0].state, MemberState::Up, "others may still reach it");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use weaved_api::{Event, PeerId};
+use weaved_api::{Event, LinkEnd, PeerId};
 
 use crate::server::{ConnectionId, Outbox};
 
@@ -60,10 +60,10 @@ impl Clients {
         }
     }
 
-    /// Tells everybody that no peer is connected any more.
+    /// Tells everybody that no peer is connected any more, by our own doing.
     pub(crate) fn publish_all_down(&mut self) {
         let connected: Vec<PeerId> = self.connected.keys().copied().collect();
-        connected.into_iter().for_each(|id| self.publish(Event::PeerDown { id }));
+        connected.into_iter().for_each(|id| self.publish(Event::PeerDown { id, end: LinkEnd::Dismissed }));
     }
 
     /// Keeps what will have to be replayed. A peer that moves keeps the target that once led to it.
@@ -78,7 +78,7 @@ impl Clients {
                 self.connected.insert(id, event.clone());
                 event
             }
-            Event::PeerDown { id } => {
+            Event::PeerDown { id, .. } => {
                 self.connected.remove(&id);
                 event
             }
@@ -117,11 +117,11 @@ mod tests {
         clients.publish(up(A, Some("198.51.100.1:6783")));
         clients.publish(up(B, None));
         clients.publish(up(A, None));
-        clients.publish(Event::PeerDown { id: B });
+        clients.publish(Event::PeerDown { id: B, end: LinkEnd::Silent });
         let (_, outbox) = client(&mut clients, 1);
         assert_eq!(outbox.take_events(), vec![up(A, Some("198.51.100.1:6783"))]);
         clients.publish_all_down();
-        assert_eq!(outbox.take_events(), vec![Event::PeerDown { id: A }]);
+        assert_eq!(outbox.take_events(), vec![Event::PeerDown { id: A, end: LinkEnd::Dismissed }]);
         assert_eq!(client(&mut clients, 2).1.take_events(), vec![]);
     }
 

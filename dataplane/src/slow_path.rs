@@ -13,6 +13,7 @@
 use std::{
     ops::ControlFlow,
     sync::{Arc, mpsc::RecvTimeoutError},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -163,7 +164,10 @@ impl SlowPath {
             Input::Api(ApiInput::Request(id, request)) => return self.handle_request(id, request, now),
             Input::BridgeChanged => self.redirect.on_bridge_changed(now),
             Input::Reload(desired) => self.apply(desired, now),
-            Input::Stop => return ControlFlow::Break(()),
+            Input::Stop => {
+                self.say_goodbye();
+                return ControlFlow::Break(());
+            }
         }
         ControlFlow::Continue(())
     }
@@ -183,6 +187,7 @@ impl SlowPath {
                 self.clients.answer(id, &Event::Stats(stats));
             }
             Request::Teardown => {
+                self.say_goodbye();
                 self.teardown();
                 return ControlFlow::Break(());
             }
@@ -286,6 +291,22 @@ impl SlowPath {
         stats.counters.extend(self.redirect.counters());
         stats.device = self.kernel.status(self.redirect.status());
         stats
+    }
+
+    /// Tells the peers that this node ends. Takes as long as the core wants to repeat it: less than 200 ms, and no time
+    /// when nobody is connected.
+    fn say_goodbye(&mut self) {
+        let mut now = Instant::now();
+        if let Some(router) = &mut self.router {
+            router.handle_end(now);
+        }
+        self.drain(now);
+        while let Some(router) = self.router.as_mut().filter(|router| !router.has_ended()) {
+            thread::sleep(router.poll_timeout().saturating_duration_since(now));
+            now = Instant::now();
+            router.handle_timeout(now);
+            self.drain(now);
+        }
     }
 
     /// Removes the devices and ends the process.

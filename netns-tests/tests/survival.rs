@@ -142,6 +142,41 @@ fn containers_of_a_host_talk_on_after_stop_and_the_launch_goes_on_where_it_was()
 }
 
 #[test]
+fn a_host_that_is_stopped_is_away_for_the_others_until_it_is_launched_again() {
+    let Some(mut lab) = Lab::open("goodbye") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    b.weaved().run(&["stop"]).ok();
+    let seen = |list: &str, field: &str| {
+        let status = a.weaved().status().unwrap_or_default();
+        status.pointer(list).and_then(|entries| entries[0][field].as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    // Not a word of silence: the reason is the good-bye, which comes long before any timeout.
+    wait_until("a has heard it", SOON, || seen("/dataplane/stats/peers", "ended") == "PeerSaidGoodbye");
+    wait_until("b is away", SOON, || seen("/cluster/members", "state") == "away");
+    let shown = a.weaved().run(&["status", "connections"]).ok().stdout;
+    assert!(shown.contains("away, said good-bye"), "{shown}");
+    assert_eq!(a.weaved().log().matches("is away: weaved was stopped there").count(), 1);
+    assert!(!a.weaved().log().contains("is down"), "it was never taken for dead");
+
+    b.weaved().launch(&[]);
+    wait_until("b is up again", SOON, || seen("/cluster/members", "state") == "up");
+    assert_eq!(seen("/dataplane/stats/peers", "ended"), "");
+}
+
+#[test]
+fn a_host_that_is_stopped_right_after_it_met_another_remembers_it() {
+    let Some(mut lab) = Lab::open("remember") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    a.weaved().launch(&[]);
+    b.weaved().join(a.weaved(), a.ipv4());
+    a.weaved().wait_for_peers(1);
+    a.weaved().run(&["stop"]).ok();
+    let stored = fs::read_to_string(a.weaved().state_dir().join("node.json")).unwrap();
+    assert!(stored.contains(&format!("{}:6783", b.ipv4())), "{stored}");
+}
+
+#[test]
 fn reset_leaves_no_interface_route_rule_file_or_process() {
     let Some(mut lab) = Lab::open("reset") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));

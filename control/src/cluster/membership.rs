@@ -5,7 +5,7 @@
 //! is not the session's peer is garbage.
 //!
 //! A session that comes up is announced to foca; one that goes down is not reported as a failure, because others may
-//! still reach that member. A connected peer that foca holds for down or unknown is announced to again and again, which
+//! still reach that member, unless the member said good-bye: then it is down by its own word, and *away*. A connected peer that foca holds for down or unknown is announced to again and again, which
 //! is what brings two halves of a healed partition together.
 //!
 //! INVARIANT: at most one `RemoveDown` timer per member, so that a flapping member does not fill the table.
@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foca::{AccumulatingRuntime, Codec as _, Config, Foca, OwnedNotification, PeriodicParams, PostcardCodec, Timer};
+use foca::{
+    AccumulatingRuntime, Codec as _, Config, Foca, Member, OwnedNotification, PeriodicParams, PostcardCodec, Timer,
+};
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use weaved_api::PeerId;
@@ -68,6 +70,8 @@ pub enum Liveness {
     Up,
     /// Nobody gets an answer.
     Down,
+    /// It has said good-bye and may come back.
+    Away,
 }
 
 /// A change of liveness.
@@ -77,6 +81,8 @@ pub enum MembershipEvent {
     Up(PeerId),
     /// A member no longer answers.
     Down(PeerId),
+    /// A member has said good-bye.
+    Away(PeerId),
     /// We were held for down and are back in a new life: connected peers should hear of it.
     Rejoined,
 }
@@ -172,11 +178,29 @@ impl Membership {
         self.liveness(id).is_some_and(|(liveness, _)| liveness == Liveness::Up)
     }
 
+    /// A member has said good-bye by itself: it and everybody need not wait for suspicion. It comes back in a new life.
+    pub fn handle_goodbye(&mut self, id: PeerId, now: Instant) {
+        let members = self.foca.iter_membership_state();
+        let Some(identity) = members.map(|member| *member.id()).find(|identity| identity.id == id) else { return };
+        // First, so that the notification of its end finds why.
+        let before = self.liveness.insert(id, (Liveness::Away, now));
+        let result = self.foca.apply_many(std::iter::once(Member::down(identity)), true, &mut self.runtime);
+        debug_assert!(result.is_ok(), "news of a known member can be applied");
+        if matches!(before, Some((Liveness::Down, _))) {
+            self.events.push_back(MembershipEvent::Away(id));
+        }
+        self.drain(now);
+    }
+
     /// Says good-bye: the others need not wait for suspicion.
     pub fn leave(&mut self, now: Instant) {
         let result = self.foca.leave_cluster(&mut self.runtime);
         debug_assert!(result.is_ok(), "a good-bye fits a packet");
         self.drain(now);
+    }
+
+    fn is_away(&self, id: PeerId) -> bool {
+        self.liveness(id).is_some_and(|(liveness, _)| liveness == Liveness::Away)
     }
 
     fn drain(&mut self, now: Instant) {
@@ -201,6 +225,9 @@ impl Membership {
             OwnedNotification::MemberUp(member) => {
                 self.liveness.insert(member.id, (Liveness::Up, now));
                 self.events.push_back(MembershipEvent::Up(member.id));
+            }
+            OwnedNotification::MemberDown(member) if self.is_away(member.id) => {
+                self.events.push_back(MembershipEvent::Away(member.id));
             }
             OwnedNotification::MemberDown(member) => {
                 self.liveness.insert(member.id, (Liveness::Down, now));
@@ -336,6 +363,56 @@ mod tests {
         b.leave(now);
         exchange(&mut a, &mut b, now);
         assert!(!a.is_up(B));
+    }
+
+    #[test]
+    fn a_member_whose_good_bye_was_heard_is_away_and_back_after_an_announcement() {
+        let (mut a, mut b, now) = (member(A), member(B), Instant::now());
+        a.handle_goodbye(B, now);
+        assert_eq!(a.liveness(B), None, "nobody has heard of it");
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        a.handle_goodbye(B, now);
+        assert_eq!(a.liveness(B), Some((Liveness::Away, now)));
+        let events: Vec<_> = std::iter::from_fn(|| a.poll_event()).collect();
+        assert_eq!(events, [MembershipEvent::Up(B), MembershipEvent::Away(B)]);
+        run_alone(&mut a, now, now + Duration::from_secs(30));
+        assert_eq!(a.liveness(B), Some((Liveness::Away, now)), "silence is nothing new");
+        let later = now + Duration::from_secs(31);
+        for _ in 0..3 {
+            b.announce(A, later);
+            exchange(&mut a, &mut b, later);
+        }
+        assert!(a.is_up(B));
+    }
+
+    #[test]
+    fn a_good_bye_is_passed_on() {
+        let (mut a, mut b, mut c, now) = (member(A), member(B), member(PeerId([3; 32])), Instant::now());
+        a.announce(B, now);
+        exchange(&mut a, &mut b, now);
+        c.announce(A, now);
+        for _ in 0..3 {
+            while let Some((_, bytes)) = c.poll_send() {
+                a.handle_data(PeerId([3; 32]), &bytes, now);
+            }
+            while let Some((to, bytes)) = a.poll_send() {
+                let receiver = if to == B { &mut b } else { &mut c };
+                receiver.handle_data(A, &bytes, now);
+            }
+        }
+        assert!(c.is_up(B));
+        a.handle_goodbye(B, now);
+        let soon = now + Duration::from_secs(1);
+        let mut at = now;
+        while let Some(next) = a.poll_timeout().filter(|&next| next <= soon) {
+            at = at.max(next);
+            a.handle_timeout(at);
+            while let Some((_, bytes)) = a.poll_send() {
+                c.handle_data(A, &bytes, at);
+            }
+        }
+        assert_eq!(c.liveness(B).unwrap().0, Liveness::Down);
     }
 
     #[test]

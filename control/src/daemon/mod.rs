@@ -22,7 +22,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
-use weaved_api::{ClusterSecret, Event, MacAddr, Request, RulesVerdict};
+use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
 
 use self::{desired::DesiredSender, links::Links};
 use crate::{
@@ -278,7 +278,7 @@ impl Daemon {
                     tracing::warn!(reason, "the data plane does not answer");
                 }
                 for id in self.links.on_lost(reason) {
-                    self.node.handle_peer_down(id, now);
+                    self.node.handle_peer_down(id, LinkEnd::Silent, now);
                 }
                 self.answer_status(now);
             }
@@ -300,9 +300,9 @@ impl Daemon {
                 self.links.on_peer_up(id, endpoint, target);
                 self.node.handle_peer_up(id, endpoint, target, now);
             }
-            Event::PeerDown { id } => {
+            Event::PeerDown { id, end } => {
                 self.links.on_peer_down(id);
-                self.node.handle_peer_down(id, now);
+                self.node.handle_peer_down(id, end, now);
             }
             Event::TargetFailed { endpoint, failure } => self.links.on_failure(endpoint, failure),
             Event::StrangerRefused { endpoint } => self.links.on_stranger(endpoint, now),

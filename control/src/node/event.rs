@@ -52,7 +52,15 @@ pub enum NodeEvent {
         /// Its host name.
         name: String,
     },
-    /// A member has said good-bye.
+    /// A member was stopped in an orderly way.
+    #[error("member {name} ({}) is away: weaved was stopped there", id.short())]
+    MemberAway {
+        /// Who.
+        id: PeerId,
+        /// Its host name.
+        name: String,
+    },
+    /// A member has gone for good.
     #[error("member {name} ({}) has left the cluster", id.short())]
     MemberLeft {
         /// Who.

@@ -69,6 +69,8 @@ pub enum MemberState {
     Up,
     /// Nobody gets an answer.
     Down,
+    /// It said that it was stopped; it is expected back.
+    Away,
 }
 
 /// Who has which addresses.
@@ -202,6 +204,7 @@ impl Node {
         let (state, since) = match self.membership.liveness(id) {
             Some((Liveness::Up, since)) => (MemberState::Up, since),
             Some((Liveness::Down, since)) => (MemberState::Down, since),
+            Some((Liveness::Away, since)) => (MemberState::Away, since),
             None => (MemberState::Joining, self.clock.started_at),
         };
         let compatible = record.filter(|record| record.overlay == self.overlay);

@@ -16,7 +16,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use weaved::node::{
     ClusterStatus, Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted, RingStatus, SliceState, Start,
 };
-use weaved_api::{MAX_CONTROL_BYTES, MacAddr, PeerId};
+use weaved_api::{LinkEnd, MAX_CONTROL_BYTES, MacAddr, PeerId};
 
 /// How long a data plane takes to notice that a peer is gone.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -376,7 +376,7 @@ impl World {
         let (now, id) = (self.now, self.hosts[them].config.id);
         self.sessions.remove(&(us, them));
         if let Some(node) = &mut self.hosts[us].node {
-            node.handle_peer_down(id, now);
+            node.handle_peer_down(id, LinkEnd::Silent, now);
             self.drain(us);
         }
     }

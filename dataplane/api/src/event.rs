@@ -52,6 +52,8 @@ pub enum Event {
     PeerDown {
         /// Who.
         id: PeerId,
+        /// Why.
+        end: LinkEnd,
     },
     /// An attempt to reach a target or a peer's endpoint has failed; it goes on trying.
     TargetFailed {
@@ -80,6 +82,19 @@ pub enum Event {
     },
     /// Answer to [`Request::QueryStats`].
     Stats(Box<Stats>),
+}
+
+/// Why the connection with a peer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkEnd {
+    /// Nothing authentic came for too long, or no new keys were agreed in time.
+    Silent,
+    /// The peer said that its data plane ends in an orderly way: stopped, reset or replaced.
+    PeerSaidGoodbye,
+    /// The peer said that its control no longer wants us.
+    PeerDismissedUs,
+    /// Our control no longer wants the peer.
+    Dismissed,
 }
 
 /// Something that keeps the data plane from doing as desired. `Display` is one line: what is wrong, what to do.

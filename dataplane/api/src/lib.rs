@@ -13,13 +13,13 @@ mod secret;
 mod stats;
 
 pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, RulesVerdict, Switch, SwitchError};
-pub use event::{Event, Problem, Request, TargetFailure};
+pub use event::{Event, LinkEnd, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};
 pub use stats::{Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PeerStatus, SessionStatus, Stats};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
-pub const API_VERSION: u32 = 1;
+pub const API_VERSION: u32 = 2;
 
 /// The largest run of control bytes that one [`Request::SendControl`] or [`Event::Control`] may carry.
 pub const MAX_CONTROL_BYTES: usize = 60_000;

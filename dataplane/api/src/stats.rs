@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PeerId, Switch};
+use crate::{LinkEnd, PeerId, Switch};
 
 /// A snapshot of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct PeerStatus {
     pub name: String,
     /// Connected, or what is being done about it.
     pub link: LinkStatus,
+    /// Why the last connection has ended; none while connected and before the first one.
+    pub ended: Option<LinkEnd>,
     /// Where it is, when connected.
     pub endpoint: Option<SocketAddr>,
     /// The session in use.

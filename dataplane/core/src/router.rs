@@ -6,12 +6,13 @@
 //! its peer learns of it), then transmits, frames, events. Time given must not go back.
 //!
 //! The mechanisms live in files of their own and are told facts: `peer/` (dials, links, path MTU), `fib/`, `noise/`.
-//! Here they are tied together: `handshake.rs`, `traffic.rs` (records and sightings), `desired.rs`, `snapshot.rs`,
-//! `status.rs`.
+//! Here they are tied together: `handshake.rs`, `traffic.rs` (records and sightings), `farewell.rs`, `desired.rs`,
+//! `snapshot.rs`, `status.rs`.
 //!
 //! INVARIANT: state changes only on authenticated messages, on the operator's wish and by time.
 
 mod desired;
+mod farewell;
 mod handshake;
 mod snapshot;
 mod status;
@@ -24,8 +25,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use weaved_api::{ClusterSecret, DesiredState, Event, MacAddr, PeerId, SecretKey};
+use weaved_api::{ClusterSecret, DesiredState, Event, LinkEnd, MacAddr, PeerId, SecretKey};
 
+use self::farewell::Goodbye;
 use crate::{
     fib::Fib,
     forward::{DropReason, ForwardingTable, Punt, WorkerStats},
@@ -106,6 +108,9 @@ pub struct Router {
     peers: BTreeMap<PeerId, Peer>,
     targets: BTreeMap<SocketAddr, Target>,
     half_open: BTreeMap<ReceiverIndex, HalfOpen>,
+    course: Course,
+    /// Sessions that have ended here and whose other ends are being told.
+    goodbyes: Vec<Goodbye>,
     fib: Fib,
     /// Peers that no frames are exchanged with.
     quarantined: BTreeSet<PeerId>,
@@ -120,6 +125,14 @@ pub struct Router {
     transmits: VecDeque<Transmit>,
     frames: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
+}
+
+/// Whether the router is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Running,
+    /// It takes nothing in any more and only says good-bye.
+    Ending,
 }
 
 /// Whether the workers' table is out of date.
@@ -149,6 +162,8 @@ impl Router {
             peers: BTreeMap::new(),
             targets: BTreeMap::new(),
             half_open: BTreeMap::new(),
+            course: Course::Running,
+            goodbyes: Vec::new(),
             fib: Fib::default(),
             quarantined: BTreeSet::new(),
             neighbours: BTreeMap::new(),
@@ -171,11 +186,16 @@ impl Router {
 
     /// Makes peers, targets and neighbours what control wants.
     pub fn handle_desired_state(&mut self, desired: &DesiredState, now: Instant) {
-        self.apply(desired, now);
+        if self.course == Course::Running {
+            self.apply(desired, now);
+        }
     }
 
     /// Takes what a worker could not decide.
     pub fn handle_punt(&mut self, punt: Punt, now: Instant) {
+        if self.course == Course::Ending {
+            return;
+        }
         match punt {
             Punt::Handshake { from, datagram } => self.on_handshake(from, datagram.as_slice(), now),
             Punt::Confirmed { index, from } => self.on_confirmed(index, from, now),
@@ -201,7 +221,9 @@ impl Router {
         }
         self.half_open.retain(|_, half| now.saturating_duration_since(half.since) < HALF_OPEN_TIMEOUT);
         self.drive_links(now);
+        self.drive_dismissals(now);
         self.drive_dials(now);
+        self.drive_goodbyes(now);
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -210,7 +232,8 @@ impl Router {
         let targets = self.targets.values().filter(|target| !self.is_reached(target));
         let targets = targets.map(|target| target.dial.next_timeout());
         let learned = (self.table_change == TableChange::Learned).then(|| self.table_at + LEARN_INTERVAL);
-        peers.chain(targets).chain(learned).fold(self.fib_tick_at, Instant::min)
+        let goodbyes = self.goodbyes.iter().map(Goodbye::next_timeout);
+        peers.chain(targets).chain(learned).chain(goodbyes).fold(self.fib_tick_at, Instant::min)
     }
 
     /// The table that the workers are to use from here on, when it has changed.
@@ -252,20 +275,21 @@ impl Router {
                 LinkDue::Fine => {}
                 LinkDue::Rekey => peer.ensure_dial(now),
                 LinkDue::TableChanged => self.mark(TableChange::Urgent),
-                LinkDue::Dead => self.disconnect(id, now),
+                LinkDue::Dead => self.disconnect(id, LinkEnd::Silent, now),
             }
             self.send_probes(id, now);
         }
     }
 
     /// The peer is gone: its addresses too. Attempts to reach it again start if control wants it.
-    fn disconnect(&mut self, id: PeerId, now: Instant) {
+    fn disconnect(&mut self, id: PeerId, end: LinkEnd, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.link.take().is_none() {
             return;
         }
         peer.dial = None;
-        if peer.is_wanted {
+        peer.ended = Some(end);
+        if peer.is_wanted() {
             peer.ensure_dial(now);
         } else {
             self.peers.remove(&id);
@@ -276,7 +300,7 @@ impl Router {
         }
         self.fib.forget_peer(id);
         self.mark(TableChange::Urgent);
-        self.events.push_back(Event::PeerDown { id });
+        self.events.push_back(Event::PeerDown { id, end });
     }
 
     fn mark(&mut self, change: TableChange) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weaved_api::{Event, Neighbour, TargetFailure};
+use weaved_api::{Event, LinkEnd, Neighbour, TargetFailure};
 use weaved_core::{
     forward::DropReason,
     noise::spec::{REJECT_AFTER, REKEY_AFTER},
@@ -262,7 +262,7 @@ fn a_peer_that_is_cut_off_goes_down_and_comes_back() {
     assert!(network.run_until(5 * SECOND, Network::is_full_mesh));
     network.cut.insert((0, 1));
     network.run(20 * SECOND);
-    let down = Event::PeerDown { id: network.nodes[1].id };
+    let down = Event::PeerDown { id: network.nodes[1].id, end: LinkEnd::Silent };
     assert!(network.nodes[0].events.contains(&down));
     network.cut.clear();
     assert!(network.run_until(15 * SECOND, Network::is_full_mesh));

@@ -11,8 +11,8 @@ use std::{
 
 use tempfile::TempDir;
 use weaved_api::{
-    API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, OffloadSwitches, Overlay, PeerId,
-    Request, SecretKey, Stats, Switch, framing,
+    API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, LinkEnd, OffloadSwitches,
+    Overlay, PeerId, Request, SecretKey, Stats, Switch, framing,
 };
 
 use super::*;
@@ -131,6 +131,13 @@ impl Control {
     fn wait_for_peer(&mut self) -> PeerId {
         self.wait(|event| match event {
             Event::PeerUp { id, .. } => Some(id),
+            _ => None,
+        })
+    }
+
+    fn wait_for_end(&mut self) -> LinkEnd {
+        self.wait(|event| match event {
+            Event::PeerDown { end, .. } => Some(end),
             _ => None,
         })
     }
@@ -268,6 +275,19 @@ fn frames_flow_on_without_control_and_a_new_control_hears_who_is_connected() {
     drop(control_a);
     echo_over_udp(&a, &b, 101);
     a.control().wait_for_peer();
+}
+
+#[test]
+fn peers_of_a_data_plane_that_ends_in_an_orderly_way_are_told() {
+    let (mut a, _control_a, b, mut control_b) = pair(OffloadSwitches::default());
+    a.stop();
+    assert_eq!(control_b.wait_for_end(), LinkEnd::PeerSaidGoodbye);
+    a.start();
+    let mut control_a = a.control();
+    assert_eq!(control_a.apply(&a.desired(Some(&b))), Vec::<String>::new());
+    control_b.wait_for_peer();
+    control_a.send(&Request::Teardown);
+    assert_eq!(control_b.wait_for_end(), LinkEnd::PeerSaidGoodbye);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The screens of `weaved status`. Pure: a report in, text out.
 
-use weaved_api::{FeatureStatus, Force, LinkStatus, PeerStatus};
+use weaved_api::{FeatureStatus, Force, LinkEnd, LinkStatus, PeerStatus};
 
 use crate::{
     cli::output::{Table, ago, bytes},
@@ -50,6 +50,7 @@ pub(super) fn peers(report: &StatusReport) -> Table {
             MemberState::Joining => "joining",
             MemberState::Up => "up",
             MemberState::Down => "down",
+            MemberState::Away => "away",
         };
         let endpoint = member.endpoint.or_else(|| member.endpoints.first().copied());
         table.row([
@@ -69,10 +70,12 @@ pub(super) fn connections(report: &StatusReport) -> Table {
     let mut table =
         Table::new(&["PEER", "ENDPOINT", "STATE", "SINCE", "CIPHER", "PATH MTU", "RTT", "SENT", "RECEIVED"]);
     for peer in sessions(report) {
-        let state = match peer.link {
-            LinkStatus::Connected => "connected",
-            LinkStatus::Connecting => "connecting",
-            LinkStatus::Waiting => "waiting",
+        let state = match (peer.link, peer.ended) {
+            (LinkStatus::Connected, _) => "connected",
+            (_, Some(LinkEnd::PeerSaidGoodbye)) => "away, said good-bye",
+            (_, Some(LinkEnd::PeerDismissedUs)) => "sent us away",
+            (LinkStatus::Connecting, _) => "connecting",
+            (LinkStatus::Waiting, _) => "waiting",
         };
         let session = |show: &dyn Fn(&weaved_api::SessionStatus) -> String| {
             peer.session.as_ref().map_or_else(|| "-".into(), show)

@@ -155,6 +155,9 @@ impl Decapsulator {
             Item::Control(bytes) => return Some(slow(inbound, SlowRecord::Control(bytes.to_vec()))),
             Item::Probe { id, len } => return Some(slow(inbound, SlowRecord::Probe(ProbeAck { id, len }))),
             Item::ProbeAck(ack) => return Some(slow(inbound, SlowRecord::ProbeAnswer(ack.id))),
+            Item::Farewell(farewell) => {
+                return Some(slow(inbound, SlowRecord::Farewell { index: inbound.index, farewell }));
+            }
         };
         if inbound.frames == Frames::Refused {
             self.stats.count_drop(DropReason::Quarantined);

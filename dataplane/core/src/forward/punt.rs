@@ -11,7 +11,7 @@ use crate::{
     fib::FibPort,
     wire::{
         data::ReceiverIndex,
-        record::{ProbeAck, ProbeId},
+        record::{Farewell, ProbeAck, ProbeId},
     },
 };
 
@@ -60,8 +60,8 @@ pub enum Punt {
     },
     /// An ARP or ND question from the TAP that the router has the answer to.
     Question(Short),
-    /// A record that is not a frame: control bytes, a probe or its answer. The one punt that allocates: these come a
-    /// few times a second.
+    /// A record that is not a frame: control bytes, a probe or its answer, a farewell. The one punt that allocates:
+    /// these come a few times a second.
     Record {
         /// Who sent it; authenticated.
         from: PeerId,
@@ -86,6 +86,13 @@ pub enum SlowRecord {
     Probe(ProbeAck),
     /// Answers a probe of ours.
     ProbeAnswer(ProbeId),
+    /// Ends a session.
+    Farewell {
+        /// The session that it came on.
+        index: ReceiverIndex,
+        /// Why.
+        farewell: Farewell,
+    },
 }
 
 impl Short {

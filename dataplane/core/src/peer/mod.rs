@@ -1,7 +1,7 @@
 //! One peer as the router knows it: who it is, the sessions in use, the path below them, and attempts to get one.
 //!
-//! INVARIANT: sending uses `current` only. `previous` still opens what is in flight after a rekey; the session to come
-//! lives in the dial until the peer has been heard on it.
+//! INVARIANT: sending uses `current` only, but for a farewell, which goes out on every session. `previous` still opens
+//! what is in flight after a rekey; the session to come lives in the dial until the peer has been heard on it.
 
 mod dial;
 mod path_mtu;
@@ -14,7 +14,7 @@ use std::{
 
 pub use dial::{Confirming, Dial, Due, Phase, Proof};
 pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
-use weaved_api::{PeerId, TargetFailure};
+use weaved_api::{LinkEnd, PeerId, TargetFailure};
 
 use crate::{
     forward::PeerCounters,
@@ -35,6 +35,9 @@ const REKEY_RETRY: Duration = Duration::from_secs(5);
 /// Silence after which a peer that answers no probe is given up.
 const DEAD_AFTER: Duration = Duration::from_secs(8);
 
+/// How long a peer that control no longer wants is kept: a control process that has just started may not know it yet.
+const DISMISSAL_DELAY: Duration = Duration::from_secs(1);
+
 /// Which end started the handshake of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -42,6 +45,17 @@ pub enum Role {
     Initiator,
     /// The peer did.
     Responder,
+}
+
+/// What control wants of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A session.
+    Wanted,
+    /// Nothing: it came by itself and is served while it stays.
+    Visitor,
+    /// Nothing any more, since then.
+    Dismissed(Instant),
 }
 
 /// A peer.
@@ -52,12 +66,14 @@ pub struct Peer {
     pub name: String,
     /// Where it may be found, best first. Empty for a visitor.
     pub candidates: Vec<SocketAddr>,
-    /// Control wants a session with it.
-    pub is_wanted: bool,
+    /// What control wants of it.
+    pub standing: Standing,
     /// The session in use and its path.
     pub link: Option<Link>,
     /// Attempts to get one.
     pub dial: Option<Dial>,
+    /// Why the last link has ended, when there is none.
+    pub ended: Option<LinkEnd>,
     /// Frames and bytes, over all sessions.
     pub counters: Arc<PeerCounters>,
 }
@@ -112,10 +128,37 @@ impl Peer {
             id,
             name: String::new(),
             candidates: Vec::new(),
-            is_wanted: false,
+            standing: Standing::Visitor,
             link: None,
             dial: None,
+            ended: None,
             counters: Arc::default(),
+        }
+    }
+
+    /// Control wants a session with the peer.
+    pub fn want(&mut self) {
+        self.standing = Standing::Wanted;
+    }
+
+    /// Control does not want the peer, or no longer: nothing is attempted.
+    pub fn dismiss(&mut self, now: Instant) {
+        self.dial = None;
+        if self.is_wanted() {
+            self.standing = Standing::Dismissed(now);
+        }
+    }
+
+    /// Whether control wants a session with the peer.
+    pub fn is_wanted(&self) -> bool {
+        self.standing == Standing::Wanted
+    }
+
+    /// When a connected peer that control no longer wants is to be sent away.
+    pub fn dismissal_due(&self) -> Option<Instant> {
+        match self.standing {
+            Standing::Dismissed(since) if self.link.is_some() => Some(since + DISMISSAL_DELAY),
+            _ => None,
         }
     }
 
@@ -134,6 +177,7 @@ impl Peer {
             return false;
         }
         self.link = Some(Link::new(session, role, endpoint, first_id, now));
+        self.ended = None;
         true
     }
 
@@ -162,7 +206,7 @@ impl Peer {
     pub fn next_timeout(&self) -> Option<Instant> {
         let link = self.link.as_ref().map(Link::next_timeout);
         let dial = self.dial.as_ref().map(Dial::next_timeout);
-        link.into_iter().chain(dial).min()
+        link.into_iter().chain(dial).chain(self.dismissal_due()).min()
     }
 }
 

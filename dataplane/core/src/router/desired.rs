@@ -30,19 +30,18 @@ impl Router {
         let wanted: BTreeMap<PeerId, _> =
             desired.peers.iter().filter(|peer| peer.id != own).map(|peer| (peer.id, peer)).collect();
         for (id, peer) in &mut self.peers {
-            peer.is_wanted = wanted.contains_key(id);
-            if !peer.is_wanted {
-                peer.dial = None;
+            if !wanted.contains_key(id) {
+                peer.dismiss(now);
             }
         }
-        self.peers.retain(|_, peer| peer.is_wanted || peer.link.is_some());
+        self.peers.retain(|_, peer| peer.is_wanted() || peer.link.is_some());
         for (id, config) in wanted {
             if !self.peers.contains_key(&id) && self.peers.len() >= MAX_PEERS {
                 self.count_drop(DropReason::PeerTableFull);
                 continue;
             }
             let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id));
-            peer.is_wanted = true;
+            peer.want();
             peer.name.clone_from(&config.name);
             peer.candidates.clone_from(&config.endpoints);
             if peer.link.is_none() {

@@ -61,9 +61,7 @@ impl Router {
                 frames: self.frames(peer.id),
             })
         });
-        let of_peers = self.peers.values().filter_map(|peer| peer.dial.as_ref());
-        let dials = of_peers.chain(self.targets.values().map(|target| &target.dial));
-        let mut inbound: Vec<Inbound> = in_use.chain(dials.filter_map(|dial| self.awaiting(dial))).collect();
+        let mut inbound: Vec<Inbound> = in_use.chain(self.dials().filter_map(|dial| self.awaiting(dial))).collect();
         inbound.sort_by_key(|inbound| inbound.index);
         inbound
     }

@@ -37,6 +37,7 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         id: peer.id,
         name: peer.name.clone(),
         link,
+        ended: peer.ended,
         endpoint: peer.link.as_ref().map(|link| link.endpoint),
         session: peer.link.as_ref().map(|link| session_status(link, now)),
         tx_frame_count: peer.counters.tx_frame_count.load(Relaxed),

@@ -14,7 +14,7 @@ use crate::{
     wire::{
         data::{Lane, ReceiverIndex},
         neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
-        record::{ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, TrainFull},
+        record::{FAREWELL_LEN, Farewell, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, TrainFull},
     },
 };
 
@@ -72,6 +72,7 @@ impl Router {
                     self.mark(TableChange::Urgent);
                 }
             }
+            SlowRecord::Farewell { index, farewell } => self.on_farewell(from, index, farewell, now),
         }
     }
 
@@ -112,6 +113,12 @@ impl Router {
     /// A sign of life on this session: an empty train, which is one empty chunk on any path.
     pub(super) fn send_keepalive(&mut self, session: &Session, to: SocketAddr) {
         self.send_chunked(session, to, &[], DatagramLen::MIN.chunk_len());
+    }
+
+    /// Says good-bye on this session: one datagram on any path.
+    pub(super) fn send_farewell(&mut self, session: &Session, to: SocketAddr, farewell: Farewell) {
+        let record = records(RECORD_HEADER_LEN + FAREWELL_LEN, |writer| writer.push_farewell(farewell));
+        self.send_chunked(session, to, &record, DatagramLen::MIN.chunk_len());
     }
 
     fn send_chunked(&mut self, session: &Session, to: SocketAddr, records: &[u8], chunk_len: usize) {

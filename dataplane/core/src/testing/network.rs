@@ -106,6 +106,12 @@ impl Network {
         self.nodes[node].apply(self.now);
     }
 
+    /// The data plane of a node is asked to end. It is done when its router has ended.
+    pub fn end(&mut self, node: usize) {
+        let now = self.now;
+        self.nodes[node].router.handle_end(now);
+    }
+
     /// A node is replaced by a clone of another one, at its own address, that wants nothing yet.
     pub fn restart_as(&mut self, node: usize, original: usize) {
         let address = self.nodes[node].address;

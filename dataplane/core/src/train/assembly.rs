@@ -38,7 +38,7 @@ use crate::{
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
         ecn::Ecn,
-        record::{ProbeAck, ProbeId},
+        record::{Farewell, ProbeAck, ProbeId},
     },
 };
 
@@ -165,6 +165,8 @@ pub enum Item<'a> {
     },
     /// The answer to a probe of ours.
     ProbeAck(ProbeAck),
+    /// The peer ends the session.
+    Farewell(Farewell),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,6 +343,7 @@ impl Assembler {
             Found::Control(range) => Item::Control(&train[range]),
             Found::Probe { id, len } => Item::Probe { id, len },
             Found::ProbeAck(ack) => Item::ProbeAck(ack),
+            Found::Farewell(farewell) => Item::Farewell(farewell),
         };
         Some(Delivery { receiver, item })
     }

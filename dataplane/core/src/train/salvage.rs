@@ -23,7 +23,7 @@ use crate::{
     },
     wire::{
         ecn::Ecn,
-        record::{ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
+        record::{Farewell, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
     },
 };
 
@@ -49,6 +49,7 @@ pub(super) enum Found {
     Control(Range<usize>),
     Probe { id: ProbeId, len: u32 },
     ProbeAck(ProbeAck),
+    Farewell(Farewell),
 }
 
 /// Where we are in a train, and what of it had arrived when we began.
@@ -309,5 +310,6 @@ fn find(kind: RecordKind, range: Range<usize>, arrived: &Arrived, buffer: &[u8])
         RecordKind::Control => Found::Control(range),
         RecordKind::Probe => Found::Probe { id: ProbeId::parse(body)?, len: body.len() as u32 },
         RecordKind::ProbeAck => Found::ProbeAck(ProbeAck::parse(body)?),
+        RecordKind::Farewell => Found::Farewell(Farewell::parse(body)?),
     })
 }

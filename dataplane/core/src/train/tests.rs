@@ -18,7 +18,7 @@ use crate::{
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
         ecn::Ecn,
-        record::{ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, Records},
+        record::{Farewell, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, Records},
     },
 };
 
@@ -34,6 +34,7 @@ enum Got {
     Control(Vec<u8>),
     Probe(ProbeId, u32),
     ProbeAck(ProbeAck),
+    Farewell(Farewell),
 }
 
 fn cut(records: &[u8], first_counter: u64, max_chunk_len: usize) -> Vec<Datagram> {
@@ -68,6 +69,7 @@ fn poll_all(assembler: &mut Assembler) -> Vec<Got> {
             Item::Control(bytes) => Got::Control(bytes.to_vec()),
             Item::Probe { id, len } => Got::Probe(id, len),
             Item::ProbeAck(ack) => Got::ProbeAck(ack),
+            Item::Farewell(farewell) => Got::Farewell(farewell),
         });
     }
     got
@@ -340,8 +342,10 @@ fn everything_that_is_no_frame_passes_too() {
     writer.push_probe(ProbeId(3), 1000).unwrap();
     writer.push(RecordKind::Control, b"gossip").unwrap();
     writer.push_probe_ack(ack).unwrap();
+    writer.push_farewell(Farewell::Ending).unwrap();
     let got = receive_all(&mut Assembler::new(), &cut(writer.records(), 0, 1440));
-    assert_eq!(got, [Got::Probe(ProbeId(3), 992), Got::Control(b"gossip".to_vec()), Got::ProbeAck(ack)]);
+    let control = Got::Control(b"gossip".to_vec());
+    assert_eq!(got, [Got::Probe(ProbeId(3), 992), control, Got::ProbeAck(ack), Got::Farewell(Farewell::Ending)]);
 }
 
 #[test]

@@ -19,6 +19,7 @@
 //! | 5    | bytes for the control half                                       |
 //! | 6    | probe: u32 id, then padding                                      |
 //! | 7    | answer to a probe: u32 id, u32 length of the probe's body        |
+//! | 8    | farewell: u8 reason                                              |
 //!
 //! Numbers are little endian. The header has the same length for all kinds, so that a TAP can be read directly to
 //! where the frame will stay, before anybody knows what it is. Nothing says where a checksum is: the receiver parses
@@ -40,6 +41,9 @@ pub const RECORD_HEADER_LEN: usize = 8;
 /// Bytes of a probe's body without padding.
 pub const PROBE_LEN: usize = 4;
 
+/// Bytes of a farewell's body.
+pub const FAREWELL_LEN: usize = 1;
+
 const PROBE_ACK_LEN: usize = 8;
 const MAX_BODY_LEN: usize = (1 << 17) - 1;
 
@@ -54,6 +58,8 @@ pub enum RecordKind {
     Probe,
     /// The answer.
     ProbeAck,
+    /// The sender ends the session.
+    Farewell,
 }
 
 /// What stands in front of a body.
@@ -76,6 +82,15 @@ pub struct ProbeAck {
     pub id: ProbeId,
     /// The length of its body, in bytes.
     pub len: u32,
+}
+
+/// Why the sender ends the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Its data plane ends. It may come back.
+    Ending,
+    /// It no longer wants the receiver for a peer.
+    Dismissal,
 }
 
 /// One record of a complete train.
@@ -124,6 +139,7 @@ impl RecordHeader {
             5 => RecordKind::Control,
             6 => RecordKind::Probe,
             7 => RecordKind::ProbeAck,
+            8 => RecordKind::Farewell,
             other => return Err(RecordError::UnknownKind(other)),
         };
         let is_gso = matches!(kind, RecordKind::Frame(FrameKind::Gso(_)));
@@ -147,6 +163,7 @@ impl RecordHeader {
             RecordKind::Control => (5, 0),
             RecordKind::Probe => (6, 0),
             RecordKind::ProbeAck => (7, 0),
+            RecordKind::Farewell => (8, 0),
         };
         let [low, high, top, _] = (self.body_len as u32).to_le_bytes();
         let [gso_low, gso_high] = gso_size.to_le_bytes();
@@ -159,6 +176,7 @@ impl RecordHeader {
             RecordKind::Control => true,
             RecordKind::Probe => self.body_len >= PROBE_LEN,
             RecordKind::ProbeAck => self.body_len == PROBE_ACK_LEN,
+            RecordKind::Farewell => self.body_len == FAREWELL_LEN,
         }
     }
 }
@@ -182,6 +200,25 @@ impl ProbeAck {
         let [i0, i1, i2, i3] = self.id.0.to_le_bytes();
         let [l0, l1, l2, l3] = self.len.to_le_bytes();
         [i0, i1, i2, i3, l0, l1, l2, l3]
+    }
+}
+
+impl Farewell {
+    /// A farewell by its body; `None` for a reason that this version does not know.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        match body {
+            [1] => Some(Self::Ending),
+            [2] => Some(Self::Dismissal),
+            _ => None,
+        }
+    }
+
+    /// Its body.
+    pub fn emit(&self) -> [u8; FAREWELL_LEN] {
+        match self {
+            Self::Ending => [1],
+            Self::Dismissal => [2],
+        }
     }
 }
 
@@ -244,6 +281,11 @@ impl<'a> RecordWriter<'a> {
     /// Writes the answer to a probe.
     pub fn push_probe_ack(&mut self, ack: ProbeAck) -> Result<(), TrainFull> {
         self.push(RecordKind::ProbeAck, &ack.emit())
+    }
+
+    /// Writes a farewell.
+    pub fn push_farewell(&mut self, farewell: Farewell) -> Result<(), TrainFull> {
+        self.push(RecordKind::Farewell, &farewell.emit())
     }
 }
 
@@ -311,13 +353,18 @@ mod tests {
         writer.push(RecordKind::Control, b"").unwrap();
         writer.push_probe(ProbeId(9), 100).unwrap();
         writer.push_probe_ack(ProbeAck { id: ProbeId(10), len: 92 }).unwrap();
+        writer.push_farewell(Farewell::Dismissal).unwrap();
         let records: Vec<_> = Records::new(writer.records()).map(Result::unwrap).collect();
         assert_eq!(records[0], Record { kind: GSO, body: &vec![7; MAX_FRAME_LEN] });
         assert_eq!(records[1], Record { kind: RecordKind::Control, body: b"gossip" });
         assert_eq!(records[2], Record { kind: RecordKind::Control, body: b"" });
         assert_eq!((records[3].body.len(), ProbeId::parse(records[3].body)), (92, Some(ProbeId(9))));
         assert_eq!(ProbeAck::parse(records[4].body), Some(ProbeAck { id: ProbeId(10), len: 92 }));
-        assert_eq!(records.len(), 5);
+        assert_eq!(
+            (records[5].kind, Farewell::parse(records[5].body)),
+            (RecordKind::Farewell, Some(Farewell::Dismissal))
+        );
+        assert_eq!(records.len(), 6);
     }
 
     #[test]
@@ -347,9 +394,11 @@ mod tests {
         }
         assert_eq!(parse(3, 2), Err(RecordError::Reserved));
         assert_eq!(parse(2, 0), Err(RecordError::UnknownKind(0)));
-        assert_eq!(parse(2, 8), Err(RecordError::UnknownKind(8)));
+        assert_eq!(parse(2, 9), Err(RecordError::UnknownKind(9)));
         assert_eq!(parse(2, 6), Err(RecordError::BodyLen), "a probe has an id");
         assert_eq!(parse(2, 7), Err(RecordError::BodyLen), "an answer has eight bytes");
+        assert_eq!(parse(2, 8), Err(RecordError::BodyLen), "a farewell has a reason");
+        assert_eq!([Farewell::parse(&[0]), Farewell::parse(&[3]), Farewell::parse(&[])], [None; 3]);
         let long = RecordHeader { kind: RecordKind::Frame(FrameKind::Complete), body_len: MAX_FRAME_LEN + 1 };
         assert_eq!(RecordHeader::parse(&long.emit()), Err(RecordError::BodyLen));
     }

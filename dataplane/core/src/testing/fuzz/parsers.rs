@@ -18,7 +18,7 @@ use crate::{
         handshake::{Challenge, Finish, Initiation, InitiationPayload, Refusal, Response, ResponsePayload},
         header::{parse_receiver, parse_type},
         neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
-        record::{ProbeAck, ProbeId, RecordHeader, RecordKind, Records},
+        record::{Farewell, ProbeAck, ProbeId, RecordHeader, RecordKind, Records},
         relay::{Envelope, RelayHeader},
     },
 };
@@ -79,6 +79,7 @@ fn records(data: &[u8]) {
         len += header.emit().len() + record.body.len();
         let _ = ProbeId::parse(record.body);
         assert_round_trip!(ProbeAck, record.body);
+        assert_round_trip!(Farewell, record.body);
         if let RecordKind::Frame(kind) = record.kind
             && let Ok(vnet) = rebuild(kind, record.body)
         {

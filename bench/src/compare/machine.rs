@@ -3,14 +3,19 @@
 use std::{
     fs,
     process::Command,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 use weaved_netns_tests::weaved_path;
 
-/// Above this load others were at work too, and figures are not to be published.
-const QUIET_LOAD: f64 = 0.5;
+use super::meter::Meter;
+
+/// Above this share of all cores others are at work too, and figures are not to be published. The load average would
+/// tell of the minutes before, such as of the build.
+const QUIET_SHARE: f64 = 0.05;
+/// How long the machine is watched before a run.
+const WATCH_TIME: Duration = Duration::from_secs(1);
 
 /// The machine, the kernel and the program under test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,8 +26,8 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     pub(super) commit: String,
     pub(super) program: Build,
-    /// Average of the last minute, before the run.
-    pub(super) load: f64,
+    /// Share of all cores that was busy before the run.
+    pub(super) busy_before: f64,
     pub(super) unix_seconds: u64,
 }
 
@@ -39,17 +44,17 @@ impl Machine {
     pub(super) fn look() -> Self {
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");
-        let loadavg = read("/proc/loadavg");
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_release = weaved_path().components().any(|part| part.as_os_str() == "release");
+        let core_count = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cpu: value_of(&cpuinfo, "model name").unwrap_or("unknown processor").to_owned(),
-            core_count: std::thread::available_parallelism().map_or(1, usize::from),
+            core_count,
             memory_mib: value_of(&meminfo, "MemTotal").and_then(first_number).unwrap_or(0) / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             commit: commit(),
             program: if is_release { Build::Release } else { Build::Other },
-            load: first_number(&loadavg).unwrap_or(f64::NAN),
+            busy_before: busy_share(core_count),
             unix_seconds: since.as_secs(),
         }
     }
@@ -57,8 +62,9 @@ impl Machine {
     /// Why the figures are not to be published; empty when they may be.
     pub(super) fn objections(&self) -> Vec<String> {
         let mut objections = Vec::new();
-        if self.load.is_nan() || self.load >= QUIET_LOAD {
-            objections.push(format!("the load was {} before the run: others were at work", self.load));
+        if self.busy_before.is_nan() || self.busy_before >= QUIET_SHARE {
+            let percent = 100.0 * self.busy_before;
+            objections.push(format!("{percent:.0} % of the machine was busy before the run: others were at work"));
         }
         if self.program != Build::Release {
             objections.push("the program under test is not in a directory `release`".to_owned());
@@ -68,6 +74,14 @@ impl Machine {
         }
         objections
     }
+}
+
+/// Busy share of all cores while the bench does nothing.
+fn busy_share(core_count: usize) -> f64 {
+    let meter = Meter::start(Vec::new());
+    std::thread::sleep(WATCH_TIME);
+    let all = WATCH_TIME.as_secs_f64() * f64::from(core_count as u32);
+    meter.stop().machine / all
 }
 
 fn read(path: &str) -> String {
@@ -114,12 +128,12 @@ mod tests {
             kernel: String::new(),
             commit: "abc".into(),
             program: Build::Release,
-            load: 0.1,
+            busy_before: 0.01,
             unix_seconds: 0,
         };
         assert_eq!(quiet.objections(), Vec::<String>::new());
-        assert_eq!(Machine { load: 0.5, ..quiet.clone() }.objections().len(), 1);
-        assert_eq!(Machine { load: f64::NAN, ..quiet.clone() }.objections().len(), 1);
+        assert_eq!(Machine { busy_before: 0.05, ..quiet.clone() }.objections().len(), 1);
+        assert_eq!(Machine { busy_before: f64::NAN, ..quiet.clone() }.objections().len(), 1);
         assert_eq!(Machine { program: Build::Other, ..quiet.clone() }.objections().len(), 1);
         assert_eq!(Machine { commit: "abc-dirty".into(), ..quiet }.objections().len(), 1);
     }

@@ -107,6 +107,10 @@ const _: () = {
     assert!(MAX_TRAIN_CHUNKS <= 256, "the chunk index has eight bits");
     assert!(MAX_TRAIN_BYTES.div_ceil(MIN_DATAGRAM_LEN - DATA_OVERHEAD) < MAX_TRAIN_CHUNKS, "any train fits any path");
     assert!(MAX_TRAIN_BYTES >= MAX_FRAME_LEN + 16, "any frame fits a train with its record header");
+    assert!(
+        MAX_SEND_BYTES + 22 + 40 + 8 < 1 << 16,
+        "with its headers a send stays below what the kernel segments itself"
+    );
     assert!(MAX_SEND_SEGMENTS * MIN_DATAGRAM_LEN >= MAX_TRAIN_BYTES, "two sends are enough for any train");
     assert!(weaved_api::MAX_CONTROL_BYTES + 16 <= MAX_TRAIN_BYTES, "control bytes fit a train");
 };

@@ -97,6 +97,11 @@ impl Carver {
         self.layout.transport == Transport::Tcp
     }
 
+    /// Bytes of payload of each segment but the last.
+    pub fn gso_size(&self) -> usize {
+        self.gso_size
+    }
+
     /// Bytes of payload.
     pub fn payload_len(&self) -> usize {
         self.payload_len

@@ -32,7 +32,7 @@ use crate::{
     offload::vnet_hdr::VnetHeader,
     train::{
         lanes::{Lanes, Missing},
-        salvage::{Arrived, Found, Walk},
+        salvage::{Arrived, Found, Pieces, Walk},
         shelf::{Shelf, Shelved},
     },
     wire::{
@@ -382,13 +382,17 @@ impl Assembler {
             (None, Some(_)) => Source::Shelf,
             (None, None) => return None,
         };
-        self.walk = Walk::new(match source {
-            Source::Assembly(at) => self.assemblies[at].arrived,
+        self.walk = match source {
+            Source::Assembly(at) => {
+                let Assembly { key, arrived, .. } = &self.assemblies[at];
+                let is_lossy = self.lanes.is_lossy(key.receiver, key.lane);
+                Walk::new(*arrived, if is_lossy { Pieces::Pairs } else { Pieces::Whole })
+            }
             Source::Shelf => {
                 let shelved = self.shelf.first()?;
-                Arrived::whole(shelved.range.len(), shelved.ecn)
+                Walk::new(Arrived::whole(shelved.range.len(), shelved.ecn), Pieces::Whole)
             }
-        });
+        };
         self.delivering = Some(source);
         Some(source)
     }

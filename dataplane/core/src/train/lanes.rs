@@ -4,6 +4,11 @@
 //! lane has come. On one that does not, the longest lateness that was seen says how much younger: as TCP does with its
 //! threshold of duplicate acknowledgements (RFC 4653 has the idea; the number is learned as in Linux).
 //!
+//! How much of a lane is lost is counted, too, in windows of [`LOSS_WINDOW`] counters. On a lossy lane super-frames are
+//! delivered in pairs of segments: a receiver acknowledges each delivery, and where one acknowledgement stands for a whole
+//! flight, its loss stops the sender until a timer ends, then for the 40 ms that the acknowledgement of a single probe is
+//! delayed.
+//!
 //! The table is direct mapped: lanes that meet in one place forget each other, which costs them what they have learned.
 
 use crate::{
@@ -16,6 +21,14 @@ const PLACES: usize = 64;
 
 /// Datagrams without a late one after which half of the tolerance is given up.
 const CALM_DATAGRAMS: u32 = 4096;
+
+/// Counters over which loss is measured.
+const LOSS_WINDOW: u64 = 2048;
+
+/// A lane is lossy when it loses this many of a window (0.25 %)…
+const LOSSY_COUNT: u64 = 5;
+/// … and until it loses at most this many (0.05 %).
+const CLEAN_COUNT: u64 = 1;
 
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -31,6 +44,10 @@ struct Track {
     /// By how many datagrams others were late.
     tolerance: u64,
     calm: u32,
+    /// Highest counter when the window of loss began, and what has come since.
+    window_from: Counter,
+    window_count: u64,
+    is_lossy: bool,
 }
 
 /// What the progress of a lane says about a chunk that is missing.
@@ -46,8 +63,7 @@ pub(super) enum Missing {
 
 impl Default for Lanes {
     fn default() -> Self {
-        let unused = Track { receiver: ReceiverIndex(0), lane: Lane(0), highest: Counter(0), tolerance: 0, calm: 0 };
-        Self { tracks: [unused; PLACES] }
+        Self { tracks: [Track::new(ReceiverIndex(0), Lane(0), Counter(0)); PLACES] }
     }
 }
 
@@ -56,21 +72,18 @@ impl Lanes {
     pub(super) fn note(&mut self, receiver: ReceiverIndex, lane: Lane, counter: Counter) {
         let track = &mut self.tracks[place(receiver, lane)];
         if (track.receiver, track.lane) != (receiver, lane) {
-            *track = Track { receiver, lane, highest: counter, tolerance: 0, calm: 0 };
+            *track = Track::new(receiver, lane, counter);
         } else if counter > track.highest {
-            track.highest = counter;
-            track.calm += 1;
-            if track.calm >= CALM_DATAGRAMS {
-                track.calm = 0;
-                track.tolerance /= 2;
-            }
+            track.advance(counter);
         } else {
-            let lateness = (track.highest.0 - counter.0 + 1).min(MAX_REORDER_DATAGRAMS);
-            if 2 * lateness >= track.tolerance {
-                track.calm = 0;
-            }
-            track.tolerance = track.tolerance.max(lateness);
+            track.on_late(counter);
         }
+    }
+
+    /// Whether enough of a lane is lost that acknowledgements should not be few.
+    pub(super) fn is_lossy(&self, receiver: ReceiverIndex, lane: Lane) -> bool {
+        let track = &self.tracks[place(receiver, lane)];
+        track.is_lossy && (track.receiver, track.lane) == (receiver, lane)
     }
 
     /// What has become of the datagram with this counter, which has not come.
@@ -83,6 +96,38 @@ impl Lanes {
         } else {
             Missing::Lost
         }
+    }
+}
+
+impl Track {
+    fn new(receiver: ReceiverIndex, lane: Lane, highest: Counter) -> Self {
+        Self { receiver, lane, highest, tolerance: 0, calm: 0, window_from: highest, window_count: 0, is_lossy: false }
+    }
+
+    fn advance(&mut self, counter: Counter) {
+        self.highest = counter;
+        self.window_count += 1;
+        self.calm += 1;
+        if self.calm >= CALM_DATAGRAMS {
+            self.calm = 0;
+            self.tolerance /= 2;
+        }
+        let sent_count = counter.0 - self.window_from.0;
+        if sent_count >= LOSS_WINDOW {
+            // What is late may still come: a path that reorders has to lose more than it holds back.
+            let lost_count = sent_count.saturating_sub(self.window_count + self.tolerance);
+            self.is_lossy = lost_count >= LOSSY_COUNT || self.is_lossy && lost_count > CLEAN_COUNT;
+            (self.window_from, self.window_count) = (counter, 0);
+        }
+    }
+
+    fn on_late(&mut self, counter: Counter) {
+        self.window_count += 1;
+        let lateness = (self.highest.0 - counter.0 + 1).min(MAX_REORDER_DATAGRAMS);
+        if 2 * lateness >= self.tolerance {
+            self.calm = 0;
+        }
+        self.tolerance = self.tolerance.max(lateness);
     }
 }
 
@@ -133,6 +178,32 @@ mod tests {
         let mut lanes = Lanes::default();
         note(&mut lanes, [5 * MAX_REORDER_DATAGRAMS, 1]);
         assert_eq!(judge(&lanes, 4 * MAX_REORDER_DATAGRAMS), Missing::Lost);
+    }
+
+    #[test]
+    fn a_lane_that_loses_is_lossy_until_it_hardly_loses_any_more() {
+        let mut lanes = Lanes::default();
+        let mut next = 0;
+        let mut pass = |lanes: &mut Lanes, one_lost_of: u64| {
+            let until = next + 4 * LOSS_WINDOW;
+            note(lanes, (next..until).filter(|counter| counter % one_lost_of != 1));
+            next = until;
+            lanes.is_lossy(RECEIVER, Lane(1))
+        };
+        assert!(!pass(&mut lanes, 10_000) && !pass(&mut lanes, 1000));
+        assert!(pass(&mut lanes, 100) && pass(&mut lanes, 1000));
+        assert!(!pass(&mut lanes, 100_000) && !pass(&mut lanes, 1000));
+        assert!(pass(&mut lanes, 200) && !lanes.is_lossy(RECEIVER, Lane(2)));
+    }
+
+    #[test]
+    fn lateness_is_no_loss() {
+        let mut lanes = Lanes::default();
+        for distance in [1, 31, 63] {
+            note(&mut lanes, (0..4 * LOSS_WINDOW + 20).map(|counter| counter ^ distance));
+            assert!(!lanes.is_lossy(RECEIVER, Lane(1)));
+            lanes = Lanes::default();
+        }
     }
 
     #[test]

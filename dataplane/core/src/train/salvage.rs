@@ -52,10 +52,21 @@ pub(super) enum Found {
     Farewell(Farewell),
 }
 
+/// How super-frames are delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// As much in one as there is.
+    #[default]
+    Whole,
+    /// Two segments each.
+    Pairs,
+}
+
 /// Where we are in a train, and what of it had arrived when we began.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     arrived: Arrived,
+    pieces: Pieces,
     at: usize,
     torn: Option<Torn>,
     lent: Option<Lent>,
@@ -139,8 +150,8 @@ impl Arrived {
 
 impl Walk {
     /// Begins at the start of a train of which this has arrived.
-    pub(super) fn new(arrived: Arrived) -> Self {
-        Self { arrived, ..Self::default() }
+    pub(super) fn new(arrived: Arrived, pieces: Pieces) -> Self {
+        Self { arrived, pieces, ..Self::default() }
     }
 
     /// What had arrived when the walk began.
@@ -160,7 +171,7 @@ impl Walk {
         self.give_back(buffer);
         loop {
             if let Some(torn) = &mut self.torn {
-                match torn.next_run(&self.arrived) {
+                match torn.next_run(&self.arrived, self.pieces) {
                     Some(piece) => return Some(self.lend(&piece, buffer)),
                     None => self.torn = None,
                 }
@@ -184,8 +195,9 @@ impl Walk {
             return None;
         }
         let is_complete = arrived.has(&body);
-        let torn = if is_complete && !was_read { None } else { Torn::new(kind, &body, arrived, buffer) };
-        if is_complete && torn.as_ref().is_none_or(|torn| torn.before == 0) {
+        let is_whole = is_complete && self.pieces == Pieces::Whole;
+        let torn = if is_whole && !was_read { None } else { Torn::new(kind, &body, arrived, buffer) };
+        if is_complete && torn.as_ref().is_none_or(|torn| torn.before == 0 && is_whole) {
             let found = find(kind, body, arrived, buffer);
             losses.malformed_records += u64::from(found.is_none());
             return found;
@@ -262,25 +274,32 @@ impl Torn {
     }
 
     /// The next maximal run that is there and was not delivered before.
-    fn next_run(&mut self, arrived: &Arrived) -> Option<Piece> {
-        if self.carver.is_stream() { self.next_bytes(arrived) } else { self.next_segments(arrived) }
+    fn next_run(&mut self, arrived: &Arrived, pieces: Pieces) -> Option<Piece> {
+        let most = match pieces {
+            Pieces::Whole => self.carver.segment_count(),
+            Pieces::Pairs => 2,
+        };
+        if self.carver.is_stream() { self.next_bytes(arrived, most) } else { self.next_segments(arrived, most) }
     }
 
-    fn next_bytes(&mut self, arrived: &Arrived) -> Option<Piece> {
+    fn next_bytes(&mut self, arrived: &Arrived, most: usize) -> Option<Piece> {
         let payload = self.place(&(0..self.carver.payload_len()));
         let run = arrived.run(arrived.present & !self.before, payload.start + self.next)?;
-        let bytes = run.start.min(payload.end) - payload.start..run.end.min(payload.end) - payload.start;
+        let start = run.start.min(payload.end);
+        let end = run.end.min(payload.end).min(start + most * self.carver.gso_size());
+        let bytes = start - payload.start..end - payload.start;
         self.next = bytes.end;
         (!bytes.is_empty()).then_some(Piece { bytes, segments: None })
     }
 
-    fn next_segments(&mut self, arrived: &Arrived) -> Option<Piece> {
+    fn next_segments(&mut self, arrived: &Arrived, most: usize) -> Option<Piece> {
         let end = self.carver.segment_count();
         let is_new = |segment: &usize| {
             let place = self.place(&self.bytes_of(&(*segment..segment + 1)));
             arrived.has(&place) && !arrived.are(self.before, &place)
         };
         let start = (self.next..end).find(is_new)?;
+        let end = end.min(start + most);
         let stop = (start + 1..end).find(|segment| !is_new(segment)).unwrap_or(end);
         self.next = stop;
         Some(Piece { bytes: self.bytes_of(&(start..stop)), segments: Some(start..stop) })

@@ -444,6 +444,17 @@ fn a_train_that_comes_slowly_is_delivered_as_it_comes() {
 }
 
 #[test]
+fn on_a_lossy_lane_super_frames_come_in_pairs_of_segments() {
+    let mut assembler = Assembler::new();
+    for counter in (0..5000).filter(|counter| counter % 100 != 7) {
+        assert_eq!(receive_all(&mut assembler, &control_train(10, counter)).len(), 1);
+    }
+    let (spec, train) = bulk_train(5000);
+    let pairs = [(0, 2800), (2800, 5600), (5600, 8400), (8400, 9000)];
+    assert_eq!(pieces(&spec, receive_all(&mut assembler, &train)), pairs);
+}
+
+#[test]
 fn on_a_path_that_reorders_a_hole_is_waited_for() {
     let mut assembler = Assembler::new();
     let (_, train) = bulk_train(100);

@@ -179,4 +179,11 @@ mod tests {
         assert_eq!(Cut::new(62_000, 1440).sends().count(), 1);
         assert!((2..=4).contains(&Cut::new(MAX_TRAIN_BYTES, 1440).sends().count()));
     }
+
+    #[test]
+    fn the_largest_tcp_super_frame_of_ethernet_is_two_sends_of_which_the_first_is_one_datagram() {
+        let frame_len = 14 + 20 + 32 + 45 * 1448;
+        let sends: Vec<_> = Cut::new(frame_len + 16, 1440).sends().map(|send| send.len()).collect();
+        assert_eq!(sends, [1, 45]);
+    }
 }

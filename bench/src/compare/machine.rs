@@ -76,6 +76,23 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+impl Machine {
+    /// One that nobody objects to.
+    pub(super) fn quiet() -> Self {
+        Self {
+            cpu: String::new(),
+            core_count: 2,
+            memory_mib: 1,
+            kernel: String::new(),
+            commit: "abc".into(),
+            program: Build::Release,
+            busy_before: 0.01,
+            unix_seconds: 0,
+        }
+    }
+}
+
 /// Busy share of all cores while the bench does nothing.
 fn busy_share(core_count: usize) -> f64 {
     let meter = Meter::start(Vec::new());
@@ -121,16 +138,7 @@ mod tests {
 
     #[test]
     fn a_busy_machine_or_a_debug_build_is_objected_to() {
-        let quiet = Machine {
-            cpu: String::new(),
-            core_count: 2,
-            memory_mib: 1,
-            kernel: String::new(),
-            commit: "abc".into(),
-            program: Build::Release,
-            busy_before: 0.01,
-            unix_seconds: 0,
-        };
+        let quiet = Machine::quiet();
         assert_eq!(quiet.objections(), Vec::<String>::new());
         assert_eq!(Machine { busy_before: 0.05, ..quiet.clone() }.objections().len(), 1);
         assert_eq!(Machine { busy_before: f64::NAN, ..quiet.clone() }.objections().len(), 1);

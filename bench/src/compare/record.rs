@@ -143,16 +143,19 @@ impl Recorder {
 }
 
 impl Results {
-    /// Reads a file of a run and adds what is in it.
+    /// Reads a file of a run and adds what is in it. Turns of different runs are no pairs, so those of later files get
+    /// numbers of their own.
     pub(super) fn read(&mut self, path: &Path) -> Result<(), String> {
         let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let first_pair = self.measurements.iter().map(|measurement| measurement.pair + 1).max().unwrap_or(0);
         for (number, line) in text.lines().enumerate() {
-            self.read_line(line).map_err(|error| format!("{}, line {}: {error}", path.display(), number + 1))?;
+            self.read_line(line, first_pair)
+                .map_err(|error| format!("{}, line {}: {error}", path.display(), number + 1))?;
         }
         Ok(())
     }
 
-    fn read_line(&mut self, line: &str) -> Result<(), serde_json::Error> {
+    fn read_line(&mut self, line: &str, first_pair: u32) -> Result<(), serde_json::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Line {
@@ -166,7 +169,10 @@ impl Results {
             Line::Failure(failure) => self.failures.push(failure),
             Line::Version(version) if self.versions.contains(&version) => {}
             Line::Version(version) => self.versions.push(version),
-            Line::Measurement(measurement) => self.measurements.push(measurement),
+            Line::Measurement(mut measurement) => {
+                measurement.pair += first_pair;
+                self.measurements.push(measurement);
+            }
         }
         Ok(())
     }
@@ -179,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
-        let mut recorder = Recorder::create(dir.path(), &Machine::look()).unwrap();
+        let mut recorder = Recorder::create(dir.path(), &Machine::quiet()).unwrap();
         recorder.add(Measurement {
             between: "guests".into(),
             row: "tcp1".into(),
@@ -199,6 +205,9 @@ mod tests {
         let mut read = Results::default();
         read.read(&path).unwrap();
         assert_eq!(read, written);
-        assert!(Results::default().read_line("{\"else\": 1}").is_err());
+        read.read(&path).unwrap();
+        let pairs: Vec<u32> = read.measurements.iter().map(|measurement| measurement.pair).collect();
+        assert_eq!(pairs, [2, 5], "turns of two runs are no pair");
+        assert!(Results::default().read_line("{\"else\": 1}", 0).is_err());
     }
 }

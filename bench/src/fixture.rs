@@ -242,6 +242,7 @@ fn host_table(other: u16, session: Session, datagram_len: usize) -> Arc<Forwardi
     let path = PeerPath {
         id,
         endpoint,
+        source: None,
         session: session.clone(),
         datagram_len: DatagramLen::clamped(datagram_len),
         counters: Arc::default(),

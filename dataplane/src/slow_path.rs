@@ -256,8 +256,10 @@ impl SlowPath {
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
             let Some(socket) = self.kernel.socket() else { continue };
-            let Transmit { to, datagrams, segment_len } = transmit;
-            if let Err(unsent) = socket.send(Sending { to, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct }) {
+            let Transmit { to, source, datagrams, segment_len } = transmit;
+            if let Err(unsent) =
+                socket.send(Sending { to, source, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct })
+            {
                 let lost = (datagrams.len() - unsent.sent_len).div_ceil(segment_len);
                 self.stats.count_drops(unsent.error.drop_reason(), lost as u64);
             }

@@ -99,6 +99,23 @@ fn connect_works_after_the_launch_and_over_ipv6() {
 }
 
 #[test]
+fn a_host_with_several_addresses_answers_from_the_one_that_was_asked() {
+    let Some(mut lab) = Lab::open("asked") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let second = "192.168.77.200";
+    a.ip(&["addr", "add", &format!("{second}/24"), "dev", "eth0"]);
+    // As a firewall that lets in only answers to what was asked.
+    b.run(&["iptables", "-A", "INPUT", "-p", "udp", "-s", &a.ipv4().to_string(), "-j", "DROP"]).ok();
+    a.weaved().launch(&[]);
+    b.weaved().launch(&["--token-file", &a.weaved().token_file(), second]);
+    b.weaved().wait_for_peers(1);
+    let (from, to) = (b.overlay_guest(2, 1500), a.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    traffic::check_tcp(&to, &from, &from.address().to_string(), 4 << 20);
+    assert_eq!(b.weaved().connected_peers()[0]["endpoint"], format!("{second}:6783"));
+}
+
+#[test]
 fn two_networks_with_one_password_meet_and_keep_addresses_apart() {
     let Some(mut lab) = Lab::open("meet") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));

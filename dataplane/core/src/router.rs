@@ -70,6 +70,8 @@ pub struct RouterConfig {
 pub struct Transmit {
     /// Where to.
     pub to: SocketAddr,
+    /// The address of ours to send from; none leaves it to the kernel.
+    pub source: Option<IpAddr>,
     /// The datagrams, one after the other.
     pub datagrams: Vec<u8>,
     /// Length of each but the last.
@@ -122,6 +124,8 @@ pub struct Router {
     table_at: Instant,
     fib_tick_at: Instant,
     stranger_told_at: Option<Instant>,
+    /// The address of ours that the handshake message in hand was sent to.
+    asked_at: Option<IpAddr>,
     transmits: VecDeque<Transmit>,
     frames: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
@@ -173,6 +177,7 @@ impl Router {
             table_at: now,
             fib_tick_at: now + FIB_TICK,
             stranger_told_at: None,
+            asked_at: None,
             transmits: VecDeque::new(),
             frames: VecDeque::new(),
             events: VecDeque::new(),
@@ -197,7 +202,11 @@ impl Router {
             return;
         }
         match punt {
-            Punt::Handshake { from, datagram } => self.on_handshake(from, datagram.as_slice(), now),
+            Punt::Handshake { from, asked_at, datagram } => {
+                self.asked_at = asked_at;
+                self.on_handshake(from, datagram.as_slice(), now);
+                self.asked_at = None;
+            }
             Punt::Confirmed { index, from } => self.on_confirmed(index, from, now),
             Punt::Roamed { peer, index, from } => self.on_roamed(peer, index, from, now),
             Punt::Sighted { mac, port } => self.on_sighted(mac, port),

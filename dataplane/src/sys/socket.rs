@@ -1,4 +1,5 @@
-//! Datagrams with control messages: segment length and traffic class both ways, and the overflow on the way in.
+//! Datagrams with control messages: segment length, traffic class and our own address both ways, and
+//! the overflow on the way in.
 //!
 //! rustix has no type for these control messages. Their bytes are put together and taken apart here without
 //! `unsafe`, in the kernel's layout:
@@ -23,7 +24,7 @@ const ADDRESS_BYTES: usize = 28;
 /// Bytes of the header of a control message; its data begins there.
 const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
 /// Room for the control messages that we ask for, and some more.
-const CONTROL_BYTES: usize = 128;
+const CONTROL_BYTES: usize = 192;
 
 /// A socket address in the kernel's form.
 #[repr(C, align(8))]
@@ -38,6 +39,8 @@ struct RawControl([u8; CONTROL_BYTES]);
 pub(crate) struct MessageOut<'a> {
     /// Where to; of the socket's family.
     pub(crate) to: SocketAddr,
+    /// `IP_PKTINFO` or `IPV6_PKTINFO`: our own address; of the same family, where mapped addresses count as IPv4.
+    pub(crate) source: Option<IpAddr>,
     /// One datagram, or with a segment length as many as it takes.
     pub(crate) bytes: &'a [u8],
     /// `UDP_SEGMENT`.
@@ -46,11 +49,20 @@ pub(crate) struct MessageOut<'a> {
     pub(crate) traffic_class: u8,
 }
 
+impl<'a> MessageOut<'a> {
+    /// A train with nothing special about it.
+    pub(crate) fn train(to: SocketAddr, bytes: &'a [u8], segment_len: u16) -> Self {
+        Self { to, source: None, bytes, segment_len: Some(segment_len), traffic_class: 0 }
+    }
+}
+
 /// What came in with one receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MessageIn {
     /// Where it came from.
     pub(crate) from: SocketAddr,
+    /// `IP_PKTINFO` or `IPV6_PKTINFO`: the address of ours that it was sent to.
+    pub(crate) to: Option<IpAddr>,
     /// Bytes in the buffer.
     pub(crate) len: usize,
     /// `UDP_GRO`: length of each datagram in the buffer but the last; none when it is one datagram.
@@ -66,7 +78,7 @@ pub(crate) struct MessageIn {
 /// Sends datagrams.
 pub(crate) fn send(
     fd: BorrowedFd<'_>,
-    MessageOut { to, bytes, segment_len, traffic_class }: MessageOut<'_>,
+    MessageOut { to, source, bytes, segment_len, traffic_class }: MessageOut<'_>,
 ) -> io::Result<()> {
     let (mut address, address_len) = emit_address(to);
     let mut control = RawControl([0; CONTROL_BYTES]);
@@ -80,6 +92,9 @@ pub(crate) fn send(
             IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
         };
         emit_control(&mut control.0, &mut control_len, level, kind, &c_int::from(traffic_class).to_ne_bytes());
+    }
+    if let Some(source) = source {
+        emit_source(&mut control.0, &mut control_len, source);
     }
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = empty_message();
@@ -113,6 +128,7 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Messa
     let control = parse_control(control.0.get(..message.msg_controllen).unwrap_or_default());
     Ok(MessageIn {
         from: parse_address(&address).ok_or(io::ErrorKind::InvalidData)?,
+        to: control.destination,
         len,
         segment_len: control.segment_len.filter(|segment_len| *segment_len > 0 && *segment_len < len),
         overflow_count: control.overflow_count,
@@ -139,6 +155,16 @@ pub(crate) fn set_ipv4_traffic_class_report(fd: BorrowedFd<'_>) -> io::Result<()
 /// Asks for the traffic class of IPv6 datagrams (`IPV6_RECVTCLASS`).
 pub(crate) fn set_ipv6_traffic_class_report(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
+}
+
+/// Asks for the address that datagrams were sent to (`IP_PKTINFO`), on an IPv4 socket.
+pub(crate) fn set_ipv4_destination_report(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+}
+
+/// Asks for the address that datagrams were sent to (`IPV6_RECVPKTINFO`); on a dual-stack socket it may be a mapped one.
+pub(crate) fn set_ipv6_destination_report(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
 }
 
 /// Sends without checksums (`SO_NO_CHECK`), which goes with no offload.
@@ -193,6 +219,24 @@ fn parse_address(RawAddress(raw): &RawAddress) -> Option<SocketAddr> {
     }
 }
 
+/// Writes the control message that says which of our addresses to send from.
+fn emit_source(control: &mut [u8; CONTROL_BYTES], end: &mut usize, source: IpAddr) {
+    match source {
+        // struct in_pktinfo: interface (any), our address, and one that only counts on the way in.
+        IpAddr::V4(v4) => {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&v4.octets());
+            emit_control(control, end, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        // struct in6_pktinfo: our address, interface (any).
+        IpAddr::V6(v6) => {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&v6.octets());
+            emit_control(control, end, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+    }
+}
+
 /// Writes one control message behind the first `end` bytes and moves `end`.
 fn emit_control(control: &mut [u8; CONTROL_BYTES], end: &mut usize, level: c_int, kind: c_int, data: &[u8]) {
     let message = &mut control[*end..];
@@ -210,6 +254,7 @@ struct ControlIn {
     segment_len: Option<usize>,
     overflow_count: Option<u32>,
     traffic_class: u8,
+    destination: Option<IpAddr>,
 }
 
 fn parse_control(mut control: &[u8]) -> ControlIn {
@@ -219,6 +264,9 @@ fn parse_control(mut control: &[u8]) -> ControlIn {
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => parsed.segment_len = number.map(|len| len as usize),
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => parsed.overflow_count = number,
+            // The first address of the struct is ours, the second the one in the header: the same but for broadcasts.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => parsed.destination = octets::<4>(data, 4).map(IpAddr::from),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => parsed.destination = octets::<16>(data, 0).map(IpAddr::from),
             // One byte for IPv4, an int for IPv6.
             (libc::IPPROTO_IP, libc::IP_TOS) => parsed.traffic_class = data.first().copied().unwrap_or_default(),
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => parsed.traffic_class = number.unwrap_or_default() as u8,
@@ -227,6 +275,10 @@ fn parse_control(mut control: &[u8]) -> ControlIn {
         control = rest;
     }
     parsed
+}
+
+fn octets<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+    data.get(at..)?.first_chunk().copied()
 }
 
 /// Level, type and data of the first control message, and what follows it.

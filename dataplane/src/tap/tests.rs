@@ -33,7 +33,7 @@ fn longest_frame_of_a_train(tap: &Tap) -> usize {
     let to: SocketAddr = "192.0.2.255:9".parse().unwrap();
     // A device that has just been re-opened drops what it gets until its carrier is noticed.
     for _attempt in 0..100 {
-        let train = MessageOut { to, bytes: &bytes, segment_len: Some(SEGMENT_LEN), traffic_class: 0 };
+        let train = MessageOut::train(to, &bytes, SEGMENT_LEN);
         socket::send(sender.as_fd(), train).unwrap();
         let longest = longest_frame_waiting(tap);
         if longest > usize::from(SEGMENT_LEN) {

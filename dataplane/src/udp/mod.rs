@@ -86,6 +86,8 @@ pub struct Buffers {
 pub struct Sending<'a> {
     /// Where to; never an IPv4-mapped address.
     pub to: SocketAddr,
+    /// The address of ours to send from; none leaves it to the kernel. One that the host has no more does not count.
+    pub source: Option<IpAddr>,
     /// One or several.
     pub datagrams: &'a [u8],
     /// Length of each but the last, which may be shorter.
@@ -99,6 +101,8 @@ pub struct Sending<'a> {
 pub struct Received {
     /// Who sent it; never an IPv4-mapped address.
     pub from: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub to: Option<IpAddr>,
     /// Bytes in the buffer.
     pub len: usize,
     /// Length of each datagram in the buffer but the last, which may be shorter. Equal to `len` for a single one.
@@ -137,6 +141,9 @@ impl UdpSocket {
         socket::set_ipv4_traffic_class_report(fd.as_fd()).map_err(other("ask for congestion marks"))?;
         if family == Family::Dual {
             socket::set_ipv6_traffic_class_report(fd.as_fd()).map_err(other("ask for congestion marks of IPv6"))?;
+            socket::set_ipv6_destination_report(fd.as_fd()).map_err(other("ask for the addresses sent to"))?;
+        } else {
+            socket::set_ipv4_destination_report(fd.as_fd()).map_err(other("ask for the addresses sent to"))?;
         }
         let offload = offload::negotiate(port, switches)?;
         if offload.gro.is_on {
@@ -178,13 +185,21 @@ impl UdpSocket {
     }
 
     /// Sends a run of datagrams. An error tells how many of them have left.
-    pub fn send(&self, Sending { to, datagrams, segment_len, ecn }: Sending<'_>) -> Result<(), Unsent> {
+    pub fn send(&self, Sending { to, source, datagrams, segment_len, ecn }: Sending<'_>) -> Result<(), Unsent> {
         debug_assert!(segment_len > 0, "a run of datagrams has a segment length");
         let unsent = |error| Unsent { error, sent_len: 0 };
         let address = self.to_kernel(to).ok_or(unsent(SendError::Unreachable))?;
         let traffic_class = ecn.traffic_class();
-        let send =
-            |bytes: &[u8], segment_len| self.send_once(MessageOut { to: address, bytes, segment_len, traffic_class });
+        let send = |bytes: &[u8], segment_len| {
+            let message = MessageOut { to: address, source, bytes, segment_len, traffic_class };
+            match self.send_once(message) {
+                // The host has lost that address, or it is of the other family: the kernel finds another one.
+                Err(Errno::INVAL | Errno::NETUNREACH) if source.is_some() => {
+                    self.send_once(MessageOut { source: None, ..message })
+                }
+                outcome => outcome,
+            }
+        };
         if datagrams.len() <= segment_len {
             return send(datagrams, None).map_err(|errno| unsent(errno.into()));
         }
@@ -266,6 +281,7 @@ fn from_kernel(message: socket::MessageIn) -> Received {
     }
     Received {
         from,
+        to: message.to.map(|to| to.to_canonical()),
         len: message.len,
         segment_len: message.segment_len.unwrap_or(message.len),
         overflow_count: message.overflow_count,

@@ -77,7 +77,7 @@ fn probe() -> std::io::Result<Findings> {
     if !presumed.gso.works {
         return Ok(presumed);
     }
-    let message = MessageOut { to, bytes: &train, segment_len: Some(PROBE_SEGMENT_LEN), traffic_class: 0 };
+    let message = MessageOut::train(to, &train, PROBE_SEGMENT_LEN);
     if socket::send(sender.as_fd(), message).is_err() {
         return Ok(Findings { gso: Finding::fails("the kernel refused a train in the self-test"), ..presumed });
     }

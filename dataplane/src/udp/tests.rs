@@ -17,7 +17,7 @@ fn open_with(switches: OffloadSwitches) -> UdpSocket {
 
 /// Sends without a mark.
 fn send(sender: &UdpSocket, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), Unsent> {
-    sender.send(Sending { to, datagrams, segment_len, ecn: Ecn::NotEct })
+    sender.send(Sending { to, source: None, datagrams, segment_len, ecn: Ecn::NotEct })
 }
 
 fn unsent(error: SendError) -> Result<(), Unsent> {
@@ -218,7 +218,7 @@ fn congestion_marks_go_with_trains_and_single_datagrams_of_both_families() {
             for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce, Ecn::NotEct] {
                 for datagrams in [&train()[..], b"hello"] {
                     let to = (ip, receiver.port()).into();
-                    sender.send(Sending { to, datagrams, segment_len: SEGMENT_LEN, ecn }).unwrap();
+                    sender.send(Sending { to, source: None, datagrams, segment_len: SEGMENT_LEN, ecn }).unwrap();
                     let arrived = receive(&receiver, &mut buffer);
                     assert_eq!((arrived.ecn, arrived.len), (ecn, datagrams.len()), "{ip}: marks keep a train together");
                 }
@@ -233,5 +233,43 @@ fn the_buffers_that_were_asked_for_are_granted_whatever_the_hosts_limit_is() {
         // The kernel doubles them for its overhead.
         let expected = Buffers { receive_bytes: 2 * RECEIVE_BUFFER_BYTES, send_bytes: 2 * SEND_BUFFER_BYTES };
         assert_eq!(open().buffers(), expected);
+    });
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_dialled() {
+    in_namespace_with_loopback(|| {
+        let (dialler, host) = (open(), open());
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for ip in ["127.0.0.9", "127.0.0.1", "::1"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            send(&dialler, (ip, host.port()).into(), b"hello", 5).unwrap();
+            let question = receive(&host, &mut buffer);
+            assert_eq!(question.to, Some(ip));
+            let answer = train();
+            let datagrams = &answer[..];
+            let sending =
+                Sending { to: question.from, source: question.to, datagrams, segment_len: SEGMENT_LEN, ecn: Ecn::Ect0 };
+            host.send(sending).unwrap();
+            let answer = receive(&dialler, &mut buffer);
+            assert_eq!((answer.from.ip(), answer.len, answer.ecn), (ip, datagrams.len(), Ecn::Ect0));
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_gone_or_of_the_other_family_is_not_sent_from() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for (to, source) in [("127.0.0.1", "192.0.2.7"), ("::1", "2001:db8::7"), ("::1", "127.0.0.9")] {
+            let to = SocketAddr::new(to.parse().unwrap(), receiver.port());
+            let source = Some(source.parse().unwrap());
+            let sending = Sending { to, source, datagrams: &train(), segment_len: SEGMENT_LEN, ecn: Ecn::NotEct };
+            sender.send(sending).unwrap();
+            let arrived = receive(&receiver, &mut buffer);
+            assert_eq!((arrived.from.ip(), arrived.len), (to.ip(), train().len()), "{sending:?}");
+            assert_eq!(sender.refused_trains(), None);
+        }
     });
 }

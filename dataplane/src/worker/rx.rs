@@ -79,7 +79,7 @@ impl Rx {
         }
         let bytes = &self.buffer[..received.len];
         let datagrams = Datagrams { from: received.from, bytes, segment_len: received.segment_len, ecn: received.ecn };
-        self.decapsulator.handle(datagrams, |punt| self.context.punts.punt(punt));
+        self.decapsulator.handle(datagrams, |punt| self.context.punts.punt(punt.received_at(received.to)));
     }
 
     /// Writes the frames of complete trains, and passes on what is for the router.

@@ -217,7 +217,7 @@ impl Decapsulator {
 
     fn punt_handshake(&self, from: SocketAddr, datagram: &[u8], punt: &mut impl FnMut(Punt)) {
         match Short::new(datagram) {
-            Some(datagram) => punt(Punt::Handshake { from, datagram }),
+            Some(datagram) => punt(Punt::Handshake { from, asked_at: None, datagram }),
             None => self.stats.count_drop(DropReason::DatagramMalformed),
         }
     }

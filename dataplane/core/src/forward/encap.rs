@@ -14,7 +14,12 @@
 //! INVARIANT: between two calls of the shell at most one train is closed and one open. No train outlives its batch,
 //! because its peer slots belong to the batch's table.
 
-use std::{net::SocketAddr, ops::Range, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+    time::Instant,
+};
 
 use weaved_api::MacAddr;
 
@@ -71,6 +76,8 @@ pub struct Outgoing<'a> {
     pub datagrams: &'a [u8],
     /// Length of each but the last.
     pub segment_len: usize,
+    /// The address of ours to send from; none leaves it to the kernel.
+    pub source: Option<IpAddr>,
     /// For the IP headers of the datagrams (RFC 6040 §4.1).
     pub ecn: Ecn,
 }
@@ -196,7 +203,14 @@ impl Encapsulator {
                 self.stats.tally(Tally::DatagramsOut, send.datagram_count);
                 let datagrams = &self.wire[..send.len];
                 let Train { ecn, .. } = closing.train;
-                return Some(Outgoing { slot, to: peer.endpoint, datagrams, segment_len: send.segment_len, ecn });
+                return Some(Outgoing {
+                    slot,
+                    to: peer.endpoint,
+                    datagrams,
+                    segment_len: send.segment_len,
+                    source: peer.source,
+                    ecn,
+                });
             }
             closing.sealer = None;
         }

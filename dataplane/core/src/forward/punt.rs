@@ -3,7 +3,7 @@
 //! Everything but [`Punt::Record`] is of fixed size, so that handing it over takes no allocation: the queue between
 //! the threads has its room from the start.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weaved_api::{MacAddr, PeerId};
 
@@ -32,6 +32,8 @@ pub enum Punt {
     Handshake {
         /// Sender's address, not authenticated.
         from: SocketAddr,
+        /// The address of ours that it was sent to, as far as the shell knows: answers come from there.
+        asked_at: Option<IpAddr>,
         /// The datagram.
         datagram: Short,
     },
@@ -93,6 +95,17 @@ pub enum SlowRecord {
         /// Why.
         farewell: Farewell,
     },
+}
+
+impl Punt {
+    /// Notes the address of ours that the datagram was sent to, which the shell knows.
+    #[must_use]
+    pub fn received_at(mut self, local: Option<IpAddr>) -> Self {
+        if let Self::Handshake { asked_at, .. } = &mut self {
+            *asked_at = local;
+        }
+        self
+    }
 }
 
 impl Short {

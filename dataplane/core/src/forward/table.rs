@@ -41,6 +41,8 @@ pub struct PeerPath {
     pub id: PeerId,
     /// Where its datagrams go.
     pub endpoint: SocketAddr,
+    /// The address of ours that the peer talks to, when it began the session; none leaves it to the kernel.
+    pub source: Option<IpAddr>,
     /// The keys in use for sending.
     pub session: Arc<Session>,
     /// The largest datagram for this path.

@@ -7,7 +7,7 @@ mod dial;
 mod path_mtu;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -78,10 +78,22 @@ pub struct Peer {
     pub counters: Arc<PeerCounters>,
 }
 
+/// Where a peer is, and which of our addresses it talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Its address.
+    pub to: SocketAddr,
+    /// Ours; none leaves it to the kernel.
+    pub source: Option<IpAddr>,
+}
+
 /// A connection with a peer: survives rekeying and roaming.
 pub struct Link {
     /// Where its datagrams go.
     pub endpoint: SocketAddr,
+    /// The address of ours that the peer has begun the session at. With several addresses on one network the kernel would
+    /// send from another one, which a firewall or a NAT in front of the peer does not know.
+    pub source: Option<IpAddr>,
     /// Seals; opens.
     pub current: Arc<Session>,
     /// Open what is still on its way, latest first: what was sealed before the last rekey, and what the other end
@@ -214,6 +226,7 @@ impl Link {
     fn new(session: Arc<Session>, role: Role, endpoint: SocketAddr, first_id: u32, now: Instant) -> Self {
         Self {
             endpoint,
+            source: None,
             current: session,
             previous: Vec::new(),
             path: PathMtu::new(first_id, now),
@@ -225,6 +238,11 @@ impl Link {
             opened_count: 0,
             sealed_count: 0,
         }
+    }
+
+    /// Where its datagrams go, and from where.
+    pub fn way(&self) -> Way {
+        Way { to: self.endpoint, source: self.source }
     }
 
     /// The sessions that may still receive.

@@ -9,7 +9,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +18,7 @@ use weaved_api::{LinkEnd, PeerId};
 use super::{Course, Router, TableChange};
 use crate::{
     noise::Session,
-    peer::{Dial, Phase},
+    peer::{Dial, Phase, Way},
     wire::{data::ReceiverIndex, record::Farewell},
 };
 
@@ -32,7 +31,7 @@ const INTERVAL: Duration = Duration::from_millis(60);
 /// A session that has ended here and whose other end is being told.
 pub(super) struct Goodbye {
     session: Arc<Session>,
-    to: SocketAddr,
+    way: Way,
     farewell: Farewell,
     left: u32,
     due: Instant,
@@ -84,7 +83,7 @@ impl Router {
     pub(super) fn drive_goodbyes(&mut self, now: Instant) {
         for mut goodbye in std::mem::take(&mut self.goodbyes) {
             if goodbye.due <= now {
-                self.send_farewell(&goodbye.session, goodbye.to, goodbye.farewell);
+                self.send_farewell(&goodbye.session, goodbye.way, goodbye.farewell);
                 goodbye.left -= 1;
                 goodbye.due = now + INTERVAL;
             }
@@ -111,12 +110,13 @@ impl Router {
     /// Prepares a farewell on every session with this peer, also on one that it has not been heard on yet.
     fn say_goodbye(&mut self, id: PeerId, farewell: Farewell, now: Instant) {
         let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
-        let in_use = link.into_iter().flat_map(|link| link.inbound().map(|session| (session.clone(), link.endpoint)));
+        let in_use = link.into_iter().flat_map(|link| link.inbound().map(|session| (session.clone(), link.way())));
         let confirming = self.dials().filter_map(|dial| dial.confirming_with(id));
-        let confirming = confirming.map(|confirming| (confirming.session.clone(), confirming.endpoint));
+        let confirming =
+            confirming.map(|confirming| (confirming.session.clone(), Way { to: confirming.endpoint, source: None }));
         let goodbyes: Vec<Goodbye> = in_use
             .chain(confirming)
-            .map(|(session, to)| Goodbye { session, to, farewell, left: REPEATS, due: now })
+            .map(|(session, way)| Goodbye { session, way, farewell, left: REPEATS, due: now })
             .collect();
         self.goodbyes.extend(goodbyes);
     }

@@ -23,7 +23,7 @@ use crate::{
         Admission, AdmittedInitiation, Attempt, Established, HandshakeError, InitiationError, Initiator,
         OpenedInitiation, RefusalReason, Session, UnixMicros, repeated_finish,
     },
-    peer::{Dial, Due, Peer, Proof, Role},
+    peer::{Dial, Due, Peer, Proof, Role, Way},
     wire::{
         data::ReceiverIndex,
         handshake::EphemeralKey,
@@ -202,7 +202,7 @@ impl Router {
         {
             link.keep(session.clone(), now);
             self.mark(TableChange::Urgent);
-            return self.send_keepalive(&session, from);
+            return self.send_keepalive(&session, self.way_back(from));
         }
         let own = if id < self.id() { self.find_dial(|dial| dial.confirming_with(id).is_some()) } else { None };
         let crossed = own.and_then(|key| Some((key, self.dial(key)?.confirming_with(id)?.session.clone())));
@@ -214,7 +214,7 @@ impl Router {
         if let (Some((_, crossed)), Some(link)) = (crossed, link) {
             link.keep(crossed, now);
         }
-        self.send_keepalive(&session, from);
+        self.send_keepalive(&session, self.way_back(from));
     }
 
     /// The initiator has not heard us yet: a sign of life.
@@ -226,7 +226,7 @@ impl Router {
             link.inbound().find(|session| session.local() == index).cloned()
         });
         match session {
-            Some(session) => self.send_keepalive(&session, from),
+            Some(session) => self.send_keepalive(&session, self.way_back(from)),
             None => self.count_drop(DropReason::HandshakeInvalid),
         }
     }
@@ -289,6 +289,9 @@ impl Router {
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id));
         let before = peer.link.as_ref().map(|link| link.endpoint);
         peer.install(session, role, from, first_id, now);
+        if let (Role::Responder, Some(link)) = (role, &mut peer.link) {
+            link.source = self.asked_at;
+        }
         peer.dial.take_if(|dial| dial.is_initiating());
         self.stats.tally(Tally::Handshakes, 1);
         self.mark(TableChange::Urgent);
@@ -337,9 +340,14 @@ impl Router {
         }
     }
 
+    /// To where the message in hand came from.
+    fn way_back(&self, to: SocketAddr) -> Way {
+        Way { to, source: self.asked_at }
+    }
+
     pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
         let segment_len = datagram.len();
-        self.transmits.push_back(Transmit { to, datagrams: datagram, segment_len });
+        self.transmits.push_back(Transmit { to, source: self.asked_at, datagrams: datagram, segment_len });
     }
 
     /// Strictly growing while the process lives, and over restarts as far as the wall clock does.

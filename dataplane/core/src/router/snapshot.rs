@@ -40,6 +40,7 @@ impl Router {
             Some(PeerPath {
                 id: peer.id,
                 endpoint: link.endpoint,
+                source: link.source,
                 session: link.current.clone(),
                 datagram_len: link.path.datagram_len(),
                 counters: peer.counters.clone(),

@@ -10,7 +10,7 @@ use crate::{
     forward::{DropReason, SlowRecord, Tally, seal_train},
     mtu::DatagramLen,
     noise::Session,
-    peer::Answer,
+    peer::{Answer, Way},
     wire::{
         data::{Lane, ReceiverIndex},
         neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
@@ -62,10 +62,10 @@ impl Router {
         match record {
             SlowRecord::Control(bytes) => self.events.push_back(Event::Control { from, bytes }),
             SlowRecord::Probe(ack) => {
-                let (session, endpoint) = (link.current.clone(), link.endpoint);
+                let (session, way) = (link.current.clone(), link.way());
                 let chunk_len = link.path.datagram_len().chunk_len();
                 let answer = records(RECORD_HEADER_LEN + 8, |writer| writer.push_probe_ack(ack));
-                self.send_chunked(&session, endpoint, &answer, chunk_len);
+                self.send_chunked(&session, way, &answer, chunk_len);
             }
             SlowRecord::ProbeAnswer(id) => {
                 if link.path.on_answer(id.0, now) == Answer::Raised {
@@ -92,10 +92,9 @@ impl Router {
         let Some(link) = link.filter(|_| bytes.len() <= MAX_CONTROL_BYTES) else {
             return self.count_drop(DropReason::ControlNoSession);
         };
-        let (session, endpoint, chunk_len) =
-            (link.current.clone(), link.endpoint, link.path.datagram_len().chunk_len());
+        let (session, way, chunk_len) = (link.current.clone(), link.way(), link.path.datagram_len().chunk_len());
         let record = records(RECORD_HEADER_LEN + bytes.len(), |writer| writer.push(RecordKind::Control, bytes));
-        self.send_chunked(&session, endpoint, &record, chunk_len);
+        self.send_chunked(&session, way, &record, chunk_len);
     }
 
     /// Sends the path's probes that wait: each a train of one datagram of exactly the length to be proved.
@@ -103,28 +102,28 @@ impl Router {
         loop {
             let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
             let Some(probe) = link.path.poll_probe(now) else { return };
-            let (session, endpoint) = (link.current.clone(), link.endpoint);
+            let (session, way) = (link.current.clone(), link.way());
             let chunk_len = probe.len.chunk_len();
             let record = records(chunk_len, |writer| writer.push_probe(ProbeId(probe.id), chunk_len));
-            self.send_chunked(&session, endpoint, &record, chunk_len);
+            self.send_chunked(&session, way, &record, chunk_len);
         }
     }
 
     /// A sign of life on this session: an empty train, which is one empty chunk on any path.
-    pub(super) fn send_keepalive(&mut self, session: &Session, to: SocketAddr) {
-        self.send_chunked(session, to, &[], DatagramLen::MIN.chunk_len());
+    pub(super) fn send_keepalive(&mut self, session: &Session, way: Way) {
+        self.send_chunked(session, way, &[], DatagramLen::MIN.chunk_len());
     }
 
     /// Says good-bye on this session: one datagram on any path.
-    pub(super) fn send_farewell(&mut self, session: &Session, to: SocketAddr, farewell: Farewell) {
+    pub(super) fn send_farewell(&mut self, session: &Session, way: Way, farewell: Farewell) {
         let record = records(RECORD_HEADER_LEN + FAREWELL_LEN, |writer| writer.push_farewell(farewell));
-        self.send_chunked(session, to, &record, DatagramLen::MIN.chunk_len());
+        self.send_chunked(session, way, &record, DatagramLen::MIN.chunk_len());
     }
 
-    fn send_chunked(&mut self, session: &Session, to: SocketAddr, records: &[u8], chunk_len: usize) {
+    fn send_chunked(&mut self, session: &Session, Way { to, source }: Way, records: &[u8], chunk_len: usize) {
         let transmits = &mut self.transmits;
         let sealed = seal_train(session, ROUTER_LANE, records, chunk_len, |datagrams, segment_len| {
-            transmits.push_back(Transmit { to, datagrams: datagrams.to_vec(), segment_len });
+            transmits.push_back(Transmit { to, source, datagrams: datagrams.to_vec(), segment_len });
         });
         match sealed {
             Ok(count) => self.stats.tally(Tally::DatagramsOut, count),

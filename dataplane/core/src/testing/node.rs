@@ -189,6 +189,7 @@ fn drain(encapsulator: &mut Encapsulator, sends: &mut Vec<Transmit>) {
     while let Some(outgoing) = encapsulator.poll_outgoing() {
         sends.push(Transmit {
             to: outgoing.to,
+            source: outgoing.source,
             datagrams: outgoing.datagrams.to_vec(),
             segment_len: outgoing.segment_len,
         });

@@ -100,7 +100,7 @@ fn router(datagram: &[u8], from: SocketAddr, now: Instant) {
     };
     let mut router = Router::new(&config, Vec::new());
     let Some(short) = Short::new(datagram) else { return };
-    router.handle_punt(Punt::Handshake { from, datagram: short }, now);
+    router.handle_punt(Punt::Handshake { from, asked_at: None, datagram: short }, now);
     let sent: usize = std::iter::from_fn(|| router.poll_transmit()).map(|transmit| transmit.datagrams.len()).sum();
     assert!(sent <= datagram.len(), "{} bytes were answered by {sent}", datagram.len());
     assert!(router.poll_table(now).is_some_and(|table| table.inbound.is_empty()), "nobody has got in");

@@ -16,10 +16,16 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Long enough for 64 MB between unoptimised programs on a shared core.
 const TRANSFER_DEADLINE: Duration = Duration::from_mins(2);
 
-/// The IPv6 address that the kernel has given to `eth0`.
+/// The IPv6 address that the kernel has given to `eth0`, once it may be used: for up to two seconds after its start a
+/// container asks whether somebody else has it (RFC 4862, section 5.4), and until then cannot send from it.
 #[track_caller]
 pub fn link_local(place: &dyn Place) -> String {
-    let listing = place.run(&["ip", "-6", "addr", "show", "dev", "eth0", "scope", "link"]).ok().stdout;
+    let list = || place.run(&["ip", "-6", "addr", "show", "dev", "eth0", "scope", "link"]).ok().stdout;
+    wait_until(&format!("{} may use its link-local address", place.name()), SOON, || {
+        let listing = list();
+        listing.contains("fe80:") && !listing.contains("tentative")
+    });
+    let listing = list();
     let address = listing.split_whitespace().find(|word| word.starts_with("fe80:"));
     let address = address.unwrap_or_else(|| panic!("{} has no link-local address\n{listing}", place.name()));
     address.split('/').next().unwrap_or(address).to_owned()
@@ -52,6 +58,8 @@ pub fn check_every_kind(from: &dyn Place, to: &dyn Place, address: IpAddr, other
     for broadcast in ["10.47.255.255", "255.255.255.255"] {
         check_broadcast(from, &all, broadcast);
     }
+    // Without its own address the sender cannot send to a group of IPv6.
+    link_local(from);
     for group in ["239.1.2.3", "ff02::1:5%eth0"] {
         check_multicast(from, &all, group);
     }

@@ -91,7 +91,7 @@ struct OffloadArgs {
     /// Many datagrams in one receive [default: auto]
     #[arg(long, value_name = "SWITCH")]
     udp_gro: Option<Switch>,
-    /// Known frames skip the bridge where no firewall rule would see them there [default: auto]
+    /// Known frames skip the bridge where no firewall rule would see them there [default: auto, which is off]
     #[arg(long, value_name = "SWITCH")]
     bridge_redirect: Option<Switch>,
 }

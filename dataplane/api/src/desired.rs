@@ -89,7 +89,7 @@ pub struct OffloadSwitches {
     /// One receive for many datagrams (`UDP_GRO`).
     pub udp_gro: Switch,
     /// Known unicast frames between the TAP and local containers skip the Linux bridge, where no rule of the
-    /// operator's would see them there. `On` is no more than `Auto`: a rule is never bypassed.
+    /// operator's would see them there. `Auto` is off: it does not pay enough (docs/performance.md).
     #[serde(default)]
     pub bridge_redirect: Switch,
 }

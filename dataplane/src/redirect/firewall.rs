@@ -282,3 +282,59 @@ fn parse_chain(message: &Message<'_>) -> Option<BaseChain> {
         is_empty: rule_count == Some(0) && policy.is_none_or(|policy| policy == 1),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREROUTING: u32 = 0;
+    const INPUT: u32 = 1;
+    const FORWARD: u32 = 2;
+
+    fn chain(family: u8, table: &str, hook: u32) -> BaseChain {
+        BaseChain { family, table: table.into(), name: "mine".into(), hook, is_empty: false }
+    }
+
+    fn of_ipv4(chains: &[BaseChain]) -> Judged {
+        judge(chains, family::IPV4, true)
+    }
+
+    fn is_obstacle(judged: &Judged, table: &str) -> bool {
+        matches!(judged, Judged::Obstacle(reason) if reason.contains(table))
+    }
+
+    #[test]
+    fn a_chain_that_bridged_frames_pass_is_an_obstacle_and_is_named() {
+        for family in [family::BRIDGE, family::NETDEV, 99] {
+            // Whatever bridge netfilter is set to.
+            let judged = judge(&[chain(family, "walled", FORWARD)], family::IPV4, false);
+            assert!(is_obstacle(&judged, "walled mine"), "{family}: {judged:?}");
+        }
+        for hook in [PREROUTING, FORWARD] {
+            assert!(is_obstacle(&of_ipv4(&[chain(family::INET, "walled", hook)]), "inet walled mine"));
+            assert!(is_obstacle(&of_ipv4(&[chain(family::IPV4, "walled", hook)]), "ip walled mine"));
+        }
+    }
+
+    #[test]
+    fn chains_of_iptables_are_for_control_to_read() {
+        let filter = chain(family::IPV4, "filter", FORWARD);
+        assert_eq!(of_ipv4(std::slice::from_ref(&filter)), Judged::Iptables);
+        let both = [filter, chain(family::INET, "walled", FORWARD)];
+        assert!(is_obstacle(&of_ipv4(&both), "walled"), "another chain is an obstacle whatever iptables says");
+    }
+
+    #[test]
+    fn chains_that_no_bridged_packet_of_the_family_passes_are_no_obstacle() {
+        let harmless = [
+            chain(family::INET, "hosts", INPUT),
+            chain(family::IPV4, "filter", INPUT),
+            chain(family::IPV6, "filter", FORWARD),
+            chain(family::ARP, "filter", FORWARD),
+            BaseChain { is_empty: true, ..chain(family::BRIDGE, "empty", FORWARD) },
+        ];
+        assert_eq!(of_ipv4(&harmless), Judged::Free);
+        let unfiltered = [chain(family::INET, "hosts", FORWARD), chain(family::IPV4, "filter", FORWARD)];
+        assert_eq!(judge(&unfiltered, family::IPV4, false), Judged::Free);
+    }
+}

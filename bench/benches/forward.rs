@@ -12,10 +12,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weaved_bench::fixture::{self, Aes, ETHERNET_DATAGRAM_LEN, Frame, SUPER_FRAME_LEN};
 use weaved_core::{
     limits::MAX_TRAIN_BYTES,
-    train::{
-        assembly::{Assembler, Progress},
-        cut::Cut,
-    },
+    train::{assembly::Assembler, cut::Cut, outcome::Progress},
     wire::{
         data::{Counter, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex},
         ecn::Ecn,

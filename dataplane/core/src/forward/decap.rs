@@ -21,7 +21,10 @@ use crate::{
     limits::{LATE_CHUNK_PATIENCE, PARTIAL_PATIENCE, REORDER_PATIENCE},
     noise::OpenError,
     offload::vnet_hdr::VnetHeader,
-    train::assembly::{Assembler, ChunkRefusal, Item, Waiting},
+    train::{
+        assembly::Assembler,
+        outcome::{ChunkRefusal, Item, Waiting},
+    },
     wire::{
         data::{DATA_OVERHEAD, DataHeader, ReceiverIndex},
         ecn::{Ecn, NotCapable},

@@ -6,9 +6,8 @@
 //!                              └── dropped when forged or replayed: nothing has happened
 //! ```
 //!
-//! A chunk is opened directly to where it belongs, so the usual train is copied only by the cipher. The length of the
-//! chunks is known from any chunk but the last; a last chunk that comes first is parked behind the train's room and
-//! moved later. A train of one chunk needs none of this and goes to the shelf.
+//! A chunk is opened directly to where it belongs (`chunk.rs`), so the usual train is copied only by the cipher. A train
+//! of one chunk needs no place in another and goes to the shelf.
 //!
 //! A missing chunk holds up nothing for long. What is complete of a torn train is delivered when a younger train of its
 //! lane is ready, so that the order is kept; when the socket is empty and the chunk is lost by all that is known of the
@@ -27,28 +26,18 @@
 //! complete at most one train of several chunks; any number of trains of one chunk fits the shelf. Then there is always
 //! an unused buffer.
 
-use crate::{
-    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_REORDER_DATAGRAMS, MAX_TRAIN_BYTES, MAX_TRAIN_CHUNKS},
-    offload::vnet_hdr::VnetHeader,
-    train::{
-        lanes::{Lanes, Missing},
-        salvage::{Arrived, Found, Pieces, Walk},
-        shelf::{Shelf, Shelved},
-    },
-    wire::{
-        data::{Counter, DataHeader, Lane, ReceiverIndex},
-        ecn::Ecn,
-        record::{Farewell, ProbeAck, ProbeId},
-    },
+use super::{
+    buffer::{Assembly, State},
+    chunk::{Chunk, Known, Place, TrainKey},
+    lanes::{Lanes, Missing},
+    outcome::{ChunkRefusal, Delivery, Item, Losses, Progress, Waiting},
+    salvage::{Arrived, Found, Pieces, Walk},
+    shelf::{Shelf, Shelved},
 };
-
-/// A last chunk waits here until its place is known.
-const PARKING: usize = MAX_TRAIN_BYTES;
-const BUFFER_LEN: usize = PARKING + MAX_DATAGRAM_LEN;
-
-/// How often the socket may be empty before what is there of a train is delivered, though nothing of it is known to be
-/// lost. A train that is sent in several goes is often met half way; a slow path is met again and again.
-const MAX_EMPTY_SOCKETS: u8 = 8;
+use crate::{
+    limits::{MAX_ASSEMBLIES, MAX_DATAGRAM_LEN, MAX_REORDER_DATAGRAMS, MAX_TRAIN_CHUNKS},
+    wire::{data::DataHeader, ecn::Ecn},
+};
 
 /// Collects the trains of one receiving thread. Allocates when it is made and never again.
 #[derive(Debug)]
@@ -67,55 +56,6 @@ pub struct Assembler {
     losses: Losses,
 }
 
-/// What could not be delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Trains given up with chunks missing; their complete frames were delivered.
-    pub incomplete_trains: u64,
-    /// Trains whose authentic chunks contradict each other; dropped whole.
-    pub inconsistent_trains: u64,
-    /// Authentic records that are no records, or not what they say.
-    pub malformed_records: u64,
-}
-
-/// Why a chunk is not worth opening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChunkRefusal {
-    /// It is there already.
-    #[error("the chunk has been received before")]
-    Duplicate,
-    /// Empty, too long, or beyond the end of any train.
-    #[error("the chunk has an impossible length or place")]
-    Malformed,
-    /// All buffers hold trains that nobody polled.
-    #[error("finished trains were not taken out")]
-    Undelivered,
-}
-
-/// Whether there is something to poll.
-#[must_use = "trains that are ready must be polled"]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing is ready.
-    Incomplete,
-    /// At least one train is complete or given up.
-    Ready,
-}
-
-/// What incomplete trains wait for: how long the shell may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
-    /// There are none.
-    ForNothing,
-    /// For chunks that complete what could be delivered in part: after a moment of silence it should be, by
-    /// [`Assembler::deliver_partial`].
-    ToDeliver,
-    /// The same, but the path is known to reorder: some more silence is worth a super-frame in one piece.
-    ToDeliverLate,
-    /// For chunks that are late: after long silence they will not come, and [`Assembler::flush_stale`] is due.
-    ForLateChunks,
-}
-
 /// Room for one chunk that has not been authenticated yet.
 #[derive(Debug)]
 #[must_use = "a slot that is not committed is forgotten"]
@@ -131,110 +71,6 @@ pub struct Slot<'a> {
 enum Source {
     Assembly(usize),
     Shelf,
-}
-
-/// Something to deliver.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Delivery<'a> {
-    /// The session that it came on.
-    pub receiver: ReceiverIndex,
-    /// What it is.
-    pub item: Item<'a>,
-}
-
-/// What a record brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Item<'a> {
-    /// A frame for the TAP.
-    Frame {
-        /// Made here from the frame; ours to believe.
-        vnet: VnetHeader,
-        /// The frame. It may be changed, it will not be looked at again.
-        frame: &'a mut [u8],
-        /// [`Ecn::Ce`] when one of the datagrams that it came in was marked, else [`Ecn::NotEct`].
-        outer: Ecn,
-    },
-    /// Bytes for the control half.
-    Control(&'a [u8]),
-    /// A probe to be answered.
-    Probe {
-        /// Its name.
-        id: ProbeId,
-        /// Bytes of its body.
-        len: u32,
-    },
-    /// The answer to a probe of ours.
-    ProbeAck(ProbeAck),
-    /// The peer ends the session.
-    Farewell(Farewell),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TrainKey {
-    receiver: ReceiverIndex,
-    lane: Lane,
-    train: Counter,
-}
-
-impl TrainKey {
-    fn is_of_lane(&self, other: &Self) -> bool {
-        (self.receiver, self.lane) == (other.receiver, other.lane)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Chunk {
-    key: TrainKey,
-    index: u8,
-    is_last: bool,
-    len: usize,
-}
-
-impl Chunk {
-    fn counter(&self) -> Counter {
-        Counter(self.key.train.0 + u64::from(self.index))
-    }
-}
-
-/// Where an unauthenticated chunk goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Here in the buffer of its assembly.
-    At(usize),
-    /// Here on the shelf: it is a whole train.
-    Shelf(usize),
-    /// To scratch: if it is authentic, its train is not consistent.
-    Contradiction,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Free,
-    Filling,
-    Ready,
-}
-
-/// One train. Everything but `buffer` has a meaning only when it is not free.
-#[derive(Debug)]
-struct Assembly {
-    state: State,
-    key: TrainKey,
-    /// Grows with each train that begins: the oldest has the smallest.
-    born: u64,
-    /// What is there is to be delivered though something is missing.
-    is_ripe: bool,
-    /// How often the socket may be empty before what is there is delivered.
-    patience: u8,
-    arrived: Arrived,
-    last: Option<LastChunk>,
-    buffer: Box<[u8]>,
-}
-
-/// The end of a train, perhaps still parked.
-#[derive(Clone, Copy, Debug)]
-struct LastChunk {
-    index: u8,
-    len: usize,
 }
 
 impl Default for Assembler {
@@ -517,145 +353,5 @@ impl Slot<'_> {
     /// `ecn` is what its datagram said.
     pub fn commit(self, ecn: Ecn) -> Progress {
         self.assembler.commit(&self.chunk, ecn, self.at, self.place)
-    }
-}
-
-impl Assembly {
-    fn new() -> Self {
-        Self {
-            state: State::Free,
-            key: TrainKey { receiver: ReceiverIndex(0), lane: Lane(0), train: Counter(0) },
-            born: 0,
-            is_ripe: false,
-            patience: 0,
-            arrived: Arrived::default(),
-            last: None,
-            buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
-        }
-    }
-
-    fn begin(&mut self, key: TrainKey, born: u64) {
-        self.state = State::Filling;
-        self.key = key;
-        self.born = born;
-        self.is_ripe = false;
-        self.patience = MAX_EMPTY_SOCKETS;
-        self.arrived = Arrived::default();
-        self.last = None;
-    }
-
-    /// Incomplete, with something that could be delivered.
-    fn waits_with_news(&self) -> bool {
-        self.state == State::Filling && self.arrived.has_news()
-    }
-
-    fn is_deliverable(&self) -> bool {
-        self.state == State::Ready || self.is_ripe && self.state == State::Filling
-    }
-
-    /// What has become of the first chunk that has not come.
-    fn judge(&self, lanes: &Lanes) -> Missing {
-        let missing = Counter(self.key.train.0 + u64::from(self.arrived.present.trailing_ones()));
-        lanes.judge(self.key.receiver, self.key.lane, missing)
-    }
-
-    /// These chunks have been delivered as far as they can be.
-    fn on_walked(&mut self, seen: u128) {
-        self.arrived.walked = seen;
-        self.is_ripe = false;
-        self.patience = MAX_EMPTY_SOCKETS;
-        if self.state == State::Ready && !self.arrived.has_news() {
-            self.state = State::Free;
-        }
-    }
-
-    fn give_up(&mut self, losses: &mut Losses) {
-        self.state = State::Ready;
-        losses.incomplete_trains += 1;
-    }
-
-    fn place(&self, chunk: &Chunk) -> Result<Place, ChunkRefusal> {
-        Known { arrived: self.arrived, last: self.last }.place(chunk)
-    }
-
-    /// Takes in a chunk that lies where [`Known::place`] said.
-    fn take(&mut self, chunk: &Chunk, ecn: Ecn) {
-        if ecn == Ecn::Ce {
-            self.arrived.marked |= 1 << chunk.index;
-        }
-        if chunk.is_last {
-            self.last = Some(LastChunk { index: chunk.index, len: chunk.len });
-        } else {
-            self.arrived.present |= 1 << chunk.index;
-            self.unpark(chunk.len);
-            self.arrived.chunk_len = chunk.len;
-        }
-        let Some(last) = self.last else { return };
-        if self.arrived.chunk_len == 0 {
-            return;
-        }
-        let before = usize::from(last.index) * self.arrived.chunk_len;
-        self.arrived.present |= 1 << last.index;
-        self.arrived.train_len = Some(before + last.len);
-        if self.arrived.present == u128::MAX >> (127 - last.index) {
-            self.state = State::Ready;
-        }
-    }
-
-    /// Moves a parked last chunk to its place when the length of the chunks becomes known.
-    fn unpark(&mut self, chunk_len: usize) {
-        if let Some(last) = self.last
-            && self.arrived.chunk_len == 0
-        {
-            self.buffer.copy_within(PARKING..PARKING + last.len, usize::from(last.index) * chunk_len);
-        }
-    }
-}
-
-/// What authenticated chunks say about a train.
-#[derive(Default)]
-struct Known {
-    arrived: Arrived,
-    last: Option<LastChunk>,
-}
-
-impl Known {
-    /// Where a chunk goes that claims to be part of this train.
-    fn place(&self, chunk: &Chunk) -> Result<Place, ChunkRefusal> {
-        let is_parked = self.last.is_some_and(|last| last.index == chunk.index);
-        if self.arrived.present >> chunk.index & 1 == 1 || is_parked {
-            return Err(ChunkRefusal::Duplicate);
-        }
-        let chunk_len = match (self.arrived.chunk_len, chunk.is_last) {
-            (0, true) => return Ok(self.park()),
-            (0, false) => chunk.len,
-            (known, _) => known,
-        };
-        let offset = usize::from(chunk.index) * chunk_len;
-        if self.contradicts(chunk, chunk_len) {
-            Ok(Place::Contradiction)
-        } else if offset + chunk.len > MAX_TRAIN_BYTES {
-            Err(ChunkRefusal::Malformed)
-        } else {
-            Ok(Place::At(offset))
-        }
-    }
-
-    /// The place of a last chunk while no other is there.
-    fn park(&self) -> Place {
-        if self.last.is_some() { Place::Contradiction } else { Place::At(PARKING) }
-    }
-
-    /// Whether the train would not be one with this chunk, if its chunks have `chunk_len` bytes.
-    fn contradicts(&self, chunk: &Chunk, chunk_len: usize) -> bool {
-        if chunk.is_last {
-            let is_overtaken = u32::from(chunk.index) < 128 - self.arrived.present.leading_zeros();
-            return self.last.is_some() || is_overtaken || chunk.len > chunk_len;
-        }
-        let end_contradicts = self.last.is_some_and(|last| {
-            let train_len = usize::from(last.index) * chunk_len + last.len;
-            chunk.index > last.index || last.len > chunk_len || train_len > MAX_TRAIN_BYTES
-        });
-        chunk.len != chunk_len || end_contradicts
     }
 }

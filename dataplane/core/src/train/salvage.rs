@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::assembly::Losses;
+use super::outcome::Losses;
 use crate::{
     limits::{MAX_GSO_HEADER_LEN, MAX_TRAIN_BYTES},
     offload::{

@@ -10,6 +10,7 @@
 //! The parts are processes of one executable. Each may end without touching the others; what they need to go on is in
 //! the state directory ([`state`]) or comes from the next process over a Unix socket.
 
+pub mod catalogue;
 pub mod cli;
 pub mod cluster;
 pub mod daemon;
@@ -19,6 +20,7 @@ pub mod demo;
 pub mod docker;
 pub mod failure;
 pub mod firewall;
+pub mod hlc;
 pub mod host;
 pub mod ipam;
 pub mod launch;

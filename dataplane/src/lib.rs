@@ -8,6 +8,7 @@
 mod backlog;
 mod clients;
 pub mod config;
+pub mod container_ends;
 mod daemon;
 pub mod feature;
 mod frame_writer;

@@ -4,8 +4,9 @@
 //! calling thread. What should be done to which device is decided in `reconcile`.
 
 pub mod bridge;
+pub mod pair;
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, os::fd::OwnedFd};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -20,8 +21,12 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, socket_with};
 use tokio::runtime::{Builder, Runtime};
 use weaved_api::MacAddr;
+
+/// `RTMGRP_LINK`: changes of devices.
+pub(crate) const LINK_NOTICES: u32 = 0x1;
 
 /// A connection to the kernel's rtnetlink.
 pub struct Netlink {
@@ -78,6 +83,13 @@ pub struct Route {
 pub struct NetlinkError {
     what: String,
     source: io::Error,
+}
+
+/// A socket that the kernel sends notices of these groups to, about the namespace of the calling thread.
+pub(crate) fn notices(groups: u32) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
 }
 
 type Result<T> = std::result::Result<T, NetlinkError>;

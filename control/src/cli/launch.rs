@@ -94,6 +94,9 @@ struct OffloadArgs {
     /// Known frames skip the bridge where no firewall rule would see them there [default: auto, which is off]
     #[arg(long, value_name = "SWITCH")]
     bridge_redirect: Option<Switch>,
+    /// Ask containers for frames that leave in one send (`gso_max_size` of their interfaces) [default: auto, which is on]
+    #[arg(long, value_name = "SWITCH")]
+    container_gso: Option<Switch>,
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
@@ -184,6 +187,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         udp_gso: args.offload.udp_gso,
         udp_gro: args.offload.udp_gro,
         bridge_redirect: args.offload.bridge_redirect,
+        container_gso: args.offload.container_gso,
     })
 }
 

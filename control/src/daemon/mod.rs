@@ -23,6 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
+use weaved_dataplane::container_ends::ContainerEnds;
 
 use self::{desired::DesiredSender, links::Links};
 use crate::{
@@ -67,6 +68,8 @@ struct Daemon {
     docker: DockerState,
     containers: Vec<Container>,
     bridge_mac: Option<MacAddr>,
+    /// None where it could not be started.
+    container_ends: Option<ContainerEnds>,
     persist_problem: Option<String>,
     dropped_count: u64,
     /// Verbs that wait for counters, oldest first.
@@ -123,6 +126,9 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
 
     let (client, dataplane) = DataplaneClient::start(&paths.dataplane_socket());
     let mut daemon = Daemon::new(memory, node, client);
+    daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
+        .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
+        .ok();
     tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), settings.port, resolved_sender));
     let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
@@ -179,6 +185,7 @@ impl Daemon {
             docker,
             containers: Vec::new(),
             bridge_mac: None,
+            container_ends: None,
             persist_problem: None,
             dropped_count: 0,
             status_calls: Vec::new(),

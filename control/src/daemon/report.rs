@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use weaved_api::Stats;
+use weaved_dataplane::container_ends::ContainerEnds;
+
 use super::Daemon;
 use crate::{
     docker::watch::DockerState,
@@ -39,12 +42,19 @@ impl Daemon {
                 wanted: self.desired.generation(),
                 applied: self.links.applied(),
                 problems: self.links.problems(),
-                stats: self.links.stats().cloned(),
+                stats: self.stats(),
+                container_gso: self.container_ends.as_ref().map(ContainerEnds::status),
             },
             targets,
             docker: self.docker.clone(),
             exposed: self.memory.wishes.exposed,
         }
+    }
+
+    fn stats(&self) -> Option<Stats> {
+        let mut stats = self.links.stats().cloned()?;
+        stats.counters.extend(self.container_ends.iter().flat_map(ContainerEnds::counters));
+        Some(stats)
     }
 
     fn problems(&self, cluster: &ClusterStatus, targets: &[TargetReport], now: Instant) -> Vec<String> {

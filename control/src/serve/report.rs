@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use weaved_api::{Generation, PeerId, Stats, TargetFailure};
+use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure};
 
 use crate::{
     docker::{config::DockerOptions, watch::DockerState},
@@ -45,8 +45,12 @@ pub struct DataplaneReport {
     pub applied: Option<Generation>,
     /// What stands in the way of it.
     pub problems: Vec<String>,
-    /// Its counters, when it answered in time.
+    /// Its counters, when it answered in time, and those of what control does for it.
     pub stats: Option<Stats>,
+    /// Containers are asked for super-frames that leave in one send. Control sees to it, because it takes rights that
+    /// the data plane gives up.
+    #[serde(default)]
+    pub container_gso: Option<FeatureStatus>,
 }
 
 /// One target.

@@ -58,6 +58,9 @@ pub struct Settings {
     /// Which kernel offloads are forced on or off.
     #[serde(default)]
     pub offload: OffloadSwitches,
+    /// Whether containers are asked for super-frames that leave in one send.
+    #[serde(default)]
+    pub container_gso: Switch,
     /// How this node came to its cluster.
     pub start: Start,
 }
@@ -92,6 +95,8 @@ pub struct Requested {
     pub udp_gro: Option<Switch>,
     /// `--bridge-redirect`
     pub bridge_redirect: Option<Switch>,
+    /// `--container-gso`
+    pub container_gso: Option<Switch>,
 }
 
 /// Settings that are refused; nothing has been changed.
@@ -135,6 +140,7 @@ impl Settings {
             name: host_name.into(),
             docker: DockerChoice::Usual,
             offload: OffloadSwitches::default(),
+            container_gso: Switch::default(),
             start,
         };
         let fixed = Self {
@@ -172,6 +178,7 @@ impl Settings {
         note("udp-gso", now.udp_gso.to_string(), then.udp_gso.to_string());
         note("udp-gro", now.udp_gro.to_string(), then.udp_gro.to_string());
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
+        note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
         changes
     }
 
@@ -193,6 +200,7 @@ impl Settings {
                 udp_gro: requested.udp_gro.unwrap_or(self.offload.udp_gro),
                 bridge_redirect: requested.bridge_redirect.unwrap_or(self.offload.bridge_redirect),
             },
+            container_gso: requested.container_gso.unwrap_or(self.container_gso),
             ..self
         })
     }
@@ -323,7 +331,9 @@ mod tests {
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        json.as_object_mut().unwrap().remove("offload").unwrap();
+        for switch in ["offload", "container_gso"] {
+            json.as_object_mut().unwrap().remove(switch).unwrap();
+        }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
     }
 

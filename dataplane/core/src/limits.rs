@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::wire::data::DATA_OVERHEAD;
+use crate::wire::{data::DATA_OVERHEAD, record::RECORD_HEADER_LEN};
 
 /// Lanes of a session: one for the router, the others for workers. A handshake that announces more is refused.
 pub const MAX_LANES: usize = 9;
@@ -48,6 +48,14 @@ pub const MAX_SEND_SEGMENTS: usize = 63;
 /// on the kernel segments in software, in silence. As large as that allows, because the largest super-frame of a
 /// container is 1,300 bytes too long with its tags: one datagram goes ahead of the others, and not two.
 pub const MAX_SEND_BYTES: usize = 65_400;
+
+/// The largest super-frame that leaves in one send on every path, the narrowest included: what containers are asked to
+/// keep to (`gso_max_size`). A train may take one chunk more than the fewest, so that its tail is fair.
+pub const MAX_WHOLE_FRAME_LEN: usize = {
+    let chunk_len = MIN_DATAGRAM_LEN - DATA_OVERHEAD;
+    let room = MAX_SEND_BYTES - 2 * DATA_OVERHEAD;
+    room / MIN_DATAGRAM_LEN * chunk_len + (room % MIN_DATAGRAM_LEN).saturating_sub(DATA_OVERHEAD) - RECORD_HEADER_LEN
+};
 
 /// The largest frame that a TAP hands over: 64 KiB of IP packet and the Ethernet header with two VLAN tags.
 pub const MAX_FRAME_LEN: usize = 65_535 + 22;

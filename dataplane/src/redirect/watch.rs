@@ -18,18 +18,18 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv, socket_with},
+    net::{RecvFlags, recv},
 };
 
 use super::{attributes, firewall};
 use crate::{
     inputs::{Input, InputSender},
-    privileges,
+    netlink, privileges,
     shutdown::{Flag, Watch},
 };
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_TC`: devices, what bridges learn, queueing disciplines.
-const ROUTE_GROUPS: u32 = 0x1 | 0x4 | 0x8;
+const ROUTE_GROUPS: u32 = netlink::LINK_NOTICES | 0x4 | 0x8;
 /// `NFNLGRP_NFTABLES` as a bit.
 const RULES_GROUP: u32 = 1 << 6;
 /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`
@@ -47,7 +47,7 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Starts to listen.
     pub(super) fn start(inputs: InputSender, watch: &Watch) -> io::Result<Self> {
-        let mut sockets = vec![route_socket()?];
+        let mut sockets = vec![netlink::notices(ROUTE_GROUPS)?];
         // Without nftables there is nothing to hear of.
         sockets.extend(firewall::netlink_socket(RULES_GROUP).ok());
         let (is_noticed, stop) = (Arc::<AtomicBool>::default(), Arc::new(Flag::new()?));
@@ -75,12 +75,6 @@ impl Drop for Watcher {
             let _ = thread.join();
         }
     }
-}
-
-fn route_socket() -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, ROUTE_GROUPS))?;
-    Ok(socket)
 }
 
 fn listen(sockets: &[OwnedFd], stop: &Flag, is_noticed: &AtomicBool, inputs: &InputSender) -> io::Result<()> {

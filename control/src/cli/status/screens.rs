@@ -162,6 +162,9 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 lines.push(feature_line(name, feature));
             }
         }
+        if let Some(container_gso) = &report.dataplane.container_gso {
+            lines.push(feature_line("container-gso", container_gso));
+        }
         lines.push(format!("addresses    {} Ethernet addresses known\n", stats.mac_count));
         let mut table = Table::new(&["COUNTER", "VALUE", "MEANING"]);
         for counter in stats.counters.iter().filter(|counter| counter.value > 0) {

@@ -109,7 +109,10 @@ fn balanced_len(len: usize, count: usize, max: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{MAX_DATAGRAM_LEN, MIN_DATAGRAM_LEN};
+    use crate::{
+        limits::{MAX_DATAGRAM_LEN, MAX_WHOLE_FRAME_LEN, MIN_DATAGRAM_LEN},
+        wire::record::RECORD_HEADER_LEN,
+    };
 
     /// Checks everything that the header of this file promises.
     fn check(train_len: usize, max_chunk_len: usize) {
@@ -178,6 +181,19 @@ mod tests {
     fn a_super_frame_of_62000_bytes_is_one_send_and_the_largest_is_a_few() {
         assert_eq!(Cut::new(62_000, 1440).sends().count(), 1);
         assert!((2..=4).contains(&Cut::new(MAX_TRAIN_BYTES, 1440).sends().count()));
+    }
+
+    #[test]
+    fn a_super_frame_of_the_length_that_containers_keep_to_is_one_send_on_every_path() {
+        let longest = MAX_WHOLE_FRAME_LEN + RECORD_HEADER_LEN;
+        for datagram_len in MIN_DATAGRAM_LEN..=MAX_DATAGRAM_LEN {
+            for train_len in longest - 3000..=longest {
+                let cut = Cut::new(train_len, datagram_len - DATA_OVERHEAD);
+                assert_eq!(cut.sends().count(), 1, "{train_len} {datagram_len}");
+            }
+        }
+        let narrowest = |train_len| Cut::new(train_len, MIN_DATAGRAM_LEN - DATA_OVERHEAD).sends().count();
+        assert!(narrowest(longest + 100) > 1, "containers may send longer ones");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 pub mod catalogue;
 pub mod cli;
 pub mod cluster;
+pub mod consul;
 pub mod daemon;
 pub mod dataplane_client;
 pub mod defaults;

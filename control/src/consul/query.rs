@@ -1,0 +1,188 @@
+//! The parameters behind the `?`, as Consul's clients write them.
+//!
+//! Most flags count by being there, whatever stands behind the `=` (`recurse=None`, `keys=True`, `stale=` are all sent by
+//! real clients). Times are Go's (`60000ms`, `1m0s`).
+//!
+//! INVARIANT: at most [`MAX_PARAMETERS`] are kept; a query of more is refused.
+
+use std::time::Duration;
+
+/// More than any client sends.
+const MAX_PARAMETERS: usize = 64;
+/// How long a blocking query waits without `wait`.
+const DEFAULT_WAIT: Duration = Duration::from_mins(5);
+/// The longest that one waits.
+const MAX_WAIT: Duration = Duration::from_mins(10);
+
+/// The parameters of one request, decoded, in the order in which they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    parameters: Vec<(String, String)>,
+}
+
+/// Parameters that contradict each other or cannot be read. The text is the answer to the client, as Consul words it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// Not a number.
+    #[error("Invalid index")]
+    Index,
+    /// Not a duration of Go.
+    #[error("Invalid wait time")]
+    Wait,
+    /// Stale and consistent at once.
+    #[error("Cannot specify ?stale with ?consistent, conflicting semantics.")]
+    Consistency,
+    /// Too many.
+    #[error("more than {MAX_PARAMETERS} parameters")]
+    TooMany,
+    /// Another one that has to be a number and is none.
+    #[error("Invalid {0} value: {1:?}")]
+    Number(&'static str, String),
+}
+
+/// What a client that waits for news has seen last, and how long it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// The index that it knows; anything newer is news.
+    pub seen: u64,
+    /// Without the random part that spreads answers.
+    pub wait: Duration,
+}
+
+impl Query {
+    /// The parameters of a query string, without its `?`.
+    pub fn parse(text: &str) -> Result<Self, QueryError> {
+        let parameters: Vec<_> =
+            form_urlencoded::parse(text.as_bytes()).into_owned().take(MAX_PARAMETERS + 1).collect();
+        if parameters.len() > MAX_PARAMETERS {
+            return Err(QueryError::TooMany);
+        }
+        let query = Self { parameters };
+        if query.has("stale") && query.has("consistent") {
+            return Err(QueryError::Consistency);
+        }
+        Ok(query)
+    }
+
+    /// True if the parameter is there, with or without a value.
+    pub fn has(&self, name: &str) -> bool {
+        self.parameters.iter().any(|(known, _)| known == name)
+    }
+
+    /// The value of a parameter: its first, if it is given several times.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.parameters.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// True for a switch: there, and not one of Go's words for false.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| !matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False"))
+    }
+
+    /// The value of a parameter that has to be a number.
+    pub fn number(&self, name: &'static str) -> Result<Option<u64>, QueryError> {
+        let parse = |text: &str| text.parse().map_err(|_| QueryError::Number(name, text.to_owned()));
+        self.get(name).map(parse).transpose()
+    }
+
+    /// What a blocking query waits for; None for one that is answered at once.
+    pub fn blocking(&self) -> Result<Option<Blocking>, QueryError> {
+        let wait = match self.get("wait") {
+            Some(text) => go_duration(text).ok_or(QueryError::Wait)?,
+            None => DEFAULT_WAIT,
+        };
+        let seen: u64 = match self.get("index") {
+            Some(text) => text.parse().map_err(|_| QueryError::Index)?,
+            None => 0,
+        };
+        let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
+        Ok((seen > 0).then_some(Blocking { seen, wait }))
+    }
+}
+
+/// A duration in Go's notation: `300ms`, `1.5h`, `1m0s`. None for anything else, negative ones too.
+pub fn go_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 7] =
+        [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let behind = &rest[digits..];
+        let unit_len = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
+        let (_, factor) = UNITS.iter().find(|(unit, _)| *unit == &behind[..unit_len])?;
+        seconds += number * factor;
+        rest = &behind[unit_len..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Query {
+        Query::parse(text).unwrap()
+    }
+
+    #[test]
+    fn flags_count_by_being_there() {
+        for text in ["recurse", "recurse=", "recurse=None", "recurse=True", "a=b&recurse=1"] {
+            assert!(query(text).has("recurse"), "{text}");
+        }
+        assert!(!query("recursive=1").has("recurse"));
+    }
+
+    #[test]
+    fn a_switch_may_be_turned_off() {
+        for (text, is_on) in [("passing", true), ("passing=1", true), ("passing=true", true), ("passing=0", false)] {
+            assert_eq!(query(text).is_on("passing"), is_on, "{text}");
+        }
+        assert!(!query("").is_on("passing"));
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in
+            [("60000ms", 60_000), ("10s", 10_000), ("5m", 300_000), ("1m0s", 60_000), ("1.5h", 5_400_000), ("0", 0)]
+        {
+            assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1x", "1s2", "1..2s", "9999999999999999999999h", "é"] {
+            assert_eq!(go_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_query_blocks_only_with_an_index() {
+        assert_eq!(query("wait=10s").blocking(), Ok(None));
+        assert_eq!(query("index=0&wait=10s").blocking(), Ok(None));
+        let blocking = |text| query(text).blocking().unwrap().unwrap();
+        assert_eq!(blocking("index=7&wait=60000ms"), Blocking { seen: 7, wait: Duration::from_mins(1) });
+        assert_eq!(blocking("index=7").wait, DEFAULT_WAIT);
+        assert_eq!(blocking("index=7&wait=24h").wait, MAX_WAIT);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_in_consuls_words() {
+        let refused = |text: &str| query(text).blocking().unwrap_err().to_string();
+        assert_eq!(refused("index=abc"), "Invalid index");
+        assert_eq!(refused("index=-1"), "Invalid index");
+        assert_eq!(refused("index=1&wait=soon"), "Invalid wait time");
+        assert!(Query::parse("stale&consistent").unwrap_err().to_string().starts_with("Cannot specify ?stale"));
+        assert_eq!(Query::parse(&"a&".repeat(100)), Err(QueryError::TooMany));
+        assert!(query("cas=x").number("cas").is_err());
+    }
+}

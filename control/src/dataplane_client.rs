@@ -188,7 +188,7 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Event>
 mod tests {
     use std::{io::Write as _, os::unix::net};
 
-    use weaved_api::{ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey};
+    use weaved_api::{ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey, WorkerCount};
 
     use super::*;
 
@@ -204,6 +204,7 @@ mod tests {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            workers: WorkerCount::Auto,
             bridge_rules: None,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!            ┌───────── main: signals, ends ─────────┐
-//!   control ─▶ server ──▶ router ──table──▶ tx: TAP ─▶ UDP
-//!              (socket) ◀──events──  ▲────punts── rx: UDP ─▶ TAP
+//!   control ─▶ server ──▶ router ──table──▶ worker, one or several: TAP ⇄ UDP
+//!              (socket) ◀──events──  ▲────punts──────┘
 //! ```
 //!
 //! INVARIANT: signals are blocked and rights are given up before the second thread starts, because threads inherit
@@ -29,6 +29,7 @@ use crate::{
     shutdown::{Ending, Flag, Watch},
     slow_path::SlowPath,
     sys::signal::{self, Signal},
+    tap::Steering,
 };
 
 /// Runs the data plane until `SIGTERM`, `SIGINT` or a teardown. Fails with one line.
@@ -65,8 +66,8 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: &Config) -> anyhow::Result<Self> {
-        // The only thing that takes more rights than the network's.
-        let programs = Programs::load();
+        // The only things that take more rights than the network's.
+        let (programs, steering) = (Programs::load(), Steering::load());
         privileges::drop_to_network()?;
         let desired = config.desired_state.as_deref().map(read_desired_state).transpose()?;
         let server = Server::bind(&config.run_dir)?;
@@ -74,7 +75,7 @@ impl Daemon {
         let stop_server = Arc::new(Flag::new()?);
         let (sender, receiver) = inputs::queue();
 
-        let slow_path = SlowPath::new(receiver, sender.clone(), watch.clone(), programs)?;
+        let slow_path = SlowPath::new(receiver, sender.clone(), watch.clone(), programs, steering)?;
         let router = watch.spawn("router", || slow_path.run())?;
         if let Some(desired) = desired {
             sender.send(Input::Reload(Box::new(desired)))?;

@@ -21,7 +21,7 @@ use weaved_core::{
 use crate::{
     pause::Change,
     stats::IoStats,
-    tap::{Refusals, Tap, TapWriteError, VNET_HEADER_LEN},
+    tap::{Refusals, TapQueue, TapWriteError, VNET_HEADER_LEN},
 };
 
 /// Writes frames in the form that the kernel takes.
@@ -35,7 +35,7 @@ impl Default for FrameWriter {
     }
 }
 
-/// Where frames are written to: a TAP, or a test's idea of one.
+/// Where frames are written to: a queue of a TAP, or a test's idea of one.
 pub(crate) trait FrameSink {
     /// Whether super-frames and unfinished checksums may be offered.
     fn has_offload(&self) -> bool;
@@ -47,7 +47,7 @@ pub(crate) trait FrameSink {
     fn write(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError>;
 }
 
-impl FrameSink for Tap {
+impl FrameSink for TapQueue {
     fn has_offload(&self) -> bool {
         self.offload().has_super_frames()
     }

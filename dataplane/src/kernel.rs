@@ -1,25 +1,29 @@
-//! Everything of the kernel's that a desired state asks for: devices, socket, and the workers on them.
+//! Everything of the kernel's that a desired state asks for: devices, sockets, and the workers on them.
 //!
-//! What is as wanted keeps running; a change of the TAP's or the socket's own settings ends the workers, opens it
+//! What is as wanted keeps running; a change of the TAP's or the sockets' own settings ends the workers, opens it
 //! anew and starts them again.
 //!
-//! INVARIANT: workers run only on an open TAP and an open socket, and end before either is closed.
+//! INVARIANT: workers run only on an open TAP and open sockets, and end before either is closed.
+//! INVARIANT: there are as many sockets as queues, once both are open: what came to one that nobody reads would be lost.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use weaved_api::{DesiredState, DeviceStatus, FeatureStatus, OffloadSwitches, Problem, Switch};
+use weaved_api::{
+    DesiredState, DeviceStatus, FeatureStatus, OffloadSwitches, Problem, Switch, WorkerCount, WorkersStatus,
+};
 use weaved_core::forward::ForwardingTable;
 
 use crate::{
+    cores::Cores,
     feature::Feature,
     inputs::InputSender,
-    reconcile::{DeviceError, Devices},
+    reconcile::{DeviceError, Devices, TapPlan},
     shutdown::Watch,
-    tap::{TAP_QUEUE_FRAMES, Tap},
-    udp::UdpSocket,
-    workers::{AllStats, Workers},
+    tap::{Steering, TAP_QUEUE_FRAMES, Tap, Unsteered},
+    udp::{Buffers, UdpSocket},
+    workers::{AllStats, Equipment, Workers},
 };
 
 /// What the workers are started with.
@@ -30,13 +34,16 @@ pub(crate) struct KernelConfig {
     pub(crate) watch: Watch,
 }
 
-/// Devices, socket and workers. Fields are dropped in this order: workers first.
+/// Devices, sockets and workers. Fields are dropped in this order: workers first.
 pub(crate) struct Kernel {
     workers: Option<Workers>,
-    socket: Option<Opened<SocketSettings, Arc<UdpSocket>>>,
+    /// At least one.
+    sockets: Option<Opened<SocketSettings, Vec<Arc<UdpSocket>>>>,
     tap: Option<Opened<TapSettings, Arc<Tap>>>,
     bridge: String,
     devices: Devices,
+    cores: Cores,
+    workers_wanted: WorkerCount,
     config: KernelConfig,
 }
 
@@ -49,7 +56,7 @@ struct Opened<S, T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TapSettings {
     name: String,
-    offload: Switch,
+    plan: TapPlan,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,18 +64,33 @@ struct SocketSettings {
     port: u16,
     gso: Switch,
     gro: Switch,
+    count: usize,
 }
 
 impl Kernel {
     /// Nothing is opened yet but the way to ask for it.
-    pub(crate) fn open(config: KernelConfig) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: KernelConfig, steering: Result<Steering, Unsteered>) -> anyhow::Result<Self> {
         let devices = Devices::open().context("cannot reach the kernel's network settings")?;
-        Ok(Self { workers: None, socket: None, tap: None, bridge: String::new(), devices, config })
+        Ok(Self {
+            workers: None,
+            sockets: None,
+            tap: None,
+            bridge: String::new(),
+            devices: devices.with_steering(steering),
+            cores: Cores::of_this_process(),
+            workers_wanted: WorkerCount::Auto,
+            config,
+        })
     }
 
-    /// The socket, when it is open.
+    /// How many workers there are to be, if the kernel does its part.
+    pub(crate) fn worker_count(&self, wanted: WorkerCount) -> usize {
+        self.cores.worker_count(wanted)
+    }
+
+    /// The first socket, when they are open: any of them sends from the same port.
     pub(crate) fn socket(&self) -> Option<&UdpSocket> {
-        self.socket.as_ref().map(|socket| &*socket.it)
+        self.sockets().first().map(AsRef::as_ref)
     }
 
     /// The TAP, when it is open.
@@ -79,9 +101,11 @@ impl Kernel {
     /// Makes everything as desired and tells what could not be done.
     pub(crate) fn apply(&mut self, desired: &DesiredState) -> Vec<Problem> {
         let mut problems = Vec::new();
-        self.close_changed(desired);
+        self.workers_wanted = desired.workers;
+        self.close_changed_tap(desired);
         self.apply_devices(desired, &mut problems);
-        self.apply_socket(desired, &mut problems);
+        self.close_changed_sockets(desired);
+        self.apply_sockets(desired, &mut problems);
         self.start_workers(&mut problems);
         problems
     }
@@ -96,50 +120,68 @@ impl Kernel {
     /// Asks the kernel for what only it counts.
     pub(crate) fn update_counters(&mut self) {
         let dropped = self.devices.take_tap_drops();
-        self.config.stats.io.tap_queue_full.fetch_add(dropped, Relaxed);
+        self.config.stats.of(0).io.tap_queue_full.fetch_add(dropped, Relaxed);
     }
 
     /// For `status`; none while anything is missing.
     pub(crate) fn status(&self, redirect: FeatureStatus) -> Option<DeviceStatus> {
         let (tap, socket) = (self.tap()?, self.socket()?);
-        let buffers = socket.buffers();
+        let buffers = self.sockets().iter().map(|socket| socket.buffers()).fold(Buffers::default(), Buffers::with);
         Some(DeviceStatus {
             bridge: self.bridge.clone(),
             tap: tap.name().to_owned(),
             listen_port: socket.port(),
+            workers: self.workers_status(tap),
             receive_buffer_bytes: buffers.receive_bytes as u64,
             send_buffer_bytes: buffers.send_bytes as u64,
-            tap_queue_frames: TAP_QUEUE_FRAMES,
+            tap_queue_frames: TAP_QUEUE_FRAMES * tap.queues().len() as u32,
             tap_offload: tap.feature().status(tap.refusals().describe()),
-            udp_gso: socket.offload().gso.status(socket.refused_trains()),
+            udp_gso: socket.offload().gso.status(self.sockets().iter().find_map(|socket| socket.refused_trains())),
             udp_gro: socket.offload().gro.status(None),
             bridge_redirect: redirect,
         })
     }
 
-    /// Closes what was opened with other settings.
-    fn close_changed(&mut self, desired: &DesiredState) {
-        let is_tap_right = self.tap.as_ref().is_none_or(|tap| tap.settings == tap_settings(desired));
-        let is_socket_right = self.socket.as_ref().is_none_or(|socket| socket.settings == socket_settings(desired));
-        if !is_tap_right || !is_socket_right {
+    fn sockets(&self) -> &[Arc<UdpSocket>] {
+        self.sockets.as_ref().map_or(&[], |sockets| &sockets.it)
+    }
+
+    fn workers_status(&self, tap: &Tap) -> WorkersStatus {
+        let wanted = self.workers_wanted;
+        let reason = match self.devices.queue_shortfall() {
+            Some(shortfall) => shortfall.to_owned(),
+            None => self.cores.reason(wanted),
+        };
+        WorkersStatus { wanted, count: tap.queues().len() as u8, reason }
+    }
+
+    /// Closes the TAP when it was opened with other settings.
+    fn close_changed_tap(&mut self, desired: &DesiredState) {
+        let settings = self.tap_settings(desired);
+        if self.tap.as_ref().is_some_and(|tap| tap.settings != settings) {
             self.workers = None;
-        }
-        if !is_tap_right {
             self.tap = None;
             self.devices.close_tap();
         }
-        if !is_socket_right {
-            self.socket = None;
+    }
+
+    /// The same for the sockets, whose number may follow from the TAP.
+    fn close_changed_sockets(&mut self, desired: &DesiredState) {
+        let settings = self.socket_settings(desired);
+        if self.sockets.as_ref().is_some_and(|sockets| sockets.settings != settings) {
+            self.workers = None;
+            self.sockets = None;
         }
     }
 
     fn apply_devices(&mut self, desired: &DesiredState, problems: &mut Vec<Problem>) {
-        if let Err(errors) = self.devices.apply(&desired.overlay, desired.offload.tap_offload) {
+        let settings = self.tap_settings(desired);
+        if let Err(errors) = self.devices.apply(&desired.overlay, settings.plan) {
             problems.extend(errors.iter().map(problem));
         }
         self.bridge.clone_from(&desired.overlay.bridge);
         if self.tap.is_none() {
-            self.tap = self.devices.tap().map(|tap| Opened { settings: tap_settings(desired), it: tap.clone() });
+            self.tap = self.devices.tap().map(|tap| Opened { settings, it: tap.clone() });
             if let Some(tap) = self.tap() {
                 log_feature("tap-offload", tap.feature());
                 tap.refusals().describe().into_iter().for_each(|refused| tracing::info!("tap-offload: {refused}"));
@@ -147,32 +189,50 @@ impl Kernel {
         }
     }
 
-    fn apply_socket(&mut self, desired: &DesiredState, problems: &mut Vec<Problem>) {
-        if self.socket.is_some() {
+    fn apply_sockets(&mut self, desired: &DesiredState, problems: &mut Vec<Problem>) {
+        if self.sockets.is_some() {
             return;
         }
-        let settings = socket_settings(desired);
-        match UdpSocket::open(settings.port, desired.offload, self.config.stats.io.clone()) {
-            Ok(socket) => {
-                let port = socket.port();
-                tracing::info!(port, "UDP socket is open");
-                log_feature("udp-gso", socket.offload().gso);
-                log_feature("udp-gro", socket.offload().gro);
-                self.socket = Some(Opened { settings, it: Arc::new(socket) });
+        let settings = self.socket_settings(desired);
+        let stats = (0..settings.count).map(|worker| self.config.stats.of(worker).io.clone());
+        match UdpSocket::open_group(settings.port, desired.offload, stats) {
+            Ok(sockets) => {
+                let sockets: Vec<Arc<UdpSocket>> = sockets.into_iter().map(Arc::new).collect();
+                self.sockets = Some(Opened { settings, it: sockets });
+                if let Some(socket) = self.socket() {
+                    tracing::info!(port = socket.port(), sockets = self.sockets().len(), "the UDP port is open");
+                    log_feature("udp-gso", socket.offload().gso);
+                    log_feature("udp-gro", socket.offload().gro);
+                }
             }
             Err(error) => problems.push(problem(&error)),
         }
     }
 
     fn start_workers(&mut self, problems: &mut Vec<Problem>) {
-        let (None, Some(tap), Some(socket)) = (&self.workers, &self.tap, &self.socket) else {
+        let (None, Some(tap), Some(sockets)) = (&self.workers, &self.tap, &self.sockets) else {
             return;
         };
         let KernelConfig { table, stats, inputs, watch } = &self.config;
-        match Workers::start(tap.it.clone(), socket.it.clone(), table.clone(), stats, inputs, watch) {
+        let places = self.cores.places(sockets.it.len());
+        let equipment = Equipment { tap: &tap.it, sockets: &sockets.it, table, stats, inputs, places };
+        match Workers::start(&equipment, watch) {
             Ok(workers) => self.workers = Some(workers),
             Err(error) => problems.push(Problem { message: format!("cannot start the worker threads: {error}") }),
         }
+    }
+
+    fn tap_settings(&self, desired: &DesiredState) -> TapSettings {
+        let queue_count = self.worker_count(desired.workers);
+        let plan = TapPlan { offload: desired.offload.tap_offload, queue_count };
+        TapSettings { name: desired.overlay.tap.clone(), plan }
+    }
+
+    /// As many as the TAP has queues, which may be fewer than wanted.
+    fn socket_settings(&self, desired: &DesiredState) -> SocketSettings {
+        let OffloadSwitches { udp_gso, udp_gro, .. } = desired.offload;
+        let count = self.tap().map_or_else(|| self.worker_count(desired.workers), |tap| tap.queues().len());
+        SocketSettings { port: desired.listen_port, gso: udp_gso, gro: udp_gro, count }
     }
 }
 
@@ -184,13 +244,4 @@ fn problem(error: &impl ToString) -> Problem {
 fn log_feature(name: &str, Feature { switch, is_on, reason }: Feature) {
     let force = if is_on { "on" } else { "off" };
     tracing::info!("{name} is {force} (switch: {switch}): {reason}");
-}
-
-fn tap_settings(desired: &DesiredState) -> TapSettings {
-    TapSettings { name: desired.overlay.tap.clone(), offload: desired.offload.tap_offload }
-}
-
-fn socket_settings(desired: &DesiredState) -> SocketSettings {
-    let OffloadSwitches { udp_gso, udp_gro, .. } = desired.offload;
-    SocketSettings { port: desired.listen_port, gso: udp_gso, gro: udp_gro }
 }

@@ -5,10 +5,12 @@
 //!
 //! INVARIANT: `unsafe` is in `sys` only, one system call per function.
 
+mod asm;
 mod backlog;
 mod clients;
 pub mod config;
 pub mod container_ends;
+mod cores;
 mod daemon;
 pub mod feature;
 mod frame_writer;

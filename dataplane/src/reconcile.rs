@@ -13,7 +13,7 @@ use weaved_api::{MacAddr, Overlay, Switch};
 
 use crate::{
     netlink::{Link, LinkKind, Netlink, NetlinkError},
-    tap::{TAP_QUEUE_FRAMES, Tap, TapError},
+    tap::{Steering, TAP_QUEUE_FRAMES, Tap, TapError, Unsteered},
 };
 
 /// The interface alias of all devices that are ours.
@@ -35,11 +35,24 @@ const MIN_OVERLAY_MTU: u16 = 1280;
 /// The devices of the overlay.
 pub struct Devices {
     netlink: Netlink,
+    /// What several queues take.
+    steering: Result<Arc<Steering>, Unsteered>,
     tap: Option<Arc<Tap>>,
+    /// Why the TAP has one queue where several are wanted.
+    queue_shortfall: Option<String>,
     /// Frames that the kernel had dropped at the TAP when it was looked at last.
     tap_drops: u64,
     /// What was applied last; tells which names and which address are ours.
     applied: Option<Overlay>,
+}
+
+/// How the TAP is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapPlan {
+    /// Whether super-frames are to pass whole.
+    pub offload: Switch,
+    /// Queues, one for each worker. One if the kernel does not give more.
+    pub queue_count: usize,
 }
 
 /// Why the devices are not as wanted. `Display` is one line for the operator.
@@ -81,6 +94,9 @@ pub enum DeviceError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// Several queues, and no program to choose among them.
+    #[error(transparent)]
+    Unsteered(#[from] Unsteered),
     /// The kernel refuses a change.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -89,11 +105,17 @@ pub enum DeviceError {
 impl Devices {
     /// Nothing is done to any device yet.
     pub fn open() -> Result<Self, DeviceError> {
-        Ok(Self { netlink: Netlink::open()?, tap: None, tap_drops: 0, applied: None })
+        let (netlink, steering) = (Netlink::open()?, Err(Unsteered::default()));
+        Ok(Self { netlink, steering, tap: None, queue_shortfall: None, tap_drops: 0, applied: None })
+    }
+
+    /// With what it takes for a TAP of several queues.
+    pub(crate) fn with_steering(self, steering: Result<Steering, Unsteered>) -> Self {
+        Self { steering: steering.map(Arc::new), ..self }
     }
 
     /// Makes the devices as wanted. What could not be done is told; what could be done is.
-    pub fn apply(&mut self, wanted: &Overlay, offload: Switch) -> Result<(), Vec<DeviceError>> {
+    pub fn apply(&mut self, wanted: &Overlay, plan: TapPlan) -> Result<(), Vec<DeviceError>> {
         validate(wanted).map_err(|error| vec![error])?;
         // Both are looked at before either is touched.
         for (name, kind) in [(&wanted.bridge, LinkKind::Bridge), (&wanted.tap, LinkKind::Tun)] {
@@ -101,7 +123,7 @@ impl Devices {
         }
         let bridge = self.apply_bridge(wanted).map_err(|error| vec![error])?;
         let mut errors = Vec::new();
-        errors.extend(self.apply_tap(wanted, bridge, offload).err());
+        errors.extend(self.apply_tap(wanted, bridge, plan).err());
         errors.extend(self.apply_gateway(wanted, bridge).err());
         self.applied = Some(wanted.clone());
         if errors.is_empty() { Ok(()) } else { Err(errors) }
@@ -110,6 +132,11 @@ impl Devices {
     /// The TAP, when it is open.
     pub fn tap(&self) -> Option<&Arc<Tap>> {
         self.tap.as_ref()
+    }
+
+    /// Why the TAP has one queue where several are wanted.
+    pub fn queue_shortfall(&self) -> Option<&str> {
+        self.queue_shortfall.as_deref()
     }
 
     /// Frames of containers that the kernel has dropped at the TAP since the last call, because its queue was full.
@@ -183,9 +210,9 @@ impl Devices {
     }
 
     /// Opens the TAP if it is not open and makes it a port of the bridge.
-    fn apply_tap(&mut self, wanted: &Overlay, bridge: u32, offload: Switch) -> Result<(), DeviceError> {
+    fn apply_tap(&mut self, wanted: &Overlay, bridge: u32, plan: TapPlan) -> Result<(), DeviceError> {
         if self.tap.is_none() {
-            self.tap = Some(self.open_tap(&wanted.tap, offload)?);
+            self.tap = Some(self.open_tap(&wanted.tap, plan)?);
         }
         let link = self.expect_link(&wanted.tap)?;
         if link.mtu != TAP_MTU {
@@ -204,8 +231,8 @@ impl Devices {
     }
 
     /// Opens the TAP. A new one is marked before it becomes persistent.
-    fn open_tap(&mut self, name: &str, offload: Switch) -> Result<Arc<Tap>, DeviceError> {
-        let tap = Tap::open(name, offload)?;
+    fn open_tap(&mut self, name: &str, plan: TapPlan) -> Result<Arc<Tap>, DeviceError> {
+        let tap = self.open_queues(name, plan)?;
         let link = self.expect_link(name)?;
         if !is_marked(&link) {
             self.netlink.set_alias(link.index, MARK)?;
@@ -217,6 +244,44 @@ impl Devices {
         tap.persist()?;
         self.tap_drops = self.netlink.dropped_frames(name)?;
         Ok(Arc::new(tap))
+    }
+
+    /// Opens the TAP with the queues wanted, or with one where the kernel does not give several.
+    fn open_queues(&mut self, name: &str, TapPlan { offload, queue_count }: TapPlan) -> Result<Tap, DeviceError> {
+        self.queue_shortfall = None;
+        if queue_count > 1 {
+            let shortfall = match self.open_several(name, offload, queue_count) {
+                // One queue would meet the same.
+                Err(DeviceError::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))) => None,
+                Err(error) => Some(error.to_string()),
+                opened => return opened,
+            };
+            if let Some(shortfall) = &shortfall {
+                tracing::info!("one worker has to do where {queue_count} are wanted: {shortfall}");
+            }
+            self.queue_shortfall = shortfall;
+        }
+        self.or_made_anew(name, || Tap::open(name, offload))
+    }
+
+    fn open_several(&mut self, name: &str, offload: Switch, queue_count: usize) -> Result<Tap, DeviceError> {
+        let steering = self.steering.clone()?;
+        let open = || Tap::open_several(name, offload, queue_count, &steering);
+        self.or_made_anew(name, open)
+    }
+
+    /// Opens the TAP. Where a process has left one of ours of the other kind, with one queue or several, it is made anew: the
+    /// kernel does not change that of a device. Nothing but the bridge knows the TAP, so nobody misses the old one.
+    fn or_made_anew(&mut self, name: &str, open: impl Fn() -> Result<Tap, TapError>) -> Result<Tap, DeviceError> {
+        match open() {
+            Err(TapError::OtherDevice(_)) => {
+                if let Some(link) = self.ours(name, LinkKind::Tun)? {
+                    self.netlink.delete_link(link.index)?;
+                }
+                Ok(open()?)
+            }
+            opened => Ok(opened?),
+        }
     }
 
     /// Gives the bridge its address, unless the host reaches that range in another way already.
@@ -309,6 +374,8 @@ mod tests {
     use super::*;
     use crate::testing::in_namespace;
 
+    const PLAN: TapPlan = TapPlan { offload: Switch::Auto, queue_count: 1 };
+
     fn overlay() -> Overlay {
         Overlay {
             bridge: "weave".into(),
@@ -319,11 +386,11 @@ mod tests {
     }
 
     fn apply(devices: &mut Devices, overlay: &Overlay) {
-        devices.apply(overlay, Switch::Auto).unwrap();
+        devices.apply(overlay, PLAN).unwrap();
     }
 
     fn refusal(devices: &mut Devices, overlay: &Overlay) -> DeviceError {
-        devices.apply(overlay, Switch::Auto).unwrap_err().remove(0)
+        devices.apply(overlay, PLAN).unwrap_err().remove(0)
     }
 
     fn link(devices: &mut Devices, name: &str) -> Link {
@@ -353,6 +420,34 @@ mod tests {
             apply(&mut devices, &overlay());
             assert_eq!(link(&mut devices, "weave"), bridge);
             assert_eq!(link(&mut devices, "weave-tap"), tap);
+        });
+    }
+
+    fn queue_count(devices: &Devices) -> usize {
+        devices.tap().unwrap().queues().len()
+    }
+
+    #[test]
+    fn the_tap_is_made_anew_when_it_has_to_have_several_queues_or_one_again() {
+        in_namespace(|| {
+            for count in [1, 3, 2, 1] {
+                // A process that starts again each time.
+                let mut devices = Devices::open().unwrap().with_steering(Steering::load());
+                devices.apply(&overlay(), TapPlan { queue_count: count, ..PLAN }).unwrap();
+                assert_eq!((queue_count(&devices), devices.queue_shortfall()), (count, None));
+                let bridge = link(&mut devices, "weave").index;
+                assert_eq!(link(&mut devices, "weave-tap").controller, Some(bridge));
+            }
+        });
+    }
+
+    #[test]
+    fn without_a_program_to_choose_among_queues_there_is_one_and_it_is_said_why() {
+        in_namespace(|| {
+            let mut devices = Devices::open().unwrap().with_steering(Err(Unsteered::default()));
+            devices.apply(&overlay(), TapPlan { queue_count: 3, ..PLAN }).unwrap();
+            assert_eq!(queue_count(&devices), 1);
+            assert!(devices.queue_shortfall().unwrap().contains("keeps a flow on its queue"));
         });
     }
 

@@ -33,10 +33,11 @@ use crate::{
     redirect::{Programs, Redirect, Unavailable},
     server::{ApiInput, ConnectionId},
     shutdown::{Ending, Watch},
-    tap::VNET_HEADER_LEN,
+    stats::IoStats,
+    tap::{Steering, Unsteered, VNET_HEADER_LEN},
     transitions::Transitions,
     udp::Sending,
-    workers::AllStats,
+    workers::{self, AllStats},
 };
 
 /// Inputs per turn, so that what the core has to say is not held back by a flood.
@@ -48,9 +49,6 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Pause before devices that are not as wanted are tried again; doubles up to the maximum.
 const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
-
-/// Lanes of this node: the router and one sending worker.
-const LANE_COUNT: u8 = 2;
 
 /// The state of the router thread.
 pub(crate) struct SlowPath {
@@ -84,17 +82,15 @@ impl SlowPath {
         sender: InputSender,
         watch: Watch,
         programs: Result<Programs, Unavailable>,
+        steering: Result<Steering, Unsteered>,
     ) -> anyhow::Result<Self> {
         let started_at = Instant::now();
         let redirect = Redirect::new(programs, sender.clone(), watch.clone(), started_at);
         let table = Arc::<ArcSwap<ForwardingTable>>::default();
         let all_stats = AllStats::default();
-        let kernel = Kernel::open(KernelConfig {
-            table: table.clone(),
-            stats: all_stats.clone(),
-            inputs: sender,
-            watch: watch.clone(),
-        })?;
+        let config =
+            KernelConfig { table: table.clone(), stats: all_stats.clone(), inputs: sender, watch: watch.clone() };
+        let kernel = Kernel::open(config, steering)?;
         Ok(Self {
             inputs,
             watch,
@@ -129,7 +125,7 @@ impl SlowPath {
                 }
             }
             self.drain(now);
-            self.transitions.log(&self.all_stats.io, now);
+            self.transitions.log(&self.all_stats.io(), now);
         }
     }
 
@@ -199,14 +195,19 @@ impl SlowPath {
 
     /// Makes everything as desired and says so.
     fn apply(&mut self, desired: Box<DesiredState>, now: Instant) {
-        let is_other_node = self.desired.as_ref().is_some_and(|before| before.identity != desired.identity);
+        // Also with other lanes it is another node, because a session is made for a number of them.
+        let is_other_node = self
+            .desired
+            .as_ref()
+            .is_some_and(|before| before.identity != desired.identity || before.workers != desired.workers);
         if is_other_node {
             self.clients.publish_all_down();
             self.router = None;
         }
+        let lane_count = workers::lane_count(self.kernel.worker_count(desired.workers));
         let router = self.router.get_or_insert_with(|| {
-            let workers = vec![self.all_stats.tx.clone(), self.all_stats.rx.clone(), self.stats.clone()];
-            Router::new(&router_config(&desired, now), workers)
+            let threads = self.all_stats.core().chain([self.stats.clone()]).collect();
+            Router::new(&router_config(&desired, lane_count, now), threads)
         });
         router.handle_desired_state(&desired, now);
         self.desired = Some(desired);
@@ -265,7 +266,7 @@ impl SlowPath {
             }
         }
         while let Some(frame) = router.poll_frame() {
-            let written = self.kernel.tap().map(|tap| tap.write_frame(&[0; VNET_HEADER_LEN], &frame));
+            let written = self.kernel.tap().map(|tap| tap.first().write_frame(&[0; VNET_HEADER_LEN], &frame));
             if written != Some(Ok(())) {
                 self.stats.count_drop(DropReason::TapRefused);
             }
@@ -289,7 +290,7 @@ impl SlowPath {
         self.kernel.update_counters();
         let mut stats = self.router.as_ref().map(|router| router.stats(now)).unwrap_or_default();
         stats.uptime_ms = now.saturating_duration_since(self.started_at).as_millis() as u64;
-        stats.counters.extend(self.all_stats.io.counters());
+        stats.counters.extend(IoStats::sum(&self.all_stats.io()));
         stats.counters.extend(self.redirect.counters());
         stats.device = self.kernel.status(self.redirect.status());
         stats
@@ -321,13 +322,13 @@ impl SlowPath {
     }
 }
 
-fn router_config(desired: &DesiredState, now: Instant) -> RouterConfig {
+fn router_config(desired: &DesiredState, lane_count: u8, now: Instant) -> RouterConfig {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the kernel has random numbers from its boot on");
     RouterConfig {
         identity: desired.identity.clone(),
         cluster_secret: desired.cluster_secret.clone(),
-        announcement: Announcement { aes: has_aes(), lane_count: LANE_COUNT, versions: OUR_VERSIONS },
+        announcement: Announcement { aes: has_aes(), lane_count, versions: OUR_VERSIONS },
         seed,
         wall_clock: SystemTime::now(),
         started_at: now,

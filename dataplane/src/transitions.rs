@@ -37,17 +37,17 @@ struct Told {
 
 impl Transitions {
     /// Tells what has changed.
-    pub(crate) fn log(&mut self, stats: &IoStats, now: Instant) {
-        for (at, news) in self.news(stats, now) {
+    pub(crate) fn log<'a>(&mut self, workers: &(impl Iterator<Item = &'a IoStats> + Clone), now: Instant) {
+        for (at, news) in self.news(workers, now) {
             tracing::info!(times = news, "{}; `weaved status dataplane` shows more", KINDS[at].1);
         }
     }
 
     /// Which kinds are to be told, and how often each has happened since it was told last.
-    fn news(&mut self, stats: &IoStats, now: Instant) -> Vec<(usize, u64)> {
+    fn news<'a>(&mut self, workers: &(impl Iterator<Item = &'a IoStats> + Clone), now: Instant) -> Vec<(usize, u64)> {
         let mut news = Vec::new();
         for (at, (told, (counter, _))) in self.0.iter_mut().zip(KINDS).enumerate() {
-            let count = counter(stats).load(Relaxed);
+            let count = workers.clone().map(|stats| counter(stats).load(Relaxed)).sum();
             let is_quiet = told.at.is_some_and(|at| now.saturating_duration_since(at) < QUIET_TIME);
             if count > told.count && !is_quiet {
                 news.push((at, count - told.count));
@@ -64,14 +64,16 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_at_once_and_then_summed_up_once_a_minute() {
-        let (stats, mut transitions, start) = (IoStats::default(), Transitions::default(), Instant::now());
-        assert_eq!(transitions.news(&stats, start), []);
+        let (workers, mut transitions) = ([IoStats::default(), IoStats::default()], Transitions::default());
+        let (stats, start) = (&workers[1], Instant::now());
+        let mut news = |now| transitions.news(&workers.iter(), now);
+        assert_eq!(news(start), []);
         stats.udp_gso_refused.fetch_add(1, Relaxed);
-        assert_eq!(transitions.news(&stats, start), [(0, 1)]);
+        assert_eq!(news(start), [(0, 1)]);
         stats.udp_gso_refused.fetch_add(3, Relaxed);
         stats.tap_gso_returned.fetch_add(1, Relaxed);
-        assert_eq!(transitions.news(&stats, start + QUIET_TIME / 2), [(5, 1)], "another kind is news");
-        assert_eq!(transitions.news(&stats, start + QUIET_TIME), [(0, 3)]);
-        assert_eq!(transitions.news(&stats, start + 2 * QUIET_TIME), []);
+        assert_eq!(news(start + QUIET_TIME / 2), [(5, 1)], "another kind is news");
+        assert_eq!(news(start + QUIET_TIME), [(0, 3)]);
+        assert_eq!(news(start + 2 * QUIET_TIME), []);
     }
 }

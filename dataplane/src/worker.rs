@@ -1,4 +1,4 @@
-//! A worker: one thread that carries frames both ways between one TAP and one UDP socket.
+//! A worker: one thread that carries frames both ways between one queue of the TAP and one UDP socket.
 //!
 //! ```text
 //!        ┌──────────────────────── something moved ─────────────────────────┐
@@ -32,6 +32,8 @@ use rustix::{
 };
 
 use self::{eagerness::Eagerness, rx::Rx, tx::Tx};
+use weaved_core::wire::data::Lane;
+
 use crate::workers::{Shared, WorkerContext};
 
 /// The state of a worker's thread.
@@ -45,9 +47,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A worker with counters for each direction.
-    pub(crate) fn new(shared: Arc<Shared>, tx: WorkerContext, rx: WorkerContext) -> Self {
-        let (tx, rx) = (Tx::new(shared.clone(), tx), Rx::new(shared.clone(), rx));
+    /// A worker that seals on this lane, with counters for each direction.
+    pub(crate) fn new(shared: Arc<Shared>, lane: Lane, tx: WorkerContext, rx: WorkerContext) -> Self {
+        let (tx, rx) = (Tx::new(shared.clone(), lane, tx), Rx::new(shared.clone(), rx));
         Self { shared, tx, rx, eagerness: Eagerness::default(), silent_since: None }
     }
 
@@ -106,7 +108,7 @@ impl Worker {
         self.shared.io_stats.sleeps.fetch_add(1, Relaxed);
         let Shared { stop, tap, socket, .. } = &*self.shared;
         let mut fds = [
-            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(&**stop, PollFlags::IN),
             PollFd::new(&**tap, PollFlags::IN),
             PollFd::new(&**socket, PollFlags::IN),
         ];

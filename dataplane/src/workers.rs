@@ -1,4 +1,11 @@
-//! The worker on the TAP and the socket: what it works on, how it starts and ends.
+//! The workers on TAP and port: what each works on, how they start and end.
+//!
+//! ```text
+//! worker i ── queue i of the TAP, socket i of the port, lane i + 1, counters of its own
+//! ```
+//!
+//! INVARIANT: what one worker writes, no other reads or writes on its way of a frame. They share the table, the facts about
+//! the TAP and the sessions, in which each lane is written by one of them.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -7,27 +14,35 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use weaved_core::forward::{DropReason, ForwardingTable, WorkerStats};
+use weaved_api::MAX_WORKERS;
+use weaved_core::{
+    forward::{DropReason, ForwardingTable, WorkerStats},
+    limits::MAX_LANES,
+    wire::data::Lane,
+};
 
 use crate::{
+    cores,
     inputs::{InputSender, PuntSender},
     privileges,
     shutdown::{Flag, Watch},
     stats::IoStats,
-    tap::Tap,
+    tap::{Tap, TapQueue},
     udp::{SendError, Sending, UdpSocket, Unsent, Waited},
     worker::Worker,
 };
 
-/// What a worker works on.
+const _: () = assert!(lane_count(MAX_WORKERS) as usize == MAX_LANES, "each worker has a lane, and each lane a worker");
+
+/// What both halves of a worker work on.
 pub(crate) struct Shared {
-    pub(crate) tap: Arc<Tap>,
+    pub(crate) tap: Arc<TapQueue>,
     pub(crate) socket: Arc<UdpSocket>,
     /// The newest table; a worker loads it once per batch.
     pub(crate) table: Arc<ArcSwap<ForwardingTable>>,
     pub(crate) io_stats: Arc<IoStats>,
     /// Raised when the workers are to end.
-    pub(crate) stop: Flag,
+    pub(crate) stop: Arc<Flag>,
 }
 
 /// How long a full socket is waited for before its datagrams are dropped. Meanwhile the TAP's queue fills and drops,
@@ -45,45 +60,110 @@ pub(crate) struct WorkerContext {
     pub(crate) punts: PuntSender,
 }
 
-/// Counters of the workers. They outlive the workers, so that counters only grow.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AllStats {
+/// Counters of one worker.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerCounters {
     pub(crate) tx: Arc<WorkerStats>,
     pub(crate) rx: Arc<WorkerStats>,
     pub(crate) io: Arc<IoStats>,
 }
 
+/// Counters of all workers that there can be. They outlive the workers, so that counters only grow.
+#[derive(Clone, Debug)]
+pub(crate) struct AllStats(Arc<[WorkerCounters; MAX_WORKERS]>);
+
+/// What workers are started with.
+pub(crate) struct Equipment<'a> {
+    /// As many queues as there are sockets.
+    pub(crate) tap: &'a Tap,
+    pub(crate) sockets: &'a [Arc<UdpSocket>],
+    pub(crate) table: &'a Arc<ArcSwap<ForwardingTable>>,
+    pub(crate) stats: &'a AllStats,
+    pub(crate) inputs: &'a InputSender,
+    /// The processor of each; none when they run wherever there is room.
+    pub(crate) places: Vec<usize>,
+}
+
 /// Running workers.
 pub(crate) struct Workers {
-    shared: Arc<Shared>,
+    stop: Arc<Flag>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Lanes of a node with so many workers: the router has the first.
+pub(crate) const fn lane_count(workers: usize) -> u8 {
+    workers as u8 + 1
+}
+
+/// The lane that a worker seals on.
+const fn lane(worker: usize) -> Lane {
+    Lane(worker as u8 + 1)
+}
+
+impl Default for AllStats {
+    fn default() -> Self {
+        let counters = |worker| WorkerCounters {
+            tx: Arc::new(WorkerStats::of_worker(worker)),
+            rx: Arc::new(WorkerStats::of_worker(worker)),
+            io: Arc::default(),
+        };
+        Self(Arc::new(std::array::from_fn(counters)))
+    }
+}
+
+impl AllStats {
+    /// Those of one worker.
+    pub(crate) fn of(&self, worker: usize) -> &WorkerCounters {
+        &self.0[worker]
+    }
+
+    /// What the core counts, of all workers.
+    pub(crate) fn core(&self) -> impl Iterator<Item = Arc<WorkerStats>> {
+        self.0.iter().flat_map(|worker| [worker.tx.clone(), worker.rx.clone()])
+    }
+
+    /// What the shell counts, of all workers.
+    pub(crate) fn io(&self) -> impl Iterator<Item = &IoStats> + Clone {
+        self.0.iter().map(|worker| &*worker.io)
+    }
+}
+
 impl Workers {
-    /// Starts the thread, without any capability.
-    pub(crate) fn start(
-        tap: Arc<Tap>,
-        socket: Arc<UdpSocket>,
-        table: Arc<ArcSwap<ForwardingTable>>,
-        stats: &AllStats,
-        inputs: &InputSender,
-        watch: &Watch,
-    ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { tap, socket, table, io_stats: stats.io.clone(), stop: Flag::new()? });
-        let context =
-            |stats: &Arc<WorkerStats>| WorkerContext { stats: stats.clone(), punts: inputs.for_worker(stats.clone()) };
-        let worker = Worker::new(shared.clone(), context(&stats.tx), context(&stats.rx));
-        let mut workers = Self { shared, threads: Vec::new() };
-        let run = || privileges::drop_all().map_err(Into::into).and_then(|()| worker.run());
-        workers.threads.push(watch.spawn("worker", run)?);
+    /// Starts a thread for each socket, without any capability.
+    pub(crate) fn start(equipment: &Equipment<'_>, watch: &Watch) -> std::io::Result<Self> {
+        let Equipment { tap, sockets, table, stats, inputs, places } = equipment;
+        debug_assert_eq!(tap.queues().len(), sockets.len(), "each worker has both");
+        let mut workers = Self { stop: Arc::new(Flag::new()?), threads: Vec::new() };
+        for (at, (queue, socket)) in tap.queues().iter().zip(*sockets).enumerate() {
+            let WorkerCounters { tx, rx, io } = stats.of(at);
+            let shared = Arc::new(Shared {
+                tap: queue.clone(),
+                socket: socket.clone(),
+                table: Arc::clone(table),
+                io_stats: io.clone(),
+                stop: workers.stop.clone(),
+            });
+            let context = |stats: &Arc<WorkerStats>| WorkerContext {
+                stats: stats.clone(),
+                punts: inputs.for_worker(stats.clone()),
+            };
+            let worker = Worker::new(shared, lane(at), context(tx), context(rx));
+            let core = places.get(at).copied();
+            let run = move || {
+                core.into_iter().for_each(cores::run_on);
+                privileges::drop_all()?;
+                worker.run()
+            };
+            workers.threads.push(watch.spawn(&format!("worker-{at}"), run)?);
+        }
         Ok(workers)
     }
 }
 
 impl Drop for Workers {
-    /// Ends the thread and waits for it: afterwards nobody else holds the TAP and the socket.
+    /// Ends the threads and waits for them: afterwards nobody else holds the TAP and the sockets.
     fn drop(&mut self) {
-        self.shared.stop.raise();
+        self.stop.raise();
         for thread in self.threads.drain(..) {
             // A panic in it has been reported by its watch.
             let _ = thread.join();
@@ -135,6 +215,23 @@ impl SendError {
             Self::TooBig => DropReason::UnderlayTooBig,
             Self::Full => DropReason::UnderlayFull,
             Self::Unreachable | Self::Refused => DropReason::UnderlayUnreachable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_workers_nor_the_router_have_a_lane_in_common() {
+        const ROUTER: Lane = Lane(0);
+        for workers in 1..=MAX_WORKERS {
+            let lanes: BTreeSet<Lane> = (0..workers).map(lane).chain([ROUTER]).collect();
+            assert_eq!(lanes.len(), workers + 1);
+            assert!(lanes.iter().all(|lane| lane.0 < lane_count(workers)), "sessions have all of them");
         }
     }
 }

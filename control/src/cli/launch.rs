@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use weaved_api::Switch;
+use weaved_api::{Switch, WorkerCount};
 use zeroize::Zeroizing;
 
 use super::output;
@@ -74,6 +74,9 @@ pub(super) struct Args {
     /// Watch Docker again, after a launch with --no-docker
     #[arg(long)]
     docker: bool,
+    /// Threads that carry frames: auto (one on one or two processors, at most four) or 1 to 8 [default: auto]
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<WorkerCount>,
     #[command(flatten)]
     offload: OffloadArgs,
 }
@@ -188,6 +191,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         udp_gro: args.offload.udp_gro,
         bridge_redirect: args.offload.bridge_redirect,
         container_gso: args.offload.container_gso,
+        workers: args.workers,
     })
 }
 

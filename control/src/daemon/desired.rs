@@ -81,6 +81,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory, rules: Option<
         neighbours: wanted.neighbours.clone(),
         quarantined: wanted.quarantined.clone(),
         offload: memory.settings.offload,
+        workers: memory.settings.workers,
         bridge_rules: rules.cloned(),
     }
 }

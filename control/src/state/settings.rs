@@ -7,7 +7,7 @@ use std::fmt;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use weaved_api::{OffloadSwitches, Switch};
+use weaved_api::{OffloadSwitches, Switch, WorkerCount};
 
 use super::Record;
 use crate::{defaults, node::Start};
@@ -61,6 +61,9 @@ pub struct Settings {
     /// Whether containers are asked for super-frames that leave in one send.
     #[serde(default)]
     pub container_gso: Switch,
+    /// How many threads carry frames.
+    #[serde(default)]
+    pub workers: WorkerCount,
     /// How this node came to its cluster.
     pub start: Start,
 }
@@ -97,6 +100,8 @@ pub struct Requested {
     pub bridge_redirect: Option<Switch>,
     /// `--container-gso`
     pub container_gso: Option<Switch>,
+    /// `--workers`
+    pub workers: Option<WorkerCount>,
 }
 
 /// Settings that are refused; nothing has been changed.
@@ -141,6 +146,7 @@ impl Settings {
             docker: DockerChoice::Usual,
             offload: OffloadSwitches::default(),
             container_gso: Switch::default(),
+            workers: WorkerCount::Auto,
             start,
         };
         let fixed = Self {
@@ -179,6 +185,7 @@ impl Settings {
         note("udp-gro", now.udp_gro.to_string(), then.udp_gro.to_string());
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
         note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
+        note("workers", self.workers.to_string(), older.workers.to_string());
         changes
     }
 
@@ -201,6 +208,7 @@ impl Settings {
                 bridge_redirect: requested.bridge_redirect.unwrap_or(self.offload.bridge_redirect),
             },
             container_gso: requested.container_gso.unwrap_or(self.container_gso),
+            workers: requested.workers.unwrap_or(self.workers),
             ..self
         })
     }
@@ -328,11 +336,22 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_workers_is_remembered_and_its_change_is_told() {
+        let two = Requested { workers: "2".parse().ok(), ..Requested::default() };
+        let before = first(&two).unwrap();
+        let after = before.clone().again(&Requested::default()).unwrap();
+        assert_eq!(after, before);
+        let after =
+            before.clone().again(&Requested { workers: Some(WorkerCount::Auto), ..Requested::default() }).unwrap();
+        assert_eq!(after.changes_since(&before), ["workers is auto, was 2"]);
+    }
+
+    #[test]
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for switch in ["offload", "container_gso"] {
-            json.as_object_mut().unwrap().remove(switch).unwrap();
+        for name in ["offload", "container_gso", "workers"] {
+            json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
     }

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey};
+use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey, WorkerCount};
 
 /// All that the data plane should be doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct DesiredState {
     pub quarantined: Vec<PeerId>,
     /// Kernel offloads.
     pub offload: OffloadSwitches,
+    /// How many threads carry frames.
+    #[serde(default)]
+    pub workers: WorkerCount,
     /// What control has found in the rules of iptables, which decides whether frames may skip the bridge. None while
     /// nobody has looked.
     pub bridge_rules: Option<RulesVerdict>,

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::{
         ClusterSecret, DesiredState, Generation, MacAddr, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId,
-        Request, SecretKey,
+        Request, SecretKey, WorkerCount,
     };
 
     fn state() -> DesiredState {
@@ -106,6 +106,7 @@ mod tests {
             }],
             quarantined: vec![PeerId([4; 32])],
             offload: OffloadSwitches::default(),
+            workers: WorkerCount::Auto,
             bridge_rules: None,
         }
     }

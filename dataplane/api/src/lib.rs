@@ -11,12 +11,16 @@ pub mod framing;
 mod id;
 mod secret;
 mod stats;
+mod threads;
 
 pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, RulesVerdict, Switch, SwitchError};
 pub use event::{Event, LinkEnd, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};
-pub use stats::{Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PeerStatus, SessionStatus, Stats};
+pub use stats::{
+    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PeerStatus, SessionStatus, Stats, WorkersStatus,
+};
+pub use threads::{MAX_WORKERS, WorkerCount, WorkerCountError};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
 pub const API_VERSION: u32 = 2;

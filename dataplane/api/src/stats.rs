@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LinkEnd, PeerId, Switch};
+use crate::{LinkEnd, PeerId, Switch, WorkerCount};
 
 /// A snapshot of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,11 +94,13 @@ pub struct DeviceStatus {
     pub tap: String,
     /// The UDP port in use.
     pub listen_port: u16,
-    /// Memory of the kernel for datagrams that have come and wait, its overhead included.
+    /// The threads that carry frames.
+    pub workers: WorkersStatus,
+    /// Memory of the kernel for datagrams that have come and wait, its overhead included; of all sockets.
     pub receive_buffer_bytes: u64,
     /// The same for datagrams that are to go.
     pub send_buffer_bytes: u64,
-    /// Frames of containers that wait for us; the kernel drops what comes above.
+    /// Frames of containers that wait for us in all queues of the TAP; the kernel drops what comes above.
     pub tap_queue_frames: u32,
     /// Super-frames pass the TAP whole.
     pub tap_offload: FeatureStatus,
@@ -108,6 +110,17 @@ pub struct DeviceStatus {
     pub udp_gro: FeatureStatus,
     /// Known frames skip the bridge.
     pub bridge_redirect: FeatureStatus,
+}
+
+/// The threads that carry frames: what the operator wants, how many there are, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersStatus {
+    /// What the operator wants.
+    pub wanted: WorkerCount,
+    /// How many there are, each with a queue of the TAP and a socket of its own.
+    pub count: u8,
+    /// Why, in a phrase.
+    pub reason: String,
 }
 
 /// An offload: what the operator wants, what is in force, and why.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::wire::{data::DATA_OVERHEAD, record::RECORD_HEADER_LEN};
 
 /// Lanes of a session: one for the router, the others for workers. A handshake that announces more is refused.
-pub const MAX_LANES: usize = 9;
+pub const MAX_LANES: usize = weaved_api::MAX_WORKERS + 1;
 
 /// Peers that one node knows. More in a desired state are not applied, and said so.
 pub const MAX_PEERS: usize = 4096;
@@ -102,7 +102,7 @@ pub const MAX_IPV6_EXTENSIONS: usize = 8;
 /// Inputs that may wait for the router thread. At the bound they are dropped and counted.
 pub const MAX_ROUTER_QUEUE: usize = 4096;
 
-/// BUM frames a second that one node sends into the overlay, and the burst. Above they are dropped and counted.
+/// BUM frames a second that one worker sends into the overlay, and the burst. Above they are dropped and counted.
 pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 /// Frames that may be flooded at once after a pause.
 pub const BUM_BURST: u32 = 4_000;

@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 use weaved_api::{
     API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, LinkEnd, OffloadSwitches,
-    Overlay, PeerId, Request, SecretKey, Stats, Switch, framing,
+    Overlay, PeerId, Request, SecretKey, Stats, Switch, WorkerCount, framing,
 };
 
 use super::*;
@@ -94,6 +94,7 @@ impl Host {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            workers: WorkerCount::Auto,
             bridge_rules: None,
         }
     }
@@ -158,11 +159,16 @@ impl Control {
 
 /// Two hosts with a cable between them, and the controls that have connected them.
 fn pair(offload: OffloadSwitches) -> (Host, Control, Host, Control) {
+    pair_with(|desired| DesiredState { offload, ..desired })
+}
+
+/// The same, with what else is wanted of both.
+fn pair_with(want: impl Fn(DesiredState) -> DesiredState) -> (Host, Control, Host, Control) {
     let (a, b) = (Host::new(1), Host::new(2));
     connect((&a.namespace, "192.0.2.1/24"), (&b.namespace, "192.0.2.2/24"));
     let (mut control_a, mut control_b) = (a.control(), b.control());
-    assert_eq!(control_b.apply(&DesiredState { offload, ..b.desired(None) }), Vec::<String>::new());
-    assert_eq!(control_a.apply(&DesiredState { offload, ..a.desired(Some(&b)) }), Vec::<String>::new());
+    assert_eq!(control_b.apply(&want(b.desired(None))), Vec::<String>::new());
+    assert_eq!(control_a.apply(&want(a.desired(Some(&b)))), Vec::<String>::new());
     control_a.wait_for_peer();
     control_b.wait_for_peer();
     (a, control_a, b, control_b)
@@ -266,6 +272,55 @@ fn an_end_without_offload_is_given_finished_frames_by_one_with() {
     assert_eq!(control_b.apply(&changed), Vec::<String>::new());
     transfer_over_tcp(&a, &b, 4 << 20);
     transfer_over_tcp(&b, &a, 4 << 20);
+}
+
+/// So many workers.
+fn workers(count: u8) -> WorkerCount {
+    count.to_string().parse().unwrap()
+}
+
+/// Flows of all kinds, more than there are workers.
+fn check_flows(a: &Host, b: &Host) {
+    for (from, to) in [(a, b), (b, a)] {
+        for len in [1, 700, 1372, 9000, 60_000] {
+            echo_over_udp(from, to, len);
+        }
+        for _ in 0..4 {
+            transfer_over_tcp(from, to, 2 << 20);
+        }
+    }
+}
+
+#[test]
+fn data_planes_of_several_workers_carry_every_flow_and_tell_how_many_they_are() {
+    for count in [2, 3] {
+        let (a, mut control_a, b, mut control_b) =
+            pair_with(|desired| DesiredState { workers: workers(count), ..desired });
+        check_flows(&a, &b);
+        for control in [&mut control_a, &mut control_b] {
+            let stats = control.stats();
+            let device = stats.device.clone().unwrap();
+            assert_eq!((device.workers.count, device.workers.wanted), (count, workers(count)), "{device:?}");
+            assert_eq!(device.tap_queue_frames, crate::tap::TAP_QUEUE_FRAMES * u32::from(count));
+            assert_eq!(force(&device), [Force::On; 3], "{device:?}");
+            for reason in ["drop_forged", "drop_replayed", "drop_session_exhausted"] {
+                let dropped = stats.counters.iter().find(|counter| counter.name == reason);
+                assert_eq!(dropped.unwrap_or_else(|| panic!("no {reason}")).value, 0, "{reason} {stats:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_host_of_several_workers_and_one_of_one_understand_each_other_also_when_it_changes() {
+    let (a, mut control_a, b, _control_b) = pair(OffloadSwitches::default());
+    for (at, count) in [3, 1, 2].into_iter().enumerate() {
+        let generation = Generation(at as u64 + 2);
+        let changed = DesiredState { workers: workers(count), generation, ..a.desired(Some(&b)) };
+        assert_eq!(control_a.apply(&changed), Vec::<String>::new());
+        check_flows(&a, &b);
+        assert_eq!(control_a.stats().device.unwrap().workers.count, count);
+    }
 }
 
 #[test]
@@ -466,7 +521,7 @@ fn rights(process: &Process) -> Vec<(String, String)> {
             assert_eq!(field("NoNewPrivs:"), "1");
             (field("Name:"), field("CapEff:"))
         })
-        .filter(|(name, _)| ["router", "server", "worker"].contains(&name.as_str()))
+        .filter(|(name, _)| ["router", "server"].contains(&name.as_str()) || name.starts_with("worker"))
         .collect();
     rights.sort();
     rights
@@ -477,9 +532,9 @@ fn a_process_has_only_the_rights_it_needs_and_leaves_no_core_file() {
     let mut host = Host::new(1);
     host.stop();
     let process = spawn_process(&host);
-    host.control().apply(&host.desired(None));
+    host.control().apply(&DesiredState { workers: workers(2), ..host.desired(None) });
     let (none, network) = ("0000000000000000", "0000000000001400");
-    let expected = [("router", network), ("server", none), ("worker", none)];
+    let expected = [("router", network), ("server", none), ("worker-0", none), ("worker-1", none)];
     let expected = expected.map(|(name, rights)| (name.to_owned(), rights.to_owned()));
     let deadline = Instant::now() + PATIENCE;
     while rights(&process) != expected {

@@ -17,7 +17,6 @@
 //! INVARIANT: nothing skips the bridge that a rule, a filter or a setting of the operator's would see there; where that
 //! is not known for certain, it is off, and `status` says why.
 
-mod asm;
 mod attached;
 mod attributes;
 mod firewall;

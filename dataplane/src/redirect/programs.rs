@@ -23,8 +23,10 @@ use std::{
 use ipnet::Ipv4Net;
 use weaved_api::MacAddr;
 
-use super::asm::{Assembler, Helper, Label, Register, Width};
-use crate::sys::bpf::{self, AttachPoint, Map, MapKind};
+use crate::{
+    asm::{Assembler, Helper, Label, Register, Width},
+    sys::bpf::{self, AttachPoint, Map, MapKind, ProgramKind},
+};
 use weaved_core::limits::MAX_MACS;
 
 /// An Ethernet address, padded.
@@ -125,8 +127,8 @@ impl Programs {
         let to_container = into_container(maps, &to_container_count);
         let to_tap = out_of_container(maps, &to_tap_count);
         Ok(Self {
-            to_container: bpf::load_program(c"weaved_into", &to_container, &mut [])?,
-            to_tap: bpf::load_program(c"weaved_out", &to_tap, &mut [])?,
+            to_container: bpf::load_program(ProgramKind::Tc, c"weaved_into", &to_container, &mut [])?,
+            to_tap: bpf::load_program(ProgramKind::Tc, c"weaved_out", &to_tap, &mut [])?,
             remote,
             local,
             scope,
@@ -161,7 +163,7 @@ impl Programs {
         let programs = [into_container(maps, &count), out_of_container(maps, &count)];
         let complain = |program: &Vec<u64>| {
             let mut log = vec![0; 1 << 20];
-            let outcome = bpf::load_program(c"complaint", program, &mut log);
+            let outcome = bpf::load_program(ProgramKind::Tc, c"complaint", program, &mut log);
             format!("{outcome:?}\n{}\n", String::from_utf8_lossy(&log).trim_end_matches('\0'))
         };
         programs.iter().map(complain).collect()

@@ -60,14 +60,14 @@ impl Stage {
     /// Whether a frame that comes in by the TAP goes straight into the container.
     fn enters(&self, frame: &[u8]) -> bool {
         let before = self.programs.to_container_count();
-        self.tap.write_frame(&[0; VNET_HEADER_LEN], frame).unwrap();
+        self.tap.first().write_frame(&[0; VNET_HEADER_LEN], frame).unwrap();
         self.programs.to_container_count() > before
     }
 
     /// Whether a frame that comes in by the port goes straight to the TAP.
     fn leaves(&self, frame: &[u8]) -> bool {
         let before = self.programs.to_tap_count();
-        self.port.write_frame(&[0; VNET_HEADER_LEN], frame).unwrap();
+        self.port.first().write_frame(&[0; VNET_HEADER_LEN], frame).unwrap();
         self.programs.to_tap_count() > before
     }
 }

@@ -18,8 +18,6 @@ const BPF_PROG_LOAD: c_long = 5;
 const BPF_PROG_QUERY: c_long = 16;
 const BPF_LINK_CREATE: c_long = 28;
 
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-
 /// Names that the kernel shows for a map or a program: at most 15 bytes.
 const NAME_BYTES: usize = 16;
 
@@ -30,6 +28,15 @@ pub(crate) enum MapKind {
     Hash,
     /// `BPF_MAP_TYPE_ARRAY`.
     Array,
+}
+
+/// The kinds of program that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProgramKind {
+    /// `BPF_PROG_TYPE_SOCKET_FILTER`: looks at a frame and answers a number.
+    Filter = 1,
+    /// `BPF_PROG_TYPE_SCHED_CLS`: decides where a frame goes on a device.
+    Tc = 3,
 }
 
 /// Where a program can be attached to a device.
@@ -171,11 +178,16 @@ impl<const K: usize, const V: usize> AsFd for Map<K, V> {
     }
 }
 
-/// Has the kernel check and take a program for tc. What the verifier says goes into `log`, unless that is empty.
-pub(crate) fn load_program(name: &CStr, instructions: &[u64], log: &mut [u8]) -> io::Result<OwnedFd> {
+/// Has the kernel check and take a program. What the verifier says goes into `log`, unless that is empty.
+pub(crate) fn load_program(
+    kind: ProgramKind,
+    name: &CStr,
+    instructions: &[u64],
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
     let license = c"Apache-2.0";
     let mut attributes = LoadProgram {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind: kind as u32,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,

@@ -15,11 +15,17 @@ const fn write_int(number: c_ulong) -> c_ulong {
     1 << 30 | (size_of::<c_int>() as c_ulong) << 16 | (b'T' as c_ulong) << 8 | number
 }
 
+const fn read_int(number: c_ulong) -> c_ulong {
+    2 << 30 | (size_of::<c_int>() as c_ulong) << 16 | (b'T' as c_ulong) << 8 | number
+}
+
 const TUNSETIFF: c_ulong = write_int(202);
 const TUNSETPERSIST: c_ulong = write_int(203);
 const TUNSETOFFLOAD: c_ulong = write_int(208);
 const TUNSETSNDBUF: c_ulong = write_int(212);
 const TUNSETVNETHDRSZ: c_ulong = write_int(216);
+/// In the header's words it is read from; in truth the kernel reads.
+const TUNSETSTEERINGEBPF: c_ulong = read_int(224);
 
 /// Attaches the descriptor to the device of this name, making it when there is none (`TUNSETIFF`).
 pub(crate) fn attach(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
@@ -63,5 +69,13 @@ pub(crate) fn set_vnet_header_len(fd: BorrowedFd<'_>, len: u8) -> io::Result<()>
     let len = c_int::from(len);
     // SAFETY: the kernel reads one int through the pointer, which outlives the call; the descriptor is open.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const len) })?;
+    Ok(())
+}
+
+/// Has a program decide which queue each frame goes to (`TUNSETSTEERINGEBPF`). The device keeps it.
+pub(crate) fn set_steering(fd: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let program = program.as_raw_fd();
+    // SAFETY: the kernel reads one int through the pointer, which outlives the call; both descriptors are open.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETSTEERINGEBPF as _, &raw const program) })?;
     Ok(())
 }

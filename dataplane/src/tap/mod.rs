@@ -4,17 +4,28 @@
 //! device is persistent, so that the bridge port outlives this process; the offloads it has are then those of the
 //! last process, which is why opening always sets them anew.
 //!
-//! INVARIANT: a descriptor of ours is non-blocking and the only one on the device (no multi-queue).
+//! A device has one queue, or one for each worker: then a program of ours keeps every flow on its queue ([`steering`]).
+//! Which of the two it is, is settled when the device is made.
+//!
+//! INVARIANT: descriptors of ours are non-blocking, and nobody else has one on the device. With one queue the kernel sees to
+//! that; with several we do, by a name that only one process of a network namespace can have ([`claim`]).
 
 mod offload;
+mod queue;
 mod refusals;
+mod steering;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
     path::Path,
+    sync::Arc,
 };
 
 use rustix::{
@@ -25,25 +36,34 @@ use weaved_api::Switch;
 
 use weaved_core::offload::superframe::Transport;
 
-pub use self::offload::TapOffload;
-pub(crate) use self::refusals::Refusals;
+pub use self::{offload::TapOffload, queue::TapQueue, steering::Unsteered};
+pub(crate) use self::{refusals::Refusals, steering::Steering};
 use crate::{feature::Feature, sys::tun};
 
 /// Bytes of the vnet header in front of each frame.
 pub const VNET_HEADER_LEN: usize = 10;
 
-/// Frames that the kernel keeps for us while we are busy; above, it drops the newest.
+/// Frames that the kernel keeps for us in each queue while we are busy; above, it drops the newest.
 pub const TAP_QUEUE_FRAMES: u32 = 1000;
 
-/// Where `gso_type` is in the vnet header; zero means that the frame is no super-frame.
-const GSO_TYPE_OFFSET: usize = 1;
-
 const TUN_DEVICE: &str = "/dev/net/tun";
+
+/// What all our descriptors ask for.
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// An open TAP device.
 #[derive(Debug)]
 pub struct Tap {
-    fd: OwnedFd,
+    device: Arc<Device>,
+    /// At least one.
+    queues: Vec<Arc<TapQueue>>,
+    /// Held for as long as the device is open with several queues.
+    _claim: Option<UnixDatagram>,
+}
+
+/// What is known of an open device.
+#[derive(Debug)]
+struct Device {
     name: String,
     offload: TapOffload,
     feature: Feature,
@@ -101,27 +121,51 @@ pub enum TapWriteError {
 }
 
 impl Tap {
-    /// Opens the TAP of this name, making it when there is none. A new one goes away with us until [`Tap::persist`].
+    /// Opens the TAP of this name with one queue, making it when there is none. A new one goes away with us until
+    /// [`Tap::persist`].
     ///
     /// Whether an existing device is ours to open is for the caller to know: see `reconcile`.
     pub fn open(name: &str, switch: Switch) -> Result<Self, TapError> {
-        let fd = open_driver(name)?;
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        tun::attach(fd.as_fd(), name, flags).map_err(|error| attach_error(name, error))?;
+        let fd = attach(name, FLAGS)?;
+        Self::set_up(name, switch, vec![fd], None)
+    }
+
+    /// The same with so many queues, at least two, and a program that chooses among them.
+    pub(crate) fn open_several(
+        name: &str,
+        switch: Switch,
+        queue_count: usize,
+        steering: &Steering,
+    ) -> Result<Self, TapError> {
+        let claim = claim(name)?;
+        let attached: Result<Vec<OwnedFd>, TapError> =
+            (0..queue_count).map(|_| attach(name, FLAGS | libc::IFF_MULTI_QUEUE)).collect();
+        let fds = attached?;
+        let refused =
+            |source| TapError::Other { name: name.to_owned(), step: "set the program that chooses a queue", source };
+        tun::set_steering(fds[0].as_fd(), steering.as_fd()).map_err(refused)?;
+        Self::set_up(name, switch, fds, Some(claim))
+    }
+
+    /// What is set for the whole device is set by its first descriptor.
+    fn set_up(name: &str, switch: Switch, fds: Vec<OwnedFd>, claim: Option<UnixDatagram>) -> Result<Self, TapError> {
         let other = |step| move |source| TapError::Other { name: name.to_owned(), step, source };
-        tun::set_vnet_header_len(fd.as_fd(), VNET_HEADER_LEN as u8).map_err(other("set the vnet header length"))?;
+        let fd = fds[0].as_fd();
+        tun::set_vnet_header_len(fd, VNET_HEADER_LEN as u8).map_err(other("set the vnet header length"))?;
         // Without a bound: the fast path of the kernel asks for it, and a write is never queued anyway.
-        tun::set_send_buffer(fd.as_fd(), i32::MAX).map_err(other("set the send buffer"))?;
+        tun::set_send_buffer(fd, i32::MAX).map_err(other("set the send buffer"))?;
         let no_offload = || TapError::NoOffload(name.to_owned());
-        let offload = offload::negotiate(switch, |bits| tun::set_offload(fd.as_fd(), bits)).ok_or_else(no_offload)?;
+        let offload = offload::negotiate(switch, |bits| tun::set_offload(fd, bits)).ok_or_else(no_offload)?;
         let feature = Feature::decide(switch, offload.finding()).ok_or_else(no_offload)?;
-        let tap = Self { fd, name: name.to_owned(), offload, feature, refusals: Refusals::default() };
+        let device = Arc::new(Device { name: name.to_owned(), offload, feature, refusals: Refusals::default() });
+        let queues = fds.into_iter().map(|fd| Arc::new(TapQueue::new(fd, device.clone()))).collect();
+        let tap = Self { device, queues, _claim: claim };
         if offload.has_super_frames() {
             for transport in [Transport::Tcp, Transport::Udp] {
-                tap.refusals.test(transport, |vnet, frame| tap.write_frame(vnet, frame));
+                tap.refusals().test(transport, |vnet, frame| tap.first().write_frame(vnet, frame));
             }
         }
-        if switch == Switch::On && !tap.refusals.may_offer(Transport::Tcp) {
+        if switch == Switch::On && !tap.refusals().may_offer(Transport::Tcp) {
             return Err(no_offload());
         }
         Ok(tap)
@@ -129,8 +173,8 @@ impl Tap {
 
     /// Makes the device stay when this process ends.
     pub fn persist(&self) -> Result<(), TapError> {
-        tun::set_persistent(self.fd.as_fd()).map_err(|source| TapError::Other {
-            name: self.name.clone(),
+        tun::set_persistent(self.as_fd()).map_err(|source| TapError::Other {
+            name: self.name().to_owned(),
             step: "make it persistent",
             source,
         })
@@ -138,57 +182,56 @@ impl Tap {
 
     /// Name of the device.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.device.name
     }
 
     /// What the kernel agreed to hand us unfinished.
     pub fn offload(&self) -> TapOffload {
-        self.offload
+        self.device.offload
     }
 
     /// Whether offload is used, and why.
     pub fn feature(&self) -> Feature {
-        self.feature
+        self.device.feature
     }
 
     /// What the kernel refuses to take from us.
     pub(crate) fn refusals(&self) -> &Refusals {
-        &self.refusals
+        &self.device.refusals
     }
 
-    /// Reads one frame and its vnet header; the length of the frame. None when no frame is waiting.
-    ///
-    /// The kernel cuts a frame that does not fit the buffer. Fails when the device is gone.
-    pub fn read_frame(&self, vnet: &mut [u8; VNET_HEADER_LEN], frame: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::io::readv(&self.fd, &mut [IoSliceMut::new(vnet), IoSliceMut::new(frame)]) {
-                Ok(len) => return Ok(Some(len.saturating_sub(VNET_HEADER_LEN))),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+    /// Its queues: the first is the only one, or there is one for each worker.
+    pub fn queues(&self) -> &[Arc<TapQueue>] {
+        &self.queues
     }
 
-    /// Writes one frame with its vnet header.
-    pub fn write_frame(&self, vnet: &[u8; VNET_HEADER_LEN], frame: &[u8]) -> Result<(), TapWriteError> {
-        loop {
-            match rustix::io::writev(&self.fd, &[IoSlice::new(vnet), IoSlice::new(frame)]) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::INVAL) if vnet[GSO_TYPE_OFFSET] != 0 => return Err(TapWriteError::GsoRefused),
-                Err(Errno::AGAIN | Errno::IO | Errno::NOMEM | Errno::NOBUFS) => return Err(TapWriteError::Unavailable),
-                Err(Errno::BADFD | Errno::NODEV | Errno::NXIO) => return Err(TapWriteError::Gone),
-                Err(_) => return Err(TapWriteError::Refused),
-            }
-        }
+    /// The first queue.
+    pub fn first(&self) -> &TapQueue {
+        &self.queues[0]
     }
 }
 
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.first().as_fd()
     }
+}
+
+/// A new descriptor on the device of this name.
+fn attach(name: &str, flags: libc::c_int) -> Result<OwnedFd, TapError> {
+    let fd = open_driver(name)?;
+    tun::attach(fd.as_fd(), name, flags).map_err(|error| attach_error(name, error))?;
+    Ok(fd)
+}
+
+/// Takes the one name in this network namespace that stands for the queues of a device. It is free again when the
+/// socket is closed, however its process ends.
+fn claim(name: &str) -> Result<UnixDatagram, TapError> {
+    let address = SocketAddr::from_abstract_name(format!("weaved queues of {name}"));
+    address.and_then(|address| UnixDatagram::bind_addr(&address)).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => TapError::Busy(name.to_owned()),
+        _ => TapError::Other { name: name.to_owned(), step: "claim it", source },
+    })
 }
 
 fn open_driver(name: &str) -> Result<OwnedFd, TapError> {

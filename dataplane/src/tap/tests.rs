@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::*;
+use super::{queue::GSO_TYPE_OFFSET, *};
 use crate::{
     netlink::Netlink,
     sys::socket::{self, MessageOut},
@@ -49,7 +49,7 @@ fn longest_frame_of_a_train(tap: &Tap) -> usize {
 fn longest_frame_waiting(tap: &Tap) -> usize {
     let mut buffer = vec![0; 70_000];
     let mut longest = 0;
-    while let Some(len) = tap.read_frame(&mut [0; VNET_HEADER_LEN], &mut buffer).unwrap() {
+    while let Some(len) = tap.first().read_frame(&mut [0; VNET_HEADER_LEN], &mut buffer).unwrap() {
         longest = longest.max(len);
     }
     longest
@@ -116,11 +116,11 @@ fn a_super_frame_that_makes_no_sense_is_told_apart_from_a_bad_frame() {
     in_namespace(|| {
         let tap = open_up("tap0", Switch::Auto);
         let mut vnet = [0; VNET_HEADER_LEN];
-        assert_eq!(tap.write_frame(&vnet, &[0; 60]), Ok(()));
-        assert_eq!(tap.write_frame(&vnet, &[0; 3]), Err(TapWriteError::Refused));
+        assert_eq!(tap.first().write_frame(&vnet, &[0; 60]), Ok(()));
+        assert_eq!(tap.first().write_frame(&vnet, &[0; 3]), Err(TapWriteError::Refused));
         // A GSO type that does not exist.
         vnet[GSO_TYPE_OFFSET] = 0x7e;
-        assert_eq!(tap.write_frame(&vnet, &[0; 60]), Err(TapWriteError::GsoRefused));
+        assert_eq!(tap.first().write_frame(&vnet, &[0; 60]), Err(TapWriteError::GsoRefused));
     });
 }
 
@@ -131,8 +131,8 @@ fn a_deleted_device_is_told_apart() {
         let mut netlink = Netlink::open().unwrap();
         let index = netlink.link("tap0").unwrap().unwrap().index;
         netlink.delete_link(index).unwrap();
-        assert!(tap.read_frame(&mut [0; VNET_HEADER_LEN], &mut [0; 2000]).is_err());
-        assert_eq!(tap.write_frame(&[0; VNET_HEADER_LEN], &[0; 60]), Err(TapWriteError::Gone));
+        assert!(tap.first().read_frame(&mut [0; VNET_HEADER_LEN], &mut [0; 2000]).is_err());
+        assert_eq!(tap.first().write_frame(&[0; VNET_HEADER_LEN], &[0; 60]), Err(TapWriteError::Gone));
         let mut fds = [PollFd::new(&tap, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })), Ok(1), "a worker must wake up");
     });

@@ -1,6 +1,7 @@
 //! The UDP socket: trains of datagrams out and in, one system call each where the kernel can.
 //!
-//! One dual-stack socket serves both families (IPv4 alone where the host has no IPv6). IPv4-mapped addresses exist
+//! One dual-stack socket serves both families (IPv4 alone where the host has no IPv6); of several workers each has one, and
+//! the kernel gives the datagrams of one sender always to the same (`SO_REUSEPORT`). IPv4-mapped addresses exist
 //! on the kernel's side of this file only. DF is set on all we send and the kernel's own idea of the path MTU is not
 //! asked: the core probes for it (RFC 8899).
 //!
@@ -73,12 +74,20 @@ enum Family {
 }
 
 /// Memory of the kernel for datagrams that wait, its own overhead included (it doubles what is asked for).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Buffers {
     /// For those that have come.
     pub receive_bytes: usize,
     /// For those that are to go.
     pub send_bytes: usize,
+}
+
+impl Buffers {
+    /// Both together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self { receive_bytes: self.receive_bytes + other.receive_bytes, send_bytes: self.send_bytes + other.send_bytes }
+    }
 }
 
 /// Datagrams for one destination, on their way out.
@@ -128,8 +137,41 @@ pub enum Waited {
 
 impl UdpSocket {
     /// Opens the port on all addresses of the host. Port 0 takes any free one.
+    #[cfg(test)]
     pub(crate) fn open(port: u16, switches: OffloadSwitches, stats: Arc<IoStats>) -> Result<Self, SocketError> {
-        let (fd, family) = bind(port)?;
+        Ok(Self::open_group(port, switches, [stats])?.remove(0))
+    }
+
+    /// Opens the port as many times as there are counters. Which of the sockets receives a datagram depends on the two
+    /// addresses and ports alone.
+    pub(crate) fn open_group(
+        port: u16,
+        switches: OffloadSwitches,
+        stats: impl IntoIterator<Item = Arc<IoStats>>,
+    ) -> Result<Vec<Self>, SocketError> {
+        let offload = offload::negotiate(port, switches)?;
+        let mut group: Vec<Self> = Vec::new();
+        for stats in stats {
+            let bound = match group.first() {
+                None => bind(port, Sharing::Alone)?,
+                Some(first) => {
+                    let share = |source| SocketError::Other { port, step: "share it among the workers", source };
+                    // Only after the first has found the port free: who sets it before may join somebody else's group.
+                    sockopt::set_socket_reuseport(&first.fd, true).map_err(|error| share(error.into()))?;
+                    bind(first.port, Sharing::Grouped)?
+                }
+            };
+            group.push(Self::set_up(port, bound, offload, stats)?);
+        }
+        Ok(group)
+    }
+
+    fn set_up(
+        port: u16,
+        (fd, family): (OwnedFd, Family),
+        offload: UdpOffload,
+        stats: Arc<IoStats>,
+    ) -> Result<Self, SocketError> {
         let other = |step: &'static str| move |source| SocketError::Other { port, step, source };
         let step = |result: rustix::io::Result<()>, step| result.map_err(|error| other(step)(error.into()));
         step(sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::PROBE), "set DF")?;
@@ -145,7 +187,6 @@ impl UdpSocket {
         } else {
             socket::set_ipv4_destination_report(fd.as_fd()).map_err(other("ask for the addresses sent to"))?;
         }
-        let offload = offload::negotiate(port, switches)?;
         if offload.gro.is_on {
             socket::set_receive_offload(fd.as_fd()).map_err(other("turn on UDP_GRO"))?;
         }
@@ -290,12 +331,21 @@ fn from_kernel(message: socket::MessageIn) -> Received {
     }
 }
 
+/// Whether others of ours have the port, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Grouped,
+}
+
 /// A bound socket: dual-stack if the host has IPv6.
-fn bind(port: u16) -> Result<(OwnedFd, Family), SocketError> {
+fn bind(port: u16, sharing: Sharing) -> Result<(OwnedFd, Family), SocketError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let failed = |error| SocketError::from_bind(port, error);
+    let share = |fd: &OwnedFd| sockopt::set_socket_reuseport(fd, sharing == Sharing::Grouped).map_err(failed);
     match rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None) {
         Ok(fd) => {
+            share(&fd)?;
             sockopt::set_ipv6_v6only(&fd, false).map_err(failed)?;
             match rustix::net::bind(&fd, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
                 Ok(()) => return Ok((fd, Family::Dual)),
@@ -307,6 +357,7 @@ fn bind(port: u16) -> Result<(OwnedFd, Family), SocketError> {
         Err(error) => return Err(failed(error)),
     }
     let fd = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None).map_err(failed)?;
+    share(&fd)?;
     rustix::net::bind(&fd, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(failed)?;
     Ok((fd, Family::V4))
 }

@@ -147,6 +147,45 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn of_a_group_one_socket_gets_all_that_one_sender_sends_and_every_socket_has_senders() {
+    in_namespace_with_loopback(|| {
+        let stats = std::iter::repeat_with(Arc::default).take(3);
+        let group = UdpSocket::open_group(0, OffloadSwitches::default(), stats).unwrap();
+        let to = loopback(&group[0]);
+        assert!(group.iter().all(|socket| socket.port() == to.port()));
+        let senders: Vec<UdpSocket> = std::iter::repeat_with(open).take(24).collect();
+        for sender in senders.iter().cycle().take(3 * senders.len()) {
+            send(sender, to, b"hello", 5).unwrap();
+        }
+        let mut receivers = std::collections::BTreeMap::<u16, Vec<usize>>::new();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        for (at, socket) in group.iter().enumerate() {
+            let mut received_count = 0;
+            while let Some(received) = socket.receive(&mut buffer).unwrap() {
+                receivers.entry(received.from.port()).or_default().push(at);
+                received_count += 1;
+            }
+            assert!(received_count > 0, "the kernel's hash leaves socket {at} out");
+        }
+        assert_eq!(receivers.len(), senders.len());
+        assert!(receivers.values().all(|at| at.len() == 3 && at.iter().all(|one| *one == at[0])), "{receivers:?}");
+    });
+}
+
+#[test]
+fn nobody_joins_the_group_of_another_and_a_group_finds_the_port_taken() {
+    in_namespace_with_loopback(|| {
+        let two = || [Arc::default(), Arc::default()];
+        let alone = open();
+        let error = UdpSocket::open_group(alone.port(), OffloadSwitches::default(), two()).unwrap_err();
+        assert!(matches!(error, SocketError::PortInUse(_)), "{error}");
+        let group = UdpSocket::open_group(0, OffloadSwitches::default(), two()).unwrap();
+        let error = UdpSocket::open_group(group[0].port(), OffloadSwitches::default(), two()).unwrap_err();
+        assert!(matches!(error, SocketError::PortInUse(_)), "{error}");
+    });
+}
+
+#[test]
 fn without_a_route_a_peer_is_unreachable_and_offloads_are_presumed() {
     in_namespace(|| {
         let sender = open();

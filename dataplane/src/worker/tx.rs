@@ -31,9 +31,6 @@ const MAX_BATCH_FRAMES: usize = 64;
 /// Bytes of frames per batch.
 const MAX_BATCH_BYTES: usize = 256 << 10;
 
-/// The lane of the first sending worker; the router has lane 0.
-const FIRST_TX_LANE: Lane = Lane(1);
-
 /// The state of the sending half.
 pub(super) struct Tx {
     shared: Arc<Shared>,
@@ -43,9 +40,9 @@ pub(super) struct Tx {
 }
 
 impl Tx {
-    pub(super) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, lane: Lane, context: WorkerContext) -> Self {
         let now = Instant::now();
-        let encapsulator = Encapsulator::new(FIRST_TX_LANE, context.stats.clone(), now);
+        let encapsulator = Encapsulator::new(lane, context.stats.clone(), now);
         Self { shared, context, encapsulator, backlog: Backlog::new(now) }
     }
 

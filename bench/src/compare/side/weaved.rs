@@ -10,7 +10,9 @@ use std::{
 };
 
 use serde_json::Value;
-use weaved_api::{ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey};
+use weaved_api::{
+    ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey, WorkerCount,
+};
 use weaved_core::noise::peer_id_of;
 use weaved_netns_tests::{Host, Output, Place, Process, SOON, wait_until, weaved_path};
 
@@ -129,6 +131,7 @@ pub(crate) fn desired_state(number: u8, peers: Vec<PeerConfig>) -> DesiredState 
         neighbours: Vec::new(),
         quarantined: Vec::new(),
         offload: OffloadSwitches::default(),
+        workers: WorkerCount::Auto,
         bridge_rules: None,
     }
 }

@@ -150,6 +150,8 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 "devices      bridge {}, TAP {}, UDP port {}",
                 device.bridge, device.tap, device.listen_port
             ));
+            let workers = &device.workers;
+            lines.push(format!("workers      {} (wanted: {}): {}", workers.count, workers.wanted, workers.reason));
             lines.push(format!(
                 "queues       UDP receive {}, UDP send {}, TAP {} frames",
                 bytes(device.receive_buffer_bytes),

@@ -171,7 +171,7 @@ impl Decapsulator {
             Ok(source) => {
                 let sighting = source.filter(|mac| self.last_sighted != Some(*mac));
                 self.last_sighted = sighting.or(self.last_sighted);
-                inbound.counters.received(frame.len());
+                inbound.counters.received(&self.stats, frame.len());
                 self.stats.tally(Tally::TapFramesOut, 1);
                 let sighting = sighting.map(|mac| Punt::Sighted { mac, port: FibPort::Peer(inbound.peer) });
                 Some(Outcome::Deliver(Delivery { vnet, frame, sighting }))

@@ -271,8 +271,8 @@ impl Encapsulator {
 
     fn count(&self, to: Destination, frame_len: usize) {
         match to {
-            Destination::One(slot) => self.table.peer(slot).counters.sent(frame_len),
-            Destination::All => self.table.peers.iter().for_each(|peer| peer.counters.sent(frame_len)),
+            Destination::One(slot) => self.table.peer(slot).counters.sent(&self.stats, frame_len),
+            Destination::All => self.table.peers.iter().for_each(|peer| peer.counters.sent(&self.stats, frame_len)),
         }
     }
 

@@ -23,5 +23,5 @@ pub use drop_reason::DropReason;
 pub use encap::{Encapsulator, Outgoing};
 pub use punt::{Punt, SHORT_LEN, Short, SlowRecord};
 pub use seal::seal_train;
-pub use stats::{PeerCounters, Tally, WorkerStats, sum};
+pub use stats::{PeerCounters, PeerTotals, Tally, WorkerStats, sum};
 pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, PeerPath, PeerSlot, Port};

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::DropReason;
+use crate::limits::MAX_LANES;
 
 /// Events other than drops, counted per thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +66,34 @@ impl Tally {
 }
 
 /// Counters of one thread.
+///
+/// NOTE(perf): cache lines of their own, because each thread writes its own.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct WorkerStats {
+    /// Which share of the counters of a peer this thread writes.
+    share: usize,
     drops: [AtomicU64; DropReason::ALL.len()],
     tallies: [AtomicU64; Tally::ALL.len()],
 }
 
 impl Default for WorkerStats {
     fn default() -> Self {
-        Self { drops: std::array::from_fn(|_| AtomicU64::new(0)), tallies: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self::of_worker(0)
     }
 }
 
 impl WorkerStats {
+    /// Those of one direction of the worker with this number.
+    pub fn of_worker(worker: usize) -> Self {
+        let share = worker % PEER_SHARES;
+        Self {
+            share,
+            drops: std::array::from_fn(|_| AtomicU64::new(0)),
+            tallies: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
     /// Counts one drop.
     pub fn count_drop(&self, reason: DropReason) {
         self.count_drops(reason, 1);
@@ -120,30 +136,62 @@ fn counter(name: &str, help: &str, value: u64) -> weaved_api::Counter {
     weaved_api::Counter { name: name.to_owned(), help: help.to_owned(), value }
 }
 
+/// Shares of the counters of a peer: one for each worker that there can be.
+const PEER_SHARES: usize = MAX_LANES - 1;
+
 /// Frames and bytes to and from one peer; written by workers, read by the router.
 #[derive(Debug, Default)]
-pub struct PeerCounters {
+pub struct PeerCounters([PeerShare; PEER_SHARES]);
+
+/// What one worker has counted of a peer.
+///
+/// NOTE(perf): a cache line of its own, because workers count frames of one peer at the same time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct PeerShare {
+    tx_frame_count: AtomicU64,
+    tx_bytes: AtomicU64,
+    rx_frame_count: AtomicU64,
+    rx_bytes: AtomicU64,
+}
+
+/// Frames and bytes, of all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerTotals {
     /// Frames sent.
-    pub tx_frame_count: AtomicU64,
+    pub tx_frame_count: u64,
     /// Bytes of those frames.
-    pub tx_bytes: AtomicU64,
+    pub tx_bytes: u64,
     /// Frames received.
-    pub rx_frame_count: AtomicU64,
+    pub rx_frame_count: u64,
     /// Bytes of those frames.
-    pub rx_bytes: AtomicU64,
+    pub rx_bytes: u64,
 }
 
 impl PeerCounters {
-    /// Counts a frame on its way to the peer.
-    pub fn sent(&self, frame_len: usize) {
-        self.tx_frame_count.fetch_add(1, Relaxed);
-        self.tx_bytes.fetch_add(frame_len as u64, Relaxed);
+    /// A thread counts a frame on its way to the peer.
+    pub fn sent(&self, thread: &WorkerStats, frame_len: usize) {
+        let share = &self.0[thread.share];
+        share.tx_frame_count.fetch_add(1, Relaxed);
+        share.tx_bytes.fetch_add(frame_len as u64, Relaxed);
     }
 
-    /// Counts a frame from the peer.
-    pub fn received(&self, frame_len: usize) {
-        self.rx_frame_count.fetch_add(1, Relaxed);
-        self.rx_bytes.fetch_add(frame_len as u64, Relaxed);
+    /// A thread counts a frame from the peer.
+    pub fn received(&self, thread: &WorkerStats, frame_len: usize) {
+        let share = &self.0[thread.share];
+        share.rx_frame_count.fetch_add(1, Relaxed);
+        share.rx_bytes.fetch_add(frame_len as u64, Relaxed);
+    }
+
+    /// What all of them have counted.
+    pub fn totals(&self) -> PeerTotals {
+        let sum = |counter: fn(&PeerShare) -> &AtomicU64| self.0.iter().map(|share| counter(share).load(Relaxed)).sum();
+        PeerTotals {
+            tx_frame_count: sum(|share| &share.tx_frame_count),
+            tx_bytes: sum(|share| &share.tx_bytes),
+            rx_frame_count: sum(|share| &share.rx_frame_count),
+            rx_bytes: sum(|share| &share.rx_bytes),
+        }
     }
 }
 
@@ -165,5 +213,17 @@ mod tests {
         threads[1].count_drops(DropReason::Forged, 2);
         let counters = sum(&threads.iter());
         assert_eq!(counters.iter().find(|counter| counter.name == "drop_forged").unwrap().value, 3);
+    }
+
+    #[test]
+    fn frames_of_a_peer_are_added_up_over_the_workers() {
+        let counters = PeerCounters::default();
+        for worker in [0, 1, PEER_SHARES - 1] {
+            let thread = WorkerStats::of_worker(worker);
+            counters.sent(&thread, 100);
+            counters.received(&thread, 10);
+        }
+        let expected = PeerTotals { tx_frame_count: 3, tx_bytes: 300, rx_frame_count: 3, rx_bytes: 30 };
+        assert_eq!(counters.totals(), expected);
     }
 }

@@ -1,15 +1,12 @@
 //! What the router tells of itself.
 
-use std::{
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use weaved_api::{LinkStatus, PeerStatus, SessionStatus, Stats};
 
 use super::Router;
 use crate::{
-    forward::sum,
+    forward::{PeerTotals, sum},
     peer::{Link, Peer},
 };
 
@@ -33,6 +30,7 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         (None, Some(dial)) if !dial.has_failed() => LinkStatus::Connecting,
         _ => LinkStatus::Waiting,
     };
+    let PeerTotals { tx_frame_count, tx_bytes, rx_frame_count, rx_bytes } = peer.counters.totals();
     PeerStatus {
         id: peer.id,
         name: peer.name.clone(),
@@ -40,10 +38,10 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         ended: peer.ended,
         endpoint: peer.link.as_ref().map(|link| link.endpoint),
         session: peer.link.as_ref().map(|link| session_status(link, now)),
-        tx_frame_count: peer.counters.tx_frame_count.load(Relaxed),
-        tx_bytes: peer.counters.tx_bytes.load(Relaxed),
-        rx_frame_count: peer.counters.rx_frame_count.load(Relaxed),
-        rx_bytes: peer.counters.rx_bytes.load(Relaxed),
+        tx_frame_count,
+        tx_bytes,
+        rx_frame_count,
+        rx_bytes,
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use weaved_api::{
     ClusterSecret, DesiredState, Event, Generation, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey,
+    WorkerCount,
 };
 
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     router::{Router, RouterConfig, Transmit},
     wire::{data::Lane, ecn::Ecn},
 };
+
+/// Workers that a session has lanes for. A node has one; tests may put others beside it.
+const WORKER_COUNT: u8 = 2;
 
 /// A simulated host.
 pub struct Node {
@@ -55,7 +59,7 @@ impl Node {
         let config = RouterConfig {
             identity: identity.clone(),
             cluster_secret: secret.clone(),
-            announcement: Announcement { aes: true, lane_count: 2, versions: OUR_VERSIONS },
+            announcement: Announcement { aes: true, lane_count: 1 + WORKER_COUNT, versions: OUR_VERSIONS },
             seed: router_seed,
             wall_clock,
             started_at: now,
@@ -77,6 +81,7 @@ impl Node {
                 neighbours: Vec::new(),
                 quarantined: Vec::new(),
                 offload: OffloadSwitches::default(),
+                workers: WorkerCount::Auto,
                 bridge_rules: None,
             },
             encapsulator: Encapsulator::new(Lane(1), stats.clone(), now),

@@ -1,4 +1,4 @@
-//! A small assembler for eBPF: as much of the instruction set as the programs beside it need.
+//! A small assembler for eBPF: as much of the instruction set as our programs need.
 //!
 //! ```text
 //! +-------------+----------------------------+-----------------+----------------------+
@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The registers. `R1` to `R5` are lost in a call, `R6` to `R9` are kept, `R10` is the end of the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Register {
+pub(crate) enum Register {
     R0,
     R1,
     R2,
@@ -27,7 +27,9 @@ pub(super) enum Register {
 
 /// Bytes that a load or a store moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Width {
+pub(crate) enum Width {
+    /// 1 byte.
+    Byte = 0x10,
     /// 4 bytes.
     Word = 0x00,
     /// 2 bytes.
@@ -38,22 +40,24 @@ pub(super) enum Width {
 
 /// Functions of the kernel that a program may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Helper {
+pub(crate) enum Helper {
     /// `void *bpf_map_lookup_elem(map, key)`
     MapLookup = 1,
     /// `long bpf_redirect(device, flags)`: the frame leaves by the device.
     Redirect = 23,
+    /// `long bpf_skb_load_bytes(frame, offset, to, len)`: zero when the frame is so long.
+    LoadBytes = 26,
     /// `long bpf_redirect_peer(device, flags)`: the frame comes in at the device's other end, in its namespace.
     RedirectPeer = 155,
 }
 
 /// A place in the program that jumps go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Label(usize);
+pub(crate) struct Label(usize);
 
 /// A program in the making.
 #[derive(Debug, Default)]
-pub(super) struct Assembler {
+pub(crate) struct Assembler {
     instructions: Vec<Instruction>,
     /// Where each label was placed.
     labels: Vec<Option<usize>>,
@@ -81,7 +85,11 @@ const MODE_MEMORY: u8 = 0x60;
 const MODE_ATOMIC: u8 = 0xc0;
 const FROM_REGISTER: u8 = 0x08;
 const ADD: u8 = 0x00;
+const MULTIPLY: u8 = 0x20;
 const AND: u8 = 0x50;
+const SHIFT_LEFT: u8 = 0x60;
+const SHIFT_RIGHT: u8 = 0x70;
+const XOR: u8 = 0xa0;
 const MOVE: u8 = 0xb0;
 const ALWAYS: u8 = 0x00;
 const IF_EQUAL: u8 = 0x10;
@@ -96,104 +104,129 @@ const MAP_VALUE: u8 = 2;
 
 impl Assembler {
     /// A label that is to be placed.
-    pub(super) fn label(&mut self) -> Label {
+    pub(crate) fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
     }
 
     /// The label is here.
-    pub(super) fn place(&mut self, label: Label) {
+    pub(crate) fn place(&mut self, label: Label) {
         self.labels[label.0] = Some(self.instructions.len());
     }
 
     /// `to = from`
-    pub(super) fn copy(&mut self, to: Register, from: Register) {
+    pub(crate) fn copy(&mut self, to: Register, from: Register) {
         self.push(CLASS_ARITHMETIC | MOVE | FROM_REGISTER, to as u8, from as u8, 0, 0);
     }
 
     /// `to = value`
-    pub(super) fn set(&mut self, to: Register, value: i32) {
+    pub(crate) fn set(&mut self, to: Register, value: i32) {
         self.push(CLASS_ARITHMETIC | MOVE, to as u8, 0, 0, value);
     }
 
     /// `to += value`
-    pub(super) fn add(&mut self, to: Register, value: i32) {
+    pub(crate) fn add(&mut self, to: Register, value: i32) {
         self.push(CLASS_ARITHMETIC | ADD, to as u8, 0, 0, value);
     }
 
     /// `to &= from`
-    pub(super) fn and(&mut self, to: Register, from: Register) {
+    pub(crate) fn and(&mut self, to: Register, from: Register) {
         self.push(CLASS_ARITHMETIC | AND | FROM_REGISTER, to as u8, from as u8, 0, 0);
     }
 
+    /// `to &= value`
+    pub(crate) fn and_value(&mut self, to: Register, value: i32) {
+        self.push(CLASS_ARITHMETIC | AND, to as u8, 0, 0, value);
+    }
+
+    /// `to ^= from`
+    pub(crate) fn xor(&mut self, to: Register, from: Register) {
+        self.push(CLASS_ARITHMETIC | XOR | FROM_REGISTER, to as u8, from as u8, 0, 0);
+    }
+
+    /// `to *= value`
+    pub(crate) fn multiply(&mut self, to: Register, value: i32) {
+        self.push(CLASS_ARITHMETIC | MULTIPLY, to as u8, 0, 0, value);
+    }
+
+    /// `to <<= bits`
+    pub(crate) fn shift_left(&mut self, to: Register, bits: i32) {
+        self.push(CLASS_ARITHMETIC | SHIFT_LEFT, to as u8, 0, 0, bits);
+    }
+
+    /// `to >>= bits`, filled with zeroes.
+    pub(crate) fn shift_right(&mut self, to: Register, bits: i32) {
+        self.push(CLASS_ARITHMETIC | SHIFT_RIGHT, to as u8, 0, 0, bits);
+    }
+
     /// `to = *(from + offset)`
-    pub(super) fn load(&mut self, width: Width, to: Register, from: Register, offset: i16) {
+    pub(crate) fn load(&mut self, width: Width, to: Register, from: Register, offset: i16) {
         self.push(CLASS_LOAD_REGISTER | MODE_MEMORY | width as u8, to as u8, from as u8, offset, 0);
     }
 
     /// `*(to + offset) = from`
-    pub(super) fn store(&mut self, width: Width, to: Register, offset: i16, from: Register) {
+    pub(crate) fn store(&mut self, width: Width, to: Register, offset: i16, from: Register) {
         self.push(CLASS_STORE_REGISTER | MODE_MEMORY | width as u8, to as u8, from as u8, offset, 0);
     }
 
     /// `*(to + offset) = value`
-    pub(super) fn store_value(&mut self, width: Width, to: Register, offset: i16, value: i32) {
+    pub(crate) fn store_value(&mut self, width: Width, to: Register, offset: i16, value: i32) {
         self.push(CLASS_STORE | MODE_MEMORY | width as u8, to as u8, 0, offset, value);
     }
 
     /// `*(u64 *)to += from`, in one step for all processors.
-    pub(super) fn add_atomically(&mut self, to: Register, from: Register) {
+    pub(crate) fn add_atomically(&mut self, to: Register, from: Register) {
         let opcode = CLASS_STORE_REGISTER | MODE_ATOMIC | Width::Double as u8;
         self.push(opcode, to as u8, from as u8, 0, i32::from(ADD));
     }
 
     /// `to = map`
-    pub(super) fn load_map(&mut self, to: Register, map: BorrowedFd<'_>) {
+    pub(crate) fn load_map(&mut self, to: Register, map: BorrowedFd<'_>) {
         self.load_double(to, MAP_DESCRIPTOR, map.as_raw_fd());
     }
 
     /// `to = &map[0]`, of an array with one entry.
-    pub(super) fn load_map_value(&mut self, to: Register, map: BorrowedFd<'_>) {
+    pub(crate) fn load_map_value(&mut self, to: Register, map: BorrowedFd<'_>) {
         self.load_double(to, MAP_VALUE, map.as_raw_fd());
     }
 
     /// `r0 = helper(r1, r2, …)`
-    pub(super) fn call(&mut self, helper: Helper) {
+    pub(crate) fn call(&mut self, helper: Helper) {
         self.push(CLASS_JUMP | CALL, 0, 0, 0, helper as i32);
     }
 
     /// `return r0`
-    pub(super) fn exit(&mut self) {
+    pub(crate) fn exit(&mut self) {
         self.push(CLASS_JUMP | EXIT, 0, 0, 0, 0);
     }
 
     /// `goto label`
-    pub(super) fn go_to(&mut self, label: Label) {
+    pub(crate) fn go_to(&mut self, label: Label) {
         self.jump(ALWAYS, Register::R0, 0, 0, label);
     }
 
     /// `if register == value goto label`
-    pub(super) fn jump_if_equal(&mut self, register: Register, value: i32, label: Label) {
+    pub(crate) fn jump_if_equal(&mut self, register: Register, value: i32, label: Label) {
         self.jump(IF_EQUAL, register, 0, value, label);
     }
 
     /// `if register != value goto label`
-    pub(super) fn jump_if_not_equal(&mut self, register: Register, value: i32, label: Label) {
+    pub(crate) fn jump_if_not_equal(&mut self, register: Register, value: i32, label: Label) {
         self.jump(IF_NOT_EQUAL, register, 0, value, label);
     }
 
     /// `if a != b goto label`
-    pub(super) fn jump_if_different(&mut self, a: Register, b: Register, label: Label) {
+    pub(crate) fn jump_if_different(&mut self, a: Register, b: Register, label: Label) {
         self.jump(IF_NOT_EQUAL | FROM_REGISTER, a, b as u8, 0, label);
     }
 
     /// `if a > b goto label`
-    pub(super) fn jump_if_greater(&mut self, a: Register, b: Register, label: Label) {
+    pub(crate) fn jump_if_greater(&mut self, a: Register, b: Register, label: Label) {
         self.jump(IF_GREATER | FROM_REGISTER, a, b as u8, 0, label);
     }
 
     /// The program as the kernel takes it.
-    pub(super) fn finish(mut self) -> Vec<u64> {
+    pub(crate) fn finish(mut self) -> Vec<u64> {
         for (at, label) in &self.jumps {
             let target = self.labels[label.0].expect("a label that is jumped to has been placed");
             assert!(target > *at, "jumps go forward");
@@ -251,6 +284,12 @@ mod tests {
         assembler.set(Register::R0, -1);
         assembler.add(Register::R2, -8);
         assembler.and(Register::R3, Register::R7);
+        assembler.and_value(Register::R3, 0x3f);
+        assembler.xor(Register::R7, Register::R2);
+        assembler.multiply(Register::R7, 3);
+        assembler.shift_left(Register::R8, 2);
+        assembler.shift_right(Register::R3, 32);
+        assembler.load(Width::Byte, Register::R2, Register::R6, 9);
         assembler.load(Width::Word, Register::R2, Register::R6, 76);
         assembler.load(Width::Half, Register::R4, Register::R2, 12);
         assembler.store(Width::Half, Register::R10, -2, Register::R4);
@@ -263,6 +302,12 @@ mod tests {
             [0xb7, 0x00, 0, 0, 0xff, 0xff, 0xff, 0xff],
             [0x07, 0x02, 0, 0, 0xf8, 0xff, 0xff, 0xff],
             [0x5f, 0x73, 0, 0, 0, 0, 0, 0],
+            [0x57, 0x03, 0, 0, 0x3f, 0, 0, 0],
+            [0xaf, 0x27, 0, 0, 0, 0, 0, 0],
+            [0x27, 0x07, 0, 0, 3, 0, 0, 0],
+            [0x67, 0x08, 0, 0, 2, 0, 0, 0],
+            [0x77, 0x03, 0, 0, 32, 0, 0, 0],
+            [0x71, 0x62, 9, 0, 0, 0, 0, 0],
             [0x61, 0x62, 76, 0, 0, 0, 0, 0],
             [0x69, 0x24, 12, 0, 0, 0, 0, 0],
             [0x6b, 0x4a, 0xfe, 0xff, 0, 0, 0, 0],

@@ -106,6 +106,10 @@ pub const MAX_ROUTER_QUEUE: usize = 4096;
 pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 /// Frames that may be flooded at once after a pause.
 pub const BUM_BURST: u32 = 4_000;
+/// One container may have this part of both, so that its storm leaves the questions of the others (ARP, ND, DHCP) their way.
+pub const BUM_SOURCE_PART: u32 = 4;
+/// Containers that are told apart for that, by a hash of their addresses. Those that fall together share one part.
+pub const BUM_SOURCES: usize = 256;
 
 /// Smallest UDP payload that any path must carry: IPv6's minimum MTU of 1280 (RFC 8200 §5) less IPv6 and UDP headers.
 pub const MIN_DATAGRAM_LEN: usize = 1280 - 40 - 8;

@@ -164,7 +164,7 @@ impl Encapsulator {
         if let Some(question) = self.answerable(&ethernet, frame.clone()) {
             return Some(question);
         }
-        match self.destination(ethernet.dst) {
+        match self.destination(&ethernet) {
             Ok(to) => self.append(to, vnet, frame),
             Err(reason) => self.stats.count_drop(reason),
         }
@@ -216,13 +216,14 @@ impl Encapsulator {
         }
     }
 
-    fn destination(&mut self, mac: MacAddr) -> Result<Destination, DropReason> {
+    fn destination(&mut self, ethernet: &EthernetHeader) -> Result<Destination, DropReason> {
+        let mac = ethernet.dst;
         let port = if mac.is_group() { None } else { self.table.mac(mac).map(|entry| entry.port) };
         match port {
             Some(Port::Peer(slot)) => Ok(Destination::One(slot)),
             Some(Port::Local) => Err(DropReason::Hairpin),
             Some(Port::Away) => Err(DropReason::NoSession),
-            None if !self.bum.take() => Err(DropReason::BumLimited),
+            None if !self.bum.take(ethernet.src) => Err(DropReason::BumLimited),
             None => {
                 self.stats.tally(Tally::Flooded, 1);
                 Ok(Destination::All)

@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
 
-.PHONY: demo build test unit e2e lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke fuzz deps
+.PHONY: demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -24,6 +24,18 @@ unit: build
 # Real processes and real dockerds in namespaces, one test after the other: they share two cores.
 e2e: build
 	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test -p weaved-netns-tests --no-fail-fast -- --test-threads=1
+
+# The suites that carry traffic, with each switch in each position.
+MATRIX_SUITES := two_hosts three_hosts on_the_wire underlay_mtu survival
+MATRIX_POSITIONS := tap-offload=on,udp-gso=on,udp-gro=on,bridge-redirect=on tap-offload=off udp-gso=off udp-gro=off \
+  bridge-redirect=on container-gso=off tap-offload=off,udp-gso=off,udp-gro=off
+
+e2e-matrix: build
+	for position in $(MATRIX_POSITIONS); do \
+	  echo "== $$position"; \
+	  WEAVED_TEST_LAUNCH_FLAGS="--$$(echo $$position | sed 's/,/ --/g')" WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
+	    $(CARGO) test -p weaved-netns-tests --no-fail-fast $(MATRIX_SUITES:%=--test %) -- --test-threads=1 || exit 1; \
+	done
 
 lint:
 	$(CARGO) fmt --all --check
@@ -78,6 +90,13 @@ bench-deps:
 bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
 	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(TARGET_DIR)/debug/weaved-bench --smoke --sides veth,vxlan,weaved --rows all
+
+# Three hosts at full speed for so long, then a verdict: memory flat, no session lost, every drop explained, the counters add up.
+SOAK_MINUTES ?= 10
+
+soak: deps
+	$(CARGO) build --release -p weaved -p weaved-netns-tests
+	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/release/soak $$(($(SOAK_MINUTES) * 60))
 
 # Each fuzz target for so long. What it finds lies in dataplane/core/fuzz/artifacts; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60

@@ -25,6 +25,8 @@ use crate::{
     wait::{SOON, wait_for, wait_until},
 };
 
+/// Flags for every `launch` of the tests, such as `--udp-gso=off`.
+const LAUNCH_FLAGS: &str = "WEAVED_TEST_LAUNCH_FLAGS";
 /// How much of the log a failure shows.
 const LOG_TAIL_LINES: usize = 60;
 
@@ -112,10 +114,13 @@ impl Weaved {
         Process::start(self.command(&[], args))
     }
 
-    /// `weaved launch ARGS`, which must succeed.
+    /// `weaved launch ARGS`, which must succeed. What the variable [`LAUNCH_FLAGS`] has is put in front, so that a whole
+    /// suite runs with a switch in another position.
     #[track_caller]
     pub fn launch(&self, args: &[&str]) -> Output {
-        self.run(&[&["launch"], args].concat()).ok()
+        let flags = std::env::var(LAUNCH_FLAGS).unwrap_or_default();
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        self.run(&[&["launch"], flags.as_slice(), args].concat()).ok()
     }
 
     /// Writes the join token of this host's cluster to a file and returns its path.

@@ -12,9 +12,10 @@
 //!
 //! The same seed and the same calls give the same outputs.
 //!
-//! Inside, three state machines know nothing of each other: [`Membership`] who is alive, [`Replica`] what each says of
-//! itself, [`Allocator`] who owns which addresses. This module brings facts to them and, after each, [`Node::refresh`]
-//! makes our own record and the wanted state follow from what they know.
+//! Inside, four state machines know nothing of each other: [`Membership`] who is alive, [`Replica`] what each says of
+//! itself, [`Allocator`] who owns which addresses, [`Catalogue`](crate::catalogue::Catalogue) what runs where. This module
+//! brings facts to them and, after each, [`Node::refresh`] makes our own record and the wanted state follow from what they
+//! know. [`Node::view`] follows a little later.
 
 mod config;
 mod event;
@@ -22,6 +23,7 @@ mod farewell;
 mod gossip;
 mod outbox;
 mod persisted;
+mod services;
 mod status;
 mod view;
 mod wanted;
@@ -38,6 +40,7 @@ use weaved_api::{LinkEnd, PeerId};
 pub use config::{Container, DockerUse, NodeConfig, NodeError, Start};
 pub use event::NodeEvent;
 pub use persisted::{KnownPeer, Persisted};
+pub use services::GRACE;
 pub use status::{
     ClusterStatus, Conflict, Counters, IpamStatus, MemberState, MemberStatus, OwnerStatus, RangeStatus, RingStatus,
     SliceState,
@@ -47,6 +50,7 @@ pub use wanted::Wanted;
 use self::{
     farewell::Farewell,
     outbox::{Outbox, Storing},
+    services::Services,
 };
 use crate::{
     cluster::{
@@ -73,6 +77,7 @@ pub struct Node {
     membership: Membership,
     replica: Replica,
     allocator: Allocator,
+    services: Services,
 
     // What we were told.
     sessions: BTreeMap<PeerId, SocketAddr>,
@@ -156,6 +161,7 @@ impl Node {
             membership: Membership::new(config.id, Incarnation(incarnation), membership_rng),
             replica: Replica::new(config.id, first),
             allocator,
+            services: Services::new(config.id, Version(floor), clock.wall_us),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),
             containers: Vec::new(),
@@ -198,6 +204,7 @@ impl Node {
         if before.is_none() {
             self.membership.announce(id, now);
             self.send_digests(id);
+            self.send_heads(id);
         }
         self.has_changed |= before != Some(endpoint);
         self.refresh(now);
@@ -228,6 +235,7 @@ impl Node {
                 self.allocator.handle_message(from, message);
                 self.has_changed = true;
             }
+            Ok(Message::Catalogue(message)) => self.on_catalogue(from, message, now),
             Err(Garbage::OtherVersion(_)) => self.counters.other_version += 1,
             Err(Garbage::Malformed) => self.counters.garbage += 1,
         }
@@ -284,6 +292,9 @@ impl Node {
         if self.flush_at.take_if(|at| *at <= now).is_some() {
             self.flush();
         }
+        if self.services.view_at.take_if(|at| *at <= now).is_some() {
+            self.update_view(now);
+        }
         self.farewell_timeout(now);
         self.refresh(now);
     }
@@ -297,6 +308,7 @@ impl Node {
             self.flush_at,
             self.consider_at,
             self.remember_at,
+            self.services.view_at,
             self.membership.poll_timeout(),
             allocator,
             farewell,
@@ -359,8 +371,9 @@ impl Node {
                 self.remember_at.get_or_insert(now + persisted::REMEMBER_DELAY);
             }
             self.tell_who_came_up(|name_is_known| name_is_known);
+            self.look_again_soon(now);
         }
-        if self.own_changed || !self.rumours.is_empty() {
+        if self.own_changed || !self.rumours.is_empty() || self.services.catalogue.has_news() {
             self.flush_at.get_or_insert(now + gossip::GATHER);
         }
     }
@@ -428,7 +441,7 @@ impl Node {
     }
 
     fn raise_version_floor(&mut self) {
-        let version = self.replica.own().version;
+        let version = self.replica.own().version.max(self.services.highest_number());
         if version.0 + VERSION_RESERVE / 2 > self.version_floor.0 {
             self.version_floor = Version(version.0 + VERSION_RESERVE);
             self.storing = Storing::Pending;
@@ -507,5 +520,6 @@ fn first_record(config: &NodeConfig, overlay: Overlay, version: Version) -> Reco
         endpoints: config.local_endpoints.clone(),
         observed: Vec::new(),
         containers: Vec::new(),
+        instances_from: version,
     }
 }

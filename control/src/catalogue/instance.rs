@@ -93,6 +93,14 @@ impl Instance {
         self.checks.iter().map(|check| check.health).max().unwrap_or_default()
     }
 
+    /// The container or the file that it came from; empty without one.
+    pub fn source_name(&self) -> &str {
+        match &self.source {
+            Source::Docker(name) | Source::File(name) => name,
+            Source::Api => "",
+        }
+    }
+
     /// True if it should get new connections, as far as its own node knows.
     pub fn is_passing(&self) -> bool {
         self.health() == Health::Passing && self.drain == Drain::Serving
@@ -100,37 +108,41 @@ impl Instance {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn check(health: Health) -> Check {
-        Check { id: CheckId("c".into()), name: "c".into(), kind: "tcp".into(), health, output: String::new() }
-    }
-
-    fn instance(checks: Vec<Check>) -> Instance {
+    pub(in crate::catalogue) fn instance(id: &str, service: &str) -> Instance {
         Instance {
-            id: InstanceId("a:web:80".into()),
-            service: "web".into(),
+            id: InstanceId(id.into()),
+            service: service.into(),
             address: None,
             port: 80,
             tags: vec![],
             meta: BTreeMap::new(),
             source: Source::Api,
             drain: Drain::Serving,
-            checks,
+            checks: vec![],
         }
+    }
+
+    fn check(health: Health) -> Check {
+        Check { id: CheckId("c".into()), name: "c".into(), kind: "tcp".into(), health, output: String::new() }
+    }
+
+    fn checked(checks: Vec<Check>) -> Instance {
+        Instance { checks, ..instance("a:web:80", "web") }
     }
 
     #[test]
     fn an_instance_is_as_well_as_its_worst_check() {
-        assert_eq!(instance(vec![]).health(), Health::Passing);
-        let ill = instance(vec![check(Health::Passing), check(Health::Critical), check(Health::Warning)]);
+        assert_eq!(checked(vec![]).health(), Health::Passing);
+        let ill = checked(vec![check(Health::Passing), check(Health::Critical), check(Health::Warning)]);
         assert_eq!(ill.health(), Health::Critical);
         assert!(!ill.is_passing());
     }
 
     #[test]
     fn a_draining_instance_is_not_passing_however_well_it_is() {
-        assert!(!Instance { drain: Drain::Draining, ..instance(vec![]) }.is_passing());
+        assert!(!Instance { drain: Drain::Draining, ..checked(vec![]) }.is_passing());
     }
 }

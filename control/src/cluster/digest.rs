@@ -56,6 +56,19 @@ impl IdRange {
     pub fn contains(&self, id: PeerId) -> bool {
         self.first <= id && id <= self.last
     }
+
+    /// Only this id.
+    pub fn only(id: PeerId) -> Self {
+        Self { first: id, last: id }
+    }
+
+    /// Ranges that together cover this one, each with at most `count` of these ids, which are sorted.
+    pub fn cut(self, ids: &[PeerId], count: usize) -> Vec<Self> {
+        let starts = ids.chunks(count).skip(1).map(|chunk| chunk[0]);
+        let ends = starts.clone().map(|next| before(next).expect("an id that follows another is not zero"));
+        let firsts = std::iter::once(self.first).chain(starts);
+        firsts.zip(ends.chain([self.last])).map(|(first, last)| Self { first, last }).collect()
+    }
 }
 
 impl RingSummary {
@@ -73,24 +86,11 @@ impl Digest {
             .filter(|(owner, _)| range.contains(*owner))
             .map(|(owner, record)| (owner, record.version))
             .collect();
-        let mut digests = Vec::new();
-        let mut first = range.first;
-        let mut chunks = entries.chunks(MAX_ENTRIES).peekable();
-        loop {
-            let chunk = chunks.next().unwrap_or_default();
-            let next = chunks.peek().map(|following| following[0].0);
-            let last = next.map_or(range.last, |next| before(next).expect("an id that follows another is not zero"));
-            digests.push(Self {
-                range: IdRange { first, last },
-                entries: chunk.to_vec(),
-                rings: rings.to_vec(),
-                is_answer: false,
-            });
-            match next {
-                Some(next) => first = next,
-                None => return digests,
-            }
-        }
+        let ids: Vec<_> = entries.iter().map(|(owner, _)| *owner).collect();
+        let within =
+            |range: IdRange| entries.iter().copied().filter(move |(owner, _)| range.contains(*owner)).collect();
+        let ranges = range.cut(&ids, MAX_ENTRIES).into_iter();
+        ranges.map(|range| Self { range, entries: within(range), rings: rings.to_vec(), is_answer: false }).collect()
     }
 
     /// The records of ours that the sender lacks.

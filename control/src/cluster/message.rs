@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weaved_api::MAX_CONTROL_BYTES;
 
 use super::{Delta, Digest};
-use crate::ipam::IpamMessage;
+use crate::{catalogue::CatalogueMessage, ipam::IpamMessage};
 
 /// Version of these messages.
 const VERSION: u8 = 1;
@@ -29,6 +29,8 @@ pub enum Message {
     Delta(Delta),
     /// About addresses.
     Ipam(IpamMessage),
+    /// About instances of services.
+    Catalogue(CatalogueMessage),
 }
 
 /// Bytes that are not a message. Nothing has been changed.
@@ -97,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..5u8) {
+        fn decoding_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..8u8) {
             bytes.splice(0..0, [VERSION, kind]);
             let _ = Message::decode(&bytes);
         }

@@ -6,7 +6,7 @@
 //! * [`Replica`] holds one [`Record`] per node, written by that node alone.
 //! * [`Digest`] and delta compare and repair replicas and rings, pairwise.
 //!
-//! [`Message`] is what of them travels in control bytes.
+//! [`Message`] is what of them, of addresses and of the catalogue travels in control bytes.
 
 mod delta;
 mod digest;

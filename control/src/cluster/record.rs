@@ -67,6 +67,8 @@ pub struct Record {
     pub observed: Vec<(PeerId, SocketAddr)>,
     /// Its containers.
     pub containers: Vec<Container>,
+    /// The log of its instances of services has nothing below this in its present life.
+    pub instances_from: Version,
 }
 
 impl Record {
@@ -105,6 +107,7 @@ impl Record {
     /// True for a record that is within the limits. Others do not enter a replica.
     pub fn is_valid(&self) -> bool {
         self.version <= Version::MAX
+            && self.instances_from <= Version::MAX
             && self.overlay.is_valid()
             && self.slice.is_none_or(|slice| slice.0 < self.overlay.slice_count())
             && self.name.len() <= MAX_NAME_BYTES
@@ -147,6 +150,7 @@ pub(super) mod tests {
             endpoints: vec!["192.0.2.1:6783".parse().unwrap()],
             observed: vec![],
             containers: vec![],
+            instances_from: Version(0),
         }
     }
 

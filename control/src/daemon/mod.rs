@@ -15,8 +15,12 @@ mod desired;
 mod links;
 mod report;
 mod requests;
+mod services;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -25,8 +29,10 @@ use tokio::{
 use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
 use weaved_dataplane::container_ends::ContainerEnds;
 
+pub use self::services::Views;
 use self::{desired::DesiredSender, links::Links};
 use crate::{
+    catalogue::View,
     dataplane_client::{DataplaneClient, DataplaneEvent},
     docker::watch::{DockerState, Seen, Watch},
     failure::Failure,
@@ -62,6 +68,7 @@ struct Daemon {
     desired: DesiredSender,
     links: Links,
     targets: watch::Sender<Vec<Target>>,
+    views: watch::Sender<Arc<View>>,
     /// Generation of iptables' rules that the data plane asks about.
     rules_question: watch::Sender<Option<u32>>,
     rules: Option<RulesVerdict>,
@@ -173,6 +180,7 @@ impl Daemon {
             _ => DockerState::Absent { reason: "it was not asked yet".into() },
         };
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
+        let views = watch::Sender::new(Arc::clone(node.view()));
         Self {
             memory,
             node,
@@ -180,6 +188,7 @@ impl Daemon {
             desired: DesiredSender::default(),
             links: Links::default(),
             targets: watch::Sender::new(parsed),
+            views,
             rules_question: watch::Sender::default(),
             rules: None,
             docker,
@@ -228,6 +237,7 @@ impl Daemon {
             if let Some(desired) = self.desired.poll(&self.node, &self.memory, self.rules.as_ref(), now) {
                 self.dataplane.apply(desired);
             }
+            self.publish_view();
         }
         self.answer_leave(now);
     }

@@ -86,4 +86,9 @@ pub enum NodeEvent {
     /// More containers than a record has room for.
     #[error("{0} containers of this host are too many to advertise; they are reached by flooding")]
     ContainersNotAdvertised(usize),
+    /// More instances, or longer ones, than a log has room for.
+    #[error(
+        "{0} instances of services of this host are not announced: too many, too long, or with the id of another one"
+    )]
+    InstancesNotAnnounced(usize),
 }

@@ -20,9 +20,9 @@ pub(super) const GATHER: Duration = Duration::from_millis(20);
 /// Mean interval of repairs; the real one is drawn from three quarters to five quarters of it.
 const REPAIR_EVERY: Duration = Duration::from_secs(2);
 /// Peers that our own news are pushed to. The others get them as rumours.
-const EAGER_PEERS: usize = 64;
+pub(super) const EAGER_PEERS: usize = 64;
 /// Peers that news from others go on to.
-const RUMOUR_PEERS: usize = 3;
+pub(super) const RUMOUR_PEERS: usize = 3;
 /// Digests of one repair. A replica of more is compared in several repairs.
 const REPAIR_DIGESTS: usize = 4;
 
@@ -40,7 +40,9 @@ impl Node {
         for id in missing.into_iter().take(EAGER_PEERS) {
             self.membership.announce(id, now);
         }
-        if let Some(peer) = self.random_peers(1, None).pop() {
+        let peer = self.random_peers(1, None).pop();
+        self.repair_catalogue(peer, now);
+        if let Some(peer) = peer {
             let digests = self.digests();
             let count = digests.len();
             let first = self.rng.random_range(0..count);
@@ -71,6 +73,7 @@ impl Node {
             let peers = self.random_peers(RUMOUR_PEERS, None);
             self.send_each(&peers, deltas.into_iter().map(Message::Delta));
         }
+        self.flush_catalogue();
     }
 
     /// Sends what the sender of a digest lacks, and asks for what we lack.
@@ -138,7 +141,7 @@ impl Node {
         }
     }
 
-    fn send_each(&mut self, peers: &[PeerId], messages: impl IntoIterator<Item = Message>) {
+    pub(super) fn send_each(&mut self, peers: &[PeerId], messages: impl IntoIterator<Item = Message>) {
         for message in messages {
             for &peer in peers {
                 self.send(peer, &message);
@@ -191,6 +194,7 @@ impl Node {
                 self.storing = Storing::Pending;
             }
             self.mismatched.remove(&owner);
+            self.services.catalogue.forget(owner);
             if was_member {
                 self.emit(NodeEvent::MemberLeft { id: owner, name });
             }
@@ -210,7 +214,7 @@ impl Node {
     }
 
     /// Up to `count` connected peers, any of them, in any order.
-    fn random_peers(&mut self, count: usize, but: Option<PeerId>) -> Vec<PeerId> {
+    pub(super) fn random_peers(&mut self, count: usize, but: Option<PeerId>) -> Vec<PeerId> {
         let mut peers: Vec<_> = self.sessions.keys().copied().filter(|&id| Some(id) != but).collect();
         let count = count.min(peers.len());
         for place in 0..count {

@@ -1,7 +1,7 @@
 //! Messages on their way out, in two queues.
 //!
-//! What speaks of the ring or of our record waits until the state that it was made from is stored; the failure detector
-//! and digests do not wait, so that a node with a full disk stays a member.
+//! What speaks of the ring, of our record or of instances waits until the state that it was made from is stored; the
+//! failure detector and digests do not wait, so that a node with a full disk stays a member.
 //!
 //! INVARIANT: [`Outbox::pop`] gives nothing that must be stored first while there is something to store.
 
@@ -32,7 +32,7 @@ impl Outbox {
     pub(super) fn push(&mut self, to: PeerId, message: &Message) -> bool {
         let queue = match message {
             Message::Membership(_) | Message::Digest(_) => &mut self.free,
-            Message::Delta(_) | Message::Ipam(_) => &mut self.after_storing,
+            Message::Delta(_) | Message::Ipam(_) | Message::Catalogue(_) => &mut self.after_storing,
         };
         let has_room = queue.len() < MAX_SEND_QUEUE;
         if has_room {

@@ -180,6 +180,9 @@ pub struct Counters {
     pub ring_contradictions: u64,
     /// Targets beyond the limit.
     pub targets_ignored: u64,
+    /// Parts of logs of instances that are not within the limits, or for which there is no room.
+    #[serde(default)]
+    pub instances_refused: u64,
 }
 
 impl Node {

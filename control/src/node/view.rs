@@ -53,6 +53,7 @@ impl Node {
             endpoints: self.config.local_endpoints.clone(),
             observed: observed.map(|(&id, &endpoint)| (id, endpoint)).collect(),
             containers: self.containers.clone(),
+            instances_from: self.services.catalogue.born(),
         };
         let left_out = record.fit();
         (record, left_out)

@@ -2,6 +2,7 @@
 //!
 //! Each test runs several seeds; a failure prints the seed, and `WEAVED_SEED=n` runs that one alone.
 
+mod services;
 mod world;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -9,12 +9,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weaved::node::{
-    ClusterStatus, Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted, RingStatus, SliceState, Start,
+use weaved::{
+    catalogue::{Index, Instance, Readiness, View},
+    node::{
+        ClusterStatus, Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted, RingStatus, SliceState, Start,
+    },
 };
 use weaved_api::{LinkEnd, MAX_CONTROL_BYTES, MacAddr, PeerId};
 
@@ -68,6 +72,10 @@ pub(crate) struct Host {
     pub(crate) targets: Vec<SocketAddr>,
     pub(crate) docker: DockerUse,
     pub(crate) containers: Vec<Container>,
+    /// The services that run here, whether control has looked or not.
+    pub(crate) instances: Vec<Instance>,
+    /// The views that the host has shown, by index, over restarts too.
+    pub(crate) shown: BTreeMap<Index, Arc<View>>,
     /// What the host uses and owns, for the invariants: ring, slice, owned runs.
     claim: Claim,
 }
@@ -125,6 +133,8 @@ impl World {
             targets: targets.iter().map(|&target| address(target)).collect(),
             docker: DockerUse::Unused,
             containers: Vec::new(),
+            instances: Vec::new(),
+            shown: BTreeMap::new(),
             claim: Claim::default(),
         });
         index
@@ -305,7 +315,7 @@ impl World {
     }
 
     /// The driver's turn, in the order that `Node` demands.
-    fn drain(&mut self, index: usize) {
+    pub(crate) fn drain(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         let Some(node) = &mut host.node else { return };
         let mut stored = node.poll_persist();
@@ -320,6 +330,9 @@ impl World {
         }
         while let Some(event) = node.poll_event() {
             host.events.push(event);
+        }
+        if !host.disk_is_full {
+            show(host, self.seed);
         }
         if has_stored {
             self.check_invariants(index);
@@ -447,6 +460,22 @@ impl World {
     pub(crate) fn has_left(&self, index: usize) -> bool {
         self.hosts[index].node.as_ref().is_some_and(Node::has_left)
     }
+}
+
+/// What the daemon does with a view that is ready.
+///
+/// INVARIANT: over all lives of a host its index only grows, and no index stands for two contents.
+fn show(host: &mut Host, seed: u64) {
+    let Some(view) = host.node.as_ref().map(Node::view).filter(|view| view.readiness == Readiness::Ready) else {
+        return;
+    };
+    let latest = host.shown.last_key_value();
+    let Some((index, shown)) = latest.filter(|(index, _)| **index >= view.index) else {
+        host.shown.insert(view.index, Arc::clone(view));
+        return;
+    };
+    assert_eq!(*index, view.index, "WEAVED_SEED={seed}: the index of {} went back", host.config.name);
+    assert_eq!(shown, view, "WEAVED_SEED={seed}: {} shows two contents for one index", host.config.name);
 }
 
 fn claim_of(status: &ClusterStatus) -> Claim {

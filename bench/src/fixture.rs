@@ -25,7 +25,7 @@ use weaved_core::{
     fib::Origin,
     forward::{
         Confirmation, Datagrams, Decapsulator, Encapsulator, ForwardingTable, Frames, Inbound, MacEntry, Outcome,
-        Outgoing, PeerPath, PeerSlot, Port, WorkerStats,
+        Outgoing, Packing, PeerPath, PeerSlot, Port, WorkerStats,
     },
     mtu::DatagramLen,
     noise::{Announcement, OUR_VERSIONS, Session, testing},
@@ -245,6 +245,7 @@ fn host_table(other: u16, session: Session, datagram_len: usize) -> Arc<Forwardi
         source: None,
         session: session.clone(),
         datagram_len: DatagramLen::clamped(datagram_len),
+        packing: Packing::Trains,
         counters: Arc::default(),
     };
     let inbound = Inbound {

@@ -18,7 +18,8 @@ pub use event::{Event, LinkEnd, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};
 pub use stats::{
-    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PeerStatus, SessionStatus, Stats, WorkersStatus,
+    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats,
+    WorkersStatus,
 };
 pub use threads::{MAX_WORKERS, WorkerCount, WorkerCountError};
 

@@ -81,8 +81,21 @@ pub struct SessionStatus {
     pub path_mtu: u16,
     /// Microseconds from a probe to its answer; none before the first.
     pub rtt_us: Option<u32>,
+    /// Lost datagrams of a million on the way to the peer, over the last few thousand; none before the first window.
+    pub loss_ppm: Option<u32>,
+    /// How frames are put into datagrams for the peer.
+    pub packing: PackingStatus,
     /// Milliseconds since anything authentic was heard.
     pub heard_ms: u64,
+}
+
+/// How frames are put into datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PackingStatus {
+    /// As trains: a frame may begin in one datagram and end in another.
+    Trains,
+    /// Each datagram stands alone, because the path loses some.
+    Singles,
 }
 
 /// The kernel devices and what they can do.

@@ -202,7 +202,7 @@ fn a_record_of_a_kind_that_is_not_known_is_counted_and_nothing_else() {
     let session = network.nodes[1].table().peers[0].session.clone();
     let (from, to) = (network.nodes[1].address, network.nodes[0].address);
     let mut record = [0; RECORD_HEADER_LEN + 1];
-    (record[0], record[2]) = (1, 9);
+    (record[0], record[2]) = (1, 200);
     seal_train(&session, Lane(1), &record, 1000, |datagrams, _| network.inject(from, to, datagrams.to_vec())).unwrap();
     network.run(SECOND);
     assert!(network.is_full_mesh());

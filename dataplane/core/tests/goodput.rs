@@ -29,16 +29,28 @@ struct Outcome {
     wire_bytes: usize,
 }
 
-fn exchange(mtu: usize, conditions: &Conditions) -> Outcome {
+/// Whether the sender knows what the path loses when the traffic of a line begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Unknown,
+    Known,
+}
+
+fn exchange(mtu: usize, conditions: &Conditions, loss: Loss) -> Outcome {
     let clean = Conditions { max_datagram: mtu - 28, ..Conditions::lan() };
     let mut network = Network::mesh(2, clean, 1);
     assert!(network.run_until(Duration::from_secs(10), Network::is_full_mesh));
     network.run(Duration::from_secs(5));
     network.conditions = Conditions { max_datagram: mtu - 28, ..conditions.clone() };
+    let frame = || tcp_superframe(mac(1, 1), MacAddr([2, 9, 9, 9, 9, 9]), PAYLOAD_LEN, SEGMENT_LEN);
+    for _ in 0..if loss == Loss::Known { 1000 } else { 0 } {
+        network.send_offloaded(0, &[frame()]);
+        network.run(Duration::from_millis(5));
+    }
     network.wiretap.seen.clear();
     network.nodes[1].delivered.clear();
     for _ in 0..FRAME_COUNT {
-        network.send_offloaded(0, &[tcp_superframe(mac(1, 1), MacAddr([2, 9, 9, 9, 9, 9]), PAYLOAD_LEN, SEGMENT_LEN)]);
+        network.send_offloaded(0, &[frame()]);
         network.run(Duration::from_millis(5));
     }
     network.run(Duration::from_millis(100));
@@ -70,16 +82,18 @@ fn table() -> String {
     let mut table = format!("{FRAME_COUNT} super-frames of {PAYLOAD_LEN} bytes, segments of {SEGMENT_LEN}\n\n");
     table.push_str(" mtu  path                delivered  segments  writes  datagrams  added on the wire\n");
     for mtu in [1280, 1400, 1500, 9000] {
-        for (name, loss, jitter) in [
-            ("clean", 0.0, 0),
-            ("loss 0.1 %", 0.001, 0),
-            ("loss 1 %", 0.01, 0),
-            ("loss 5 %", 0.05, 0),
-            ("reordered by 0.5 ms", 0.0, 500),
-            ("reordered by 5 ms", 0.0, 5000),
+        for (name, loss, known, jitter) in [
+            ("clean", 0.0, Loss::Unknown, 0),
+            ("loss 0.1 %", 0.001, Loss::Unknown, 0),
+            ("loss 1 %", 0.01, Loss::Unknown, 0),
+            ("loss 1 %, known", 0.01, Loss::Known, 0),
+            ("loss 5 %", 0.05, Loss::Unknown, 0),
+            ("loss 5 %, known", 0.05, Loss::Known, 0),
+            ("reordered by 0.5 ms", 0.0, Loss::Unknown, 500),
+            ("reordered by 5 ms", 0.0, Loss::Unknown, 5000),
         ] {
             let conditions = Conditions { loss, jitter: Duration::from_micros(jitter), ..Conditions::lan() };
-            let outcome = exchange(mtu, &conditions);
+            let outcome = exchange(mtu, &conditions, known);
             let delivered = percent(outcome.payload_delivered, sent);
             let added = percent(outcome.wire_bytes - sent, sent);
             let Outcome { segments_delivered: segments, writes, datagrams, .. } = outcome;

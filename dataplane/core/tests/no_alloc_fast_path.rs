@@ -12,7 +12,9 @@ use std::{
 
 use weaved_api::MacAddr;
 use weaved_core::{
-    forward::{Datagrams, Decapsulator, DropReason, Encapsulator, ForwardingTable, Outcome, Tally, WorkerStats},
+    forward::{
+        Datagrams, Decapsulator, DropReason, Encapsulator, ForwardingTable, Outcome, Packing, Tally, WorkerStats,
+    },
     offload::vnet_hdr::{Gso, VnetHeader},
     testing::{
         Conditions, Network,
@@ -61,6 +63,13 @@ impl Workers {
             sends: (0..16).map(|_| (vec![0; 66_000].into(), 0, 0)).collect(),
             send_count: 0,
         }
+    }
+
+    /// Packs what goes to host 1 in another way. Returns the table as it was.
+    fn pack(&mut self, packing: Packing) -> Arc<ForwardingTable> {
+        let mut table = ForwardingTable::clone(&self.tables[0]);
+        table.peers.iter_mut().for_each(|peer| peer.packing = packing);
+        std::mem::replace(&mut self.tables[0], Arc::new(table))
     }
 
     /// One batch from the TAP of host 0 to sends.
@@ -139,6 +148,12 @@ fn the_fast_path_takes_no_memory() {
         workers.encap(&large);
         assert_eq!(workers.decap(|_| true), 3);
     });
+    let trains = workers.pack(Packing::Singles);
+    assert_no_allocation("datagrams that stand alone", || {
+        workers.encap(&large);
+        assert!(workers.decap(|_| true) > 40, "segments");
+    });
+    workers.tables[0] = trains;
     assert_no_allocation("super-frames with losses", || {
         workers.encap(&large);
         assert!(workers.decap(|at| at % 11 != 7) > 3, "runs of segments");
@@ -179,4 +194,5 @@ fn the_fast_path_takes_no_memory() {
         assert!(far.dropped(reason) > 50, "{reason:?} was exercised");
     }
     assert!(near.tallied(Tally::Flooded) > 100);
+    assert!(near.tallied(Tally::SinglesOut) > 1000);
 }

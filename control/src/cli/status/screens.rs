@@ -1,6 +1,6 @@
 //! The screens of `weaved status`. Pure: a report in, text out.
 
-use weaved_api::{FeatureStatus, Force, LinkEnd, LinkStatus, PeerStatus};
+use weaved_api::{FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerStatus, SessionStatus};
 
 use crate::{
     cli::output::{Table, ago, bytes},
@@ -68,7 +68,7 @@ pub(super) fn peers(report: &StatusReport) -> Table {
 
 pub(super) fn connections(report: &StatusReport) -> Table {
     let mut table =
-        Table::new(&["PEER", "ENDPOINT", "STATE", "SINCE", "CIPHER", "PATH MTU", "RTT", "SENT", "RECEIVED"]);
+        Table::new(&["PEER", "ENDPOINT", "STATE", "SINCE", "CIPHER", "PATH MTU", "RTT", "LOSS", "SENT", "RECEIVED"]);
     for peer in sessions(report) {
         let state = match (peer.link, peer.ended) {
             (LinkStatus::Connected, _) => "connected",
@@ -77,9 +77,7 @@ pub(super) fn connections(report: &StatusReport) -> Table {
             (LinkStatus::Connecting, _) => "connecting",
             (LinkStatus::Waiting, _) => "waiting",
         };
-        let session = |show: &dyn Fn(&weaved_api::SessionStatus) -> String| {
-            peer.session.as_ref().map_or_else(|| "-".into(), show)
-        };
+        let session = |show: &dyn Fn(&SessionStatus) -> String| peer.session.as_ref().map_or_else(|| "-".into(), show);
         table.row([
             name_of(report, peer),
             peer.endpoint.map_or_else(|| "-".into(), |endpoint| endpoint.to_string()),
@@ -88,6 +86,7 @@ pub(super) fn connections(report: &StatusReport) -> Table {
             session(&|session| session.cipher.clone()),
             session(&|session| session.path_mtu.to_string()),
             session(&|session| session.rtt_us.map_or_else(|| "-".into(), rtt)),
+            session(&loss),
             bytes(peer.tx_bytes),
             bytes(peer.rx_bytes),
         ]);
@@ -200,6 +199,16 @@ fn name_of(report: &StatusReport, peer: &PeerStatus) -> String {
 
 fn rtt(microseconds: u32) -> String {
     format!("{}.{:02} ms", microseconds / 1000, microseconds % 1000 / 10)
+}
+
+/// What is lost on the way to the peer, and whether datagrams go out one by one because of it.
+fn loss(session: &SessionStatus) -> String {
+    let Some(ppm) = session.loss_ppm else { return "-".into() };
+    let packing = match session.packing {
+        PackingStatus::Trains => "",
+        PackingStatus::Singles => ", singles",
+    };
+    format!("{}.{:02} %{packing}", ppm / 10_000, ppm % 10_000 / 100)
 }
 
 fn dataplane_line(report: &StatusReport) -> String {

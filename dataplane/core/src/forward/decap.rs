@@ -161,6 +161,9 @@ impl Decapsulator {
             Item::Farewell(farewell) => {
                 return Some(slow(inbound, SlowRecord::Farewell { index: inbound.index, farewell }));
             }
+            Item::LossReport(report) => {
+                return Some(slow(inbound, SlowRecord::LossReport { index: inbound.index, report }));
+            }
         };
         if inbound.frames == Frames::Refused {
             self.stats.count_drop(DropReason::Quarantined);

@@ -24,11 +24,15 @@ use std::{
 use weaved_api::MacAddr;
 
 use super::{
-    DropReason, ForwardingTable, PeerSlot, Port, Punt, Short, Tally, WorkerStats, bum::BumLimiter, seal::TrainSealer,
+    DropReason, ForwardingTable, Packing, PeerPath, PeerSlot, Port, Punt, Short, Tally, WorkerStats,
+    bum::BumLimiter,
+    seal::{SealedSend, TrainSealer},
+    singles::SinglesSealer,
 };
 use crate::{
     fib::{FibPort, Origin},
     limits::{MAX_FRAME_LEN, MAX_SEND_BYTES, MAX_TRAIN_BYTES},
+    noise::SealError,
     offload::{translate::classify, vnet_hdr::VnetHeader},
     wire::{
         data::Lane,
@@ -62,7 +66,13 @@ struct Closing {
     train: Train,
     /// Peers that are still to get it.
     slots: Range<u16>,
-    sealer: Option<TrainSealer>,
+    sealer: Option<Sealer>,
+}
+
+/// In which form it goes.
+enum Sealer {
+    Train(TrainSealer),
+    Singles(SinglesSealer),
 }
 
 /// One send: datagrams for one peer, all but the last of the same length.
@@ -90,6 +100,8 @@ pub struct Encapsulator {
     bum: BumLimiter,
     buffer: Box<[u8]>,
     wire: Box<[u8]>,
+    /// Datagrams that stand alone before they are sealed.
+    plain: Box<[u8]>,
     open: Option<Train>,
     closing: Option<Closing>,
     /// Where the next record starts.
@@ -108,6 +120,7 @@ impl Encapsulator {
             bum: BumLimiter::new(now),
             buffer: vec![0; BUFFER_LEN].into(),
             wire: vec![0; MAX_SEND_BYTES].into(),
+            plain: vec![0; MAX_SEND_BYTES].into(),
             open: None,
             closing: None,
             end: 0,
@@ -189,8 +202,7 @@ impl Encapsulator {
                     continue;
                 };
                 let peer = self.table.peer(PeerSlot(slot));
-                let records = closing.train.records.len();
-                match TrainSealer::new(&peer.session, self.lane, records, peer.datagram_len.chunk_len()) {
+                match Sealer::new(peer, self.lane, closing.train.records.len()) {
                     Ok(sealer) => closing.sealer = Some(sealer),
                     Err(_) => self.stats.count_drop(DropReason::SessionExhausted),
                 }
@@ -199,20 +211,25 @@ impl Encapsulator {
             let slot = PeerSlot(closing.slots.start - 1);
             let peer = self.table.peer(slot);
             let records = &self.buffer[closing.train.records.clone()];
-            if let Some(send) = sealer.seal_next(&peer.session, records, &mut self.wire) {
-                self.stats.tally(Tally::DatagramsOut, send.datagram_count);
-                let datagrams = &self.wire[..send.len];
-                let Train { ecn, .. } = closing.train;
-                return Some(Outgoing {
-                    slot,
-                    to: peer.endpoint,
-                    datagrams,
-                    segment_len: send.segment_len,
-                    source: peer.source,
-                    ecn,
-                });
+            match sealer.seal_next(peer, records, &mut self.plain, &mut self.wire) {
+                Some(Ok(send)) => {
+                    self.stats.tally(Tally::DatagramsOut, send.datagram_count);
+                    if let Sealer::Singles(_) = sealer {
+                        self.stats.tally(Tally::SinglesOut, send.datagram_count);
+                    }
+                    let Train { ecn, .. } = closing.train;
+                    return Some(Outgoing {
+                        slot,
+                        to: peer.endpoint,
+                        datagrams: &self.wire[..send.len],
+                        segment_len: send.segment_len,
+                        source: peer.source,
+                        ecn,
+                    });
+                }
+                Some(Err(_)) => self.stats.count_drop(DropReason::SessionExhausted),
+                None => closing.sealer = None,
             }
-            closing.sealer = None;
         }
     }
 
@@ -301,6 +318,31 @@ impl Encapsulator {
                 self.last_sighted = Some(source);
                 Some(Punt::Sighted { mac: source, port: FibPort::Local })
             }
+        }
+    }
+}
+
+impl Sealer {
+    fn new(peer: &PeerPath, lane: Lane, train_len: usize) -> Result<Self, SealError> {
+        let max_chunk_len = peer.datagram_len.chunk_len();
+        // NOTE(perf): what fits one datagram stands alone anyway, without a copy.
+        if peer.packing == Packing::Trains || train_len <= max_chunk_len {
+            Ok(Self::Train(TrainSealer::new(&peer.session, lane, train_len, max_chunk_len)?))
+        } else {
+            Ok(Self::Singles(SinglesSealer::new(lane, max_chunk_len)))
+        }
+    }
+
+    fn seal_next(
+        &mut self,
+        peer: &PeerPath,
+        records: &[u8],
+        plain: &mut [u8],
+        wire: &mut [u8],
+    ) -> Option<Result<SealedSend, SealError>> {
+        match self {
+            Self::Train(sealer) => sealer.seal_next(&peer.session, records, wire).map(Ok),
+            Self::Singles(sealer) => sealer.seal_next(&peer.session, records, plain, wire),
         }
     }
 }

@@ -15,6 +15,9 @@ mod drop_reason;
 mod encap;
 mod punt;
 mod seal;
+mod singles;
+#[cfg(test)]
+mod singles_tests;
 mod stats;
 mod table;
 
@@ -24,4 +27,4 @@ pub use encap::{Encapsulator, Outgoing};
 pub use punt::{Punt, SHORT_LEN, Short, SlowRecord};
 pub use seal::seal_train;
 pub use stats::{PeerCounters, PeerTotals, Tally, WorkerStats, sum};
-pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, PeerPath, PeerSlot, Port};
+pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, Packing, PeerPath, PeerSlot, Port};

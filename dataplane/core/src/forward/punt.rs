@@ -11,7 +11,7 @@ use crate::{
     fib::FibPort,
     wire::{
         data::ReceiverIndex,
-        record::{Farewell, ProbeAck, ProbeId},
+        record::{Farewell, LossReport, ProbeAck, ProbeId},
     },
 };
 
@@ -62,7 +62,7 @@ pub enum Punt {
     },
     /// An ARP or ND question from the TAP that the router has the answer to.
     Question(Short),
-    /// A record that is not a frame: control bytes, a probe or its answer, a farewell. The one punt that allocates:
+    /// A record that is not a frame: control bytes, a probe or its answer, a farewell, a loss report. The one punt that allocates:
     /// these come a few times a second.
     Record {
         /// Who sent it; authenticated.
@@ -94,6 +94,13 @@ pub enum SlowRecord {
         index: ReceiverIndex,
         /// Why.
         farewell: Farewell,
+    },
+    /// Says what has arrived of a session.
+    LossReport {
+        /// The session that it came on.
+        index: ReceiverIndex,
+        /// How much.
+        report: LossReport,
     },
 }
 

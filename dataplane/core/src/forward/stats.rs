@@ -23,6 +23,8 @@ pub enum Tally {
     TrainsIn,
     /// Datagrams sealed.
     DatagramsOut,
+    /// Datagrams sealed that stand alone, for a lossy path.
+    SinglesOut,
     /// Datagrams opened.
     DatagramsIn,
     /// ARP and ND questions answered here.
@@ -42,6 +44,7 @@ impl Tally {
         Self::TrainsOut,
         Self::TrainsIn,
         Self::DatagramsOut,
+        Self::SinglesOut,
         Self::DatagramsIn,
         Self::NeighboursAnswered,
         Self::Handshakes,
@@ -57,6 +60,9 @@ impl Tally {
             Self::TrainsOut => ("trains_out", "Trains of records sent."),
             Self::TrainsIn => ("trains_in", "Trains of records received whole."),
             Self::DatagramsOut => ("datagrams_out", "Sealed datagrams sent."),
+            Self::SinglesOut => {
+                ("singles_out", "Sealed datagrams sent that stand alone, for peers behind a lossy path.")
+            }
             Self::DatagramsIn => ("datagrams_in", "Sealed datagrams received and authenticated."),
             Self::NeighboursAnswered => ("neighbours_answered", "ARP and ND questions answered locally."),
             Self::Handshakes => ("handshakes", "Handshakes completed."),

@@ -47,8 +47,20 @@ pub struct PeerPath {
     pub session: Arc<Session>,
     /// The largest datagram for this path.
     pub datagram_len: DatagramLen,
+    /// How frames are put into datagrams.
+    pub packing: Packing,
     /// Frames and bytes.
     pub counters: Arc<PeerCounters>,
+}
+
+/// How frames are put into datagrams for a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// As trains: the fewest bytes and calls.
+    #[default]
+    Trains,
+    /// Each datagram stands alone, for a path that loses some.
+    Singles,
 }
 
 /// One MAC address.

@@ -88,6 +88,15 @@ impl ReplayWindow {
             }
         }
     }
+
+    /// One more than the highest counter that was accepted; 0 when none was. Looks at all slots: not for the fast path.
+    pub fn end(&self) -> u64 {
+        let end = |word: u64| match word as u32 {
+            0 => 0,
+            bits => (word >> 32) * BLOCK_LEN + u64::from(32 - bits.leading_zeros()),
+        };
+        self.slots.iter().map(|slot| end(slot.load(Relaxed))).max().unwrap_or(0)
+    }
 }
 
 impl Place {
@@ -184,6 +193,16 @@ mod tests {
                 }
                 newest = newest.max(counter);
             }
+        }
+    }
+
+    #[test]
+    fn the_end_is_behind_the_highest_counter() {
+        let window = ReplayWindow::default();
+        assert_eq!(window.end(), 0);
+        for (counter, end) in [(0, 1), (31, 32), (5, 32), (32, 33), (9000, 9001), (8999, 9001), (70_000, 70_001)] {
+            window.accept(Counter(counter));
+            assert_eq!(window.end(), end);
         }
     }
 

@@ -25,7 +25,10 @@ use super::{
     replay::{Replay, ReplayWindow},
     spec::{REJECT_AFTER_DATAGRAMS, REKEY_AFTER_DATAGRAMS, TRANSPORT_SALT},
 };
-use crate::wire::data::{Counter, DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex};
+use crate::wire::{
+    data::{Counter, DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Lane, ReceiverIndex},
+    record::LossReport,
+};
 
 /// Which end of the handshake we were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +193,13 @@ impl Session {
     /// Datagrams opened so far on all lanes. Grows when something authentic is heard.
     pub fn opened_count(&self) -> u64 {
         self.rx.iter().map(|rx| rx.opened.load(Relaxed)).sum()
+    }
+
+    /// What has come of all lanes, and how much is due by the highest counters. For the slow path.
+    pub fn reception(&self) -> LossReport {
+        // In this order nothing is opened that is not due.
+        let opened_count = self.opened_count();
+        LossReport { due_count: self.rx.iter().map(|rx| rx.window.end()).sum(), opened_count }
     }
 
     /// Whether some key has been used so much that the session should be replaced.

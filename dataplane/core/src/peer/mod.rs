@@ -4,6 +4,7 @@
 //! what is in flight after a rekey; the session to come lives in the dial until the peer has been heard on it.
 
 mod dial;
+mod loss;
 mod path_mtu;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use dial::{Confirming, Dial, Due, Phase, Proof};
+pub use loss::{LossRate, PathLoss};
 pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
 use weaved_api::{LinkEnd, PeerId, TargetFailure};
 
@@ -101,6 +103,8 @@ pub struct Link {
     previous: Vec<Previous>,
     /// What the underlay carries.
     pub path: PathMtu,
+    /// What it loses on the way to the peer.
+    pub loss: PathLoss,
     /// Since when there has been a session without a break.
     pub connected_at: Instant,
     /// When something authentic was last noticed.
@@ -230,6 +234,7 @@ impl Link {
             current: session,
             previous: Vec::new(),
             path: PathMtu::new(first_id, now),
+            loss: PathLoss::default(),
             connected_at: now,
             heard_at: now,
             role,
@@ -267,6 +272,7 @@ impl Link {
         if moved {
             self.endpoint = endpoint;
             self.path.on_new_path(now);
+            self.loss.on_new_path();
         }
         moved
     }
@@ -315,6 +321,7 @@ impl Link {
     fn replace(&mut self, session: Arc<Session>, role: Role, now: Instant) {
         let before = std::mem::replace(&mut self.current, session);
         self.keep(before, self.keys_at);
+        self.loss.on_new_session();
         self.role = role;
         self.keys_at = now;
         self.rekey_due = now + rekey_delay(role);

@@ -43,6 +43,7 @@ impl Router {
                 source: link.source,
                 session: link.current.clone(),
                 datagram_len: link.path.datagram_len(),
+                packing: link.loss.packing(),
                 counters: peer.counters.clone(),
             })
         })

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use weaved_api::{LinkStatus, PeerStatus, SessionStatus, Stats};
+use weaved_api::{LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats};
 
 use super::Router;
 use crate::{
-    forward::{PeerTotals, sum},
+    forward::{Packing, PeerTotals, sum},
     peer::{Link, Peer},
 };
 
@@ -52,6 +52,11 @@ fn session_status(link: &Link, now: Instant) -> SessionStatus {
         keys_age_ms: millis(now.saturating_duration_since(link.keys_at())),
         path_mtu: link.path.datagram_len().underlay_mtu(link.endpoint).0,
         rtt_us: link.path.rtt().map(|rtt| rtt.as_micros() as u32),
+        loss_ppm: link.loss.rate().map(|rate| rate.0),
+        packing: match link.loss.packing() {
+            Packing::Trains => PackingStatus::Trains,
+            Packing::Singles => PackingStatus::Singles,
+        },
         heard_ms: millis(now.saturating_duration_since(link.heard_at)),
     }
 }

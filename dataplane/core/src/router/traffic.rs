@@ -14,7 +14,10 @@ use crate::{
     wire::{
         data::{Lane, ReceiverIndex},
         neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
-        record::{FAREWELL_LEN, Farewell, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, TrainFull},
+        record::{
+            FAREWELL_LEN, Farewell, LOSS_REPORT_LEN, PROBE_ACK_LEN, ProbeId, RECORD_HEADER_LEN, RecordKind,
+            RecordWriter, TrainFull,
+        },
     },
 };
 
@@ -64,11 +67,21 @@ impl Router {
             SlowRecord::Probe(ack) => {
                 let (session, way) = (link.current.clone(), link.way());
                 let chunk_len = link.path.datagram_len().chunk_len();
-                let answer = records(RECORD_HEADER_LEN + 8, |writer| writer.push_probe_ack(ack));
+                let report = session.reception();
+                let len = 2 * RECORD_HEADER_LEN + PROBE_ACK_LEN + LOSS_REPORT_LEN;
+                let answer = records(len, |writer| {
+                    writer.push_probe_ack(ack)?;
+                    writer.push_loss_report(report)
+                });
                 self.send_chunked(&session, way, &answer, chunk_len);
             }
             SlowRecord::ProbeAnswer(id) => {
                 if link.path.on_answer(id.0, now) == Answer::Raised {
+                    self.mark(TableChange::Urgent);
+                }
+            }
+            SlowRecord::LossReport { index, report } => {
+                if link.current.local() == index && link.loss.on_report(report) {
                     self.mark(TableChange::Urgent);
                 }
             }

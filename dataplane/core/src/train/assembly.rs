@@ -180,6 +180,7 @@ impl Assembler {
             Found::Probe { id, len } => Item::Probe { id, len },
             Found::ProbeAck(ack) => Item::ProbeAck(ack),
             Found::Farewell(farewell) => Item::Farewell(farewell),
+            Found::LossReport(report) => Item::LossReport(report),
         };
         Some(Delivery { receiver, item })
     }

@@ -5,7 +5,7 @@ use crate::{
     wire::{
         data::ReceiverIndex,
         ecn::Ecn,
-        record::{Farewell, ProbeAck, ProbeId},
+        record::{Farewell, LossReport, ProbeAck, ProbeId},
     },
 };
 
@@ -43,6 +43,8 @@ pub enum Item<'a> {
     ProbeAck(ProbeAck),
     /// The peer ends the session.
     Farewell(Farewell),
+    /// What the peer has got of this session.
+    LossReport(LossReport),
 }
 /// What could not be delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

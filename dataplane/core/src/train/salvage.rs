@@ -23,7 +23,7 @@ use crate::{
     },
     wire::{
         ecn::Ecn,
-        record::{Farewell, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
+        record::{Farewell, LossReport, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordError, RecordHeader, RecordKind},
     },
 };
 
@@ -50,6 +50,7 @@ pub(super) enum Found {
     Probe { id: ProbeId, len: u32 },
     ProbeAck(ProbeAck),
     Farewell(Farewell),
+    LossReport(LossReport),
 }
 
 /// How super-frames are delivered.
@@ -189,6 +190,9 @@ impl Walk {
 
     /// What the next record brings as a whole. `None` when it was delivered before or becomes [`Self::torn`].
     fn take(&mut self, kind: RecordKind, body: Range<usize>, buffer: &[u8], losses: &mut Losses) -> Option<Found> {
+        if kind == RecordKind::Padding {
+            return None;
+        }
         let arrived = &self.arrived;
         let was_read = arrived.had(&(body.start - RECORD_HEADER_LEN..body.start));
         if was_read && arrived.had(&body) {
@@ -330,5 +334,7 @@ fn find(kind: RecordKind, range: Range<usize>, arrived: &Arrived, buffer: &[u8])
         RecordKind::Probe => Found::Probe { id: ProbeId::parse(body)?, len: body.len() as u32 },
         RecordKind::ProbeAck => Found::ProbeAck(ProbeAck::parse(body)?),
         RecordKind::Farewell => Found::Farewell(Farewell::parse(body)?),
+        RecordKind::LossReport => Found::LossReport(LossReport::parse(body)?),
+        RecordKind::Padding => return None,
     })
 }

@@ -20,6 +20,8 @@
 //! | 6    | probe: u32 id, then padding                                      |
 //! | 7    | answer to a probe: u32 id, u32 length of the probe's body        |
 //! | 8    | farewell: u8 reason                                              |
+//! | 9    | padding: any bytes                                               |
+//! | 10   | loss report: u64 datagrams due, u64 datagrams opened             |
 //!
 //! Numbers are little endian. The header has the same length for all kinds, so that a TAP can be read directly to
 //! where the frame will stay, before anybody knows what it is. Nothing says where a checksum is: the receiver parses
@@ -44,7 +46,12 @@ pub const PROBE_LEN: usize = 4;
 /// Bytes of a farewell's body.
 pub const FAREWELL_LEN: usize = 1;
 
-const PROBE_ACK_LEN: usize = 8;
+/// Bytes of the body of an answer to a probe.
+pub const PROBE_ACK_LEN: usize = 8;
+
+/// Bytes of a loss report's body.
+pub const LOSS_REPORT_LEN: usize = 16;
+
 const MAX_BODY_LEN: usize = (1 << 17) - 1;
 
 /// What a body is.
@@ -60,6 +67,10 @@ pub enum RecordKind {
     ProbeAck,
     /// The sender ends the session.
     Farewell,
+    /// Makes a datagram longer.
+    Padding,
+    /// What has arrived of a session.
+    LossReport,
 }
 
 /// What stands in front of a body.
@@ -82,6 +93,15 @@ pub struct ProbeAck {
     pub id: ProbeId,
     /// The length of its body, in bytes.
     pub len: u32,
+}
+
+/// What has arrived of the session that this comes on, over all its lanes and since it began. Both numbers only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossReport {
+    /// Datagrams that were sealed at least: of each lane up to the highest counter that has come.
+    pub due_count: u64,
+    /// Datagrams of these that have come.
+    pub opened_count: u64,
 }
 
 /// Why the sender ends the session.
@@ -140,6 +160,8 @@ impl RecordHeader {
             6 => RecordKind::Probe,
             7 => RecordKind::ProbeAck,
             8 => RecordKind::Farewell,
+            9 => RecordKind::Padding,
+            10 => RecordKind::LossReport,
             other => return Err(RecordError::UnknownKind(other)),
         };
         let is_gso = matches!(kind, RecordKind::Frame(FrameKind::Gso(_)));
@@ -164,6 +186,8 @@ impl RecordHeader {
             RecordKind::Probe => (6, 0),
             RecordKind::ProbeAck => (7, 0),
             RecordKind::Farewell => (8, 0),
+            RecordKind::Padding => (9, 0),
+            RecordKind::LossReport => (10, 0),
         };
         let [low, high, top, _] = (self.body_len as u32).to_le_bytes();
         let [gso_low, gso_high] = gso_size.to_le_bytes();
@@ -173,10 +197,11 @@ impl RecordHeader {
     fn has_possible_len(&self) -> bool {
         match self.kind {
             RecordKind::Frame(_) => self.body_len <= MAX_FRAME_LEN,
-            RecordKind::Control => true,
+            RecordKind::Control | RecordKind::Padding => true,
             RecordKind::Probe => self.body_len >= PROBE_LEN,
             RecordKind::ProbeAck => self.body_len == PROBE_ACK_LEN,
             RecordKind::Farewell => self.body_len == FAREWELL_LEN,
+            RecordKind::LossReport => self.body_len == LOSS_REPORT_LEN,
         }
     }
 }
@@ -200,6 +225,23 @@ impl ProbeAck {
         let [i0, i1, i2, i3] = self.id.0.to_le_bytes();
         let [l0, l1, l2, l3] = self.len.to_le_bytes();
         [i0, i1, i2, i3, l0, l1, l2, l3]
+    }
+}
+
+impl LossReport {
+    /// A report by its body.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let (due, opened) = body.split_first_chunk()?;
+        let opened = opened.try_into().ok()?;
+        Some(Self { due_count: u64::from_le_bytes(*due), opened_count: u64::from_le_bytes(opened) })
+    }
+
+    /// Its body.
+    pub fn emit(&self) -> [u8; LOSS_REPORT_LEN] {
+        let mut body = [0; LOSS_REPORT_LEN];
+        body[..8].copy_from_slice(&self.due_count.to_le_bytes());
+        body[8..].copy_from_slice(&self.opened_count.to_le_bytes());
+        body
     }
 }
 
@@ -283,6 +325,11 @@ impl<'a> RecordWriter<'a> {
         self.push(RecordKind::ProbeAck, &ack.emit())
     }
 
+    /// Writes a loss report.
+    pub fn push_loss_report(&mut self, report: LossReport) -> Result<(), TrainFull> {
+        self.push(RecordKind::LossReport, &report.emit())
+    }
+
     /// Writes a farewell.
     pub fn push_farewell(&mut self, farewell: Farewell) -> Result<(), TrainFull> {
         self.push(RecordKind::Farewell, &farewell.emit())
@@ -354,6 +401,8 @@ mod tests {
         writer.push_probe(ProbeId(9), 100).unwrap();
         writer.push_probe_ack(ProbeAck { id: ProbeId(10), len: 92 }).unwrap();
         writer.push_farewell(Farewell::Dismissal).unwrap();
+        let report = LossReport { due_count: 1 << 40, opened_count: 7 };
+        writer.push_loss_report(report).unwrap();
         let records: Vec<_> = Records::new(writer.records()).map(Result::unwrap).collect();
         assert_eq!(records[0], Record { kind: GSO, body: &vec![7; MAX_FRAME_LEN] });
         assert_eq!(records[1], Record { kind: RecordKind::Control, body: b"gossip" });
@@ -364,7 +413,8 @@ mod tests {
             (records[5].kind, Farewell::parse(records[5].body)),
             (RecordKind::Farewell, Some(Farewell::Dismissal))
         );
-        assert_eq!(records.len(), 6);
+        assert_eq!((records[6].kind, LossReport::parse(records[6].body)), (RecordKind::LossReport, Some(report)));
+        assert_eq!(records.len(), 7);
     }
 
     #[test]
@@ -394,10 +444,11 @@ mod tests {
         }
         assert_eq!(parse(3, 2), Err(RecordError::Reserved));
         assert_eq!(parse(2, 0), Err(RecordError::UnknownKind(0)));
-        assert_eq!(parse(2, 9), Err(RecordError::UnknownKind(9)));
+        assert_eq!(parse(2, 11), Err(RecordError::UnknownKind(11)));
         assert_eq!(parse(2, 6), Err(RecordError::BodyLen), "a probe has an id");
         assert_eq!(parse(2, 7), Err(RecordError::BodyLen), "an answer has eight bytes");
         assert_eq!(parse(2, 8), Err(RecordError::BodyLen), "a farewell has a reason");
+        assert_eq!(parse(2, 10), Err(RecordError::BodyLen), "a loss report has two numbers");
         assert_eq!([Farewell::parse(&[0]), Farewell::parse(&[3]), Farewell::parse(&[])], [None; 3]);
         let long = RecordHeader { kind: RecordKind::Frame(FrameKind::Complete), body_len: MAX_FRAME_LEN + 1 };
         assert_eq!(RecordHeader::parse(&long.emit()), Err(RecordError::BodyLen));

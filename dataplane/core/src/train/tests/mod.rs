@@ -19,7 +19,7 @@ use crate::{
     wire::{
         data::{Counter, DataHeader, Lane, ReceiverIndex},
         ecn::Ecn,
-        record::{Farewell, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, Records},
+        record::{Farewell, LossReport, ProbeAck, ProbeId, RECORD_HEADER_LEN, RecordKind, RecordWriter, Records},
     },
 };
 
@@ -42,6 +42,7 @@ enum Got {
     Probe(ProbeId, u32),
     ProbeAck(ProbeAck),
     Farewell(Farewell),
+    LossReport(LossReport),
 }
 
 fn cut(records: &[u8], first_counter: u64, max_chunk_len: usize) -> Vec<Datagram> {
@@ -77,6 +78,7 @@ fn poll_all(assembler: &mut Assembler) -> Vec<Got> {
             Item::Probe { id, len } => Got::Probe(id, len),
             Item::ProbeAck(ack) => Got::ProbeAck(ack),
             Item::Farewell(farewell) => Got::Farewell(farewell),
+            Item::LossReport(report) => Got::LossReport(report),
         });
     }
     got

@@ -10,10 +10,15 @@ fn everything_that_is_no_frame_passes_too() {
     writer.push_probe(ProbeId(3), 1000).unwrap();
     writer.push(RecordKind::Control, b"gossip").unwrap();
     writer.push_probe_ack(ack).unwrap();
+    writer.push(RecordKind::Padding, b"anything").unwrap();
+    writer.push(RecordKind::Padding, b"").unwrap();
     writer.push_farewell(Farewell::Ending).unwrap();
+    let report = LossReport { due_count: 9, opened_count: 8 };
+    writer.push_loss_report(report).unwrap();
     let got = receive_all(&mut Assembler::new(), &cut(writer.records(), 0, 1440));
     let control = Got::Control(b"gossip".to_vec());
-    assert_eq!(got, [Got::Probe(ProbeId(3), 992), control, Got::ProbeAck(ack), Got::Farewell(Farewell::Ending)]);
+    let (farewell, report) = (Got::Farewell(Farewell::Ending), Got::LossReport(report));
+    assert_eq!(got, [Got::Probe(ProbeId(3), 992), control, Got::ProbeAck(ack), farewell, report]);
 }
 
 #[test]

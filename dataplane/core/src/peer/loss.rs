@@ -1,0 +1,165 @@
+//! What the path to a peer loses, by what the peer says, and how frames are packed because of it.
+//!
+//! Each answer to a probe brings how many datagrams were due at the peer and how many of them have come. From one window
+//! of [`WINDOW_COUNT`] datagrams to the next the difference is the loss. Above [`LOSSY_PPM`] in two windows in a row each
+//! datagram is to stand alone; three windows in a row at [`CLEAN_PPM`] or below end that. One window is not enough: a flow
+//! that finds the end of its bandwidth loses many datagrams at once and then none.
+//!
+//! INVARIANT: a report is believed about nothing but the session that it came on; numbers that go back are ignored. Whoever
+//! lies about loss changes how he himself is served.
+
+use crate::{forward::Packing, wire::record::LossReport};
+
+/// Datagrams that a rate is measured over, at least.
+const WINDOW_COUNT: u64 = 2048;
+
+/// A path is lossy from here on (0.25 %)…
+const LOSSY_PPM: u32 = 2500;
+/// … and clean again at this (0.05 %).
+const CLEAN_PPM: u32 = 500;
+
+/// Windows in a row that make a path lossy, and clean.
+const LOSSY_WINDOWS: u8 = 2;
+const CLEAN_WINDOWS: u8 = 3;
+
+/// Loss towards one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathLoss {
+    /// What was reported when the window began.
+    since: LossReport,
+    rate: Option<LossRate>,
+    packing: Packing,
+    /// Windows in a row that say that the packing should change.
+    contrary_count: u8,
+}
+
+/// Lost datagrams of a million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LossRate(pub u32);
+
+impl PathLoss {
+    /// How frames are to be packed.
+    pub fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// Loss over the last window; `None` until one is over.
+    pub fn rate(&self) -> Option<LossRate> {
+        self.rate
+    }
+
+    /// Another session counts from zero. What is known of the path stays.
+    pub fn on_new_session(&mut self) {
+        self.since = LossReport::default();
+    }
+
+    /// The peer is elsewhere: what is known of the way there is worth nothing.
+    pub fn on_new_path(&mut self) {
+        *self = Self { since: self.since, ..Self::default() };
+    }
+
+    /// The peer says what has come. Says whether the packing has changed.
+    pub fn on_report(&mut self, report: LossReport) -> bool {
+        let due = report.due_count.checked_sub(self.since.due_count);
+        let opened = report.opened_count.checked_sub(self.since.opened_count);
+        let (Some(due), Some(opened)) = (due, opened) else { return false };
+        if due < WINDOW_COUNT {
+            return false;
+        }
+        // Datagrams that were late make up for others.
+        let lost = due.saturating_sub(opened);
+        let rate = LossRate((u128::from(lost) * 1_000_000 / u128::from(due)) as u32);
+        self.since = report;
+        self.rate = Some(rate);
+        self.judge(rate)
+    }
+
+    fn judge(&mut self, rate: LossRate) -> bool {
+        let (is_contrary, enough, other) = match self.packing {
+            Packing::Trains => (rate.0 >= LOSSY_PPM, LOSSY_WINDOWS, Packing::Singles),
+            Packing::Singles => (rate.0 <= CLEAN_PPM, CLEAN_WINDOWS, Packing::Trains),
+        };
+        self.contrary_count = if is_contrary { self.contrary_count + 1 } else { 0 };
+        let changes = self.contrary_count >= enough;
+        if changes {
+            self.packing = other;
+            self.contrary_count = 0;
+        }
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reports window after window with so many lost of each 10,000.
+    struct Reporter {
+        loss: PathLoss,
+        total: LossReport,
+    }
+
+    impl Reporter {
+        fn new() -> Self {
+            Self { loss: PathLoss::default(), total: LossReport::default() }
+        }
+
+        fn report(&mut self, lost_of_10_000: u64) -> bool {
+            self.total.due_count += 10_000;
+            self.total.opened_count += 10_000 - lost_of_10_000;
+            self.loss.on_report(self.total)
+        }
+    }
+
+    #[test]
+    fn two_lossy_windows_in_a_row_change_the_packing_and_three_clean_ones_change_it_back() {
+        let mut reporter = Reporter::new();
+        assert!(!reporter.report(100) && !reporter.report(0) && !reporter.report(25));
+        assert_eq!(reporter.loss.packing(), Packing::Trains);
+        assert!(reporter.report(25));
+        assert_eq!((reporter.loss.packing(), reporter.loss.rate()), (Packing::Singles, Some(LossRate(2500))));
+        assert!(!reporter.report(5) && !reporter.report(0) && !reporter.report(6), "not clean yet");
+        assert!(!reporter.report(5) && !reporter.report(0) && reporter.report(0));
+        assert_eq!((reporter.loss.packing(), reporter.loss.rate()), (Packing::Trains, Some(LossRate(0))));
+    }
+
+    #[test]
+    fn a_rate_between_the_two_thresholds_changes_nothing() {
+        let mut reporter = Reporter::new();
+        assert!((0..20).all(|_| !reporter.report(20)));
+        assert!(!reporter.report(30) && reporter.report(30));
+        assert!((0..20).all(|_| !reporter.report(20)));
+        assert_eq!(reporter.loss.packing(), Packing::Singles);
+    }
+
+    #[test]
+    fn a_few_datagrams_are_no_window() {
+        let mut loss = PathLoss::default();
+        let report = |due_count| LossReport { due_count, opened_count: due_count / 2 };
+        assert!(!loss.on_report(report(WINDOW_COUNT - 1)));
+        assert_eq!(loss.rate(), None);
+        let _ = loss.on_report(report(WINDOW_COUNT));
+        assert_eq!(loss.rate(), Some(LossRate(500_000)), "they wait for others");
+    }
+
+    #[test]
+    fn numbers_that_go_back_or_say_nonsense_are_ignored() {
+        let mut reporter = Reporter::new();
+        let _ = reporter.report(100);
+        let before = reporter.loss;
+        assert!(!reporter.loss.on_report(LossReport { due_count: 9000, opened_count: 9000 }));
+        assert!(!reporter.loss.on_report(LossReport { due_count: u64::MAX, opened_count: 0 }));
+        assert_eq!(reporter.loss, before);
+        let _ = reporter.loss.on_report(LossReport { due_count: 20_000, opened_count: u64::MAX });
+        assert_eq!(reporter.loss.rate(), Some(LossRate(0)), "more than were due is no loss");
+    }
+
+    #[test]
+    fn a_new_session_counts_from_zero_and_keeps_what_is_known() {
+        let mut reporter = Reporter::new();
+        let _ = reporter.report(50);
+        reporter.loss.on_new_session();
+        reporter.total = LossReport::default();
+        assert!(reporter.report(50));
+    }
+}

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// UDP port for everything. Weave's, so that existing firewall rules fit.
 pub const PORT: u16 = 6783;
 
+/// TCP port of the HTTP API: Consul's.
+pub const HTTP_PORT: u16 = 8500;
+
 /// Range of container addresses. Weave's; it collides with few company networks.
 pub const RANGE: &str = "10.32.0.0/12";
 

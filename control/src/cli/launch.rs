@@ -78,7 +78,24 @@ pub(super) struct Args {
     #[arg(long, value_name = "COUNT")]
     workers: Option<WorkerCount>,
     #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
     offload: OffloadArgs,
+}
+
+/// The HTTP API.
+#[derive(clap::Args)]
+#[command(next_help_heading = "HTTP API")]
+struct HttpArgs {
+    /// TCP port of the Consul-compatible HTTP API on loopback and on the bridge [default: 8500]
+    #[arg(long, value_name = "PORT", conflicts_with = "no_http")]
+    http_port: Option<u16>,
+    /// No HTTP API
+    #[arg(long)]
+    no_http: bool,
+    /// File with the token that clients of the HTTP API must send; an empty name for none [default: none]
+    #[arg(long, value_name = "FILE")]
+    http_token_file: Option<PathBuf>,
 }
 
 /// Kernel offloads: `auto` tests each at the start and falls back while it fails.
@@ -192,7 +209,17 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         bridge_redirect: args.offload.bridge_redirect,
         container_gso: args.offload.container_gso,
         workers: args.workers,
+        http_port: if args.http.no_http { Some(None) } else { args.http.http_port.map(Some) },
+        http_token_file: args.http.http_token_file.as_deref().map(absolute).transpose()?,
     })
+}
+
+/// Control reads it at its start, from another directory.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    if path.as_os_str().is_empty() {
+        return Ok(PathBuf::new());
+    }
+    std::path::absolute(path).map_err(|error| Failure::usage(format!("--http-token-file {}: {error}", path.display())))
 }
 
 fn secret_source(token_file: Option<&Path>, password_file: Option<&Path>) -> Result<SecretSource, Failure> {

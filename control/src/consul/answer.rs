@@ -17,6 +17,8 @@ use super::{json::BodyError, query::QueryError};
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 /// Milliseconds since the server heard from its leader; clients compare it with what they find too stale.
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+/// Why a change was refused, in a word for programs. Ours: Consul's own clients look at the status.
+const REFUSAL: HeaderName = HeaderName::from_static("x-weaved-refusal");
 /// Whether compare-and-set can be decided.
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 
@@ -29,6 +31,8 @@ pub struct Answer {
     pub body: Body,
     /// The state that this was made from, where it was made from one.
     pub index: Option<u64>,
+    /// Why it is refused, in a word for programs.
+    pub refusal: Option<&'static str>,
 }
 
 /// A body and what kind it is.
@@ -94,6 +98,13 @@ impl Answer {
         self
     }
 
+    /// The same, with the reason of a refusal in a word.
+    #[must_use]
+    pub fn because(mut self, refusal: &'static str) -> Self {
+        self.refusal = Some(refusal);
+        self
+    }
+
     /// What travels.
     pub fn into_response(self, standing: Standing, layout: Layout) -> Response<Full<Bytes>> {
         let index = self.index.unwrap_or(standing.index).max(1);
@@ -109,6 +120,9 @@ impl Answer {
         headers.insert(INDEX, HeaderValue::from(index));
         headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
         headers.insert(KNOWN_LEADER, HeaderValue::from_static(if standing.has_majority { "true" } else { "false" }));
+        if let Some(refusal) = self.refusal {
+            headers.insert(REFUSAL, HeaderValue::from_static(refusal));
+        }
         if let Some(kind) = kind {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
@@ -116,7 +130,7 @@ impl Answer {
     }
 
     fn with(status: StatusCode, body: Body) -> Self {
-        Self { status, body, index: None }
+        Self { status, body, index: None, refusal: None }
     }
 }
 

@@ -9,9 +9,32 @@
 //! What each client sends is written down in `docs/consul.md`. Where Consul itself has changed its mind over the years, the
 //! answer is one that all of them accept.
 
+pub mod agent;
 pub mod answer;
+pub mod blocking;
+pub mod catalog;
+pub mod convert;
 pub mod json;
+pub mod listen;
 pub mod query;
 pub mod request;
+pub mod routes;
 pub mod server;
 pub mod shapes;
+
+#[cfg(test)]
+mod tests;
+
+use hyper::{Method, StatusCode};
+
+use self::answer::Answer;
+
+/// The path is there, but not for this method.
+fn not_allowed(method: &Method) -> Answer {
+    Answer::refused(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
+}
+
+/// Consul has it and we have not.
+fn not_here(what_instead: &str) -> Answer {
+    Answer::refused(StatusCode::NOT_IMPLEMENTED, what_instead).because("not-implemented")
+}

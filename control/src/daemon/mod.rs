@@ -11,6 +11,7 @@
 //! INVARIANT: only this loop touches the [`Node`]; everything else sends it messages. Nothing in the loop waits for
 //! anybody but the disk.
 
+mod api;
 mod desired;
 mod links;
 mod report;
@@ -30,9 +31,10 @@ use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
 use weaved_dataplane::container_ends::ContainerEnds;
 
 pub use self::services::Views;
-use self::{desired::DesiredSender, links::Links};
+use self::{api::Api, desired::DesiredSender, links::Links};
 use crate::{
     catalogue::View,
+    consul::routes::Routes,
     dataplane_client::{DataplaneClient, DataplaneEvent},
     docker::watch::{DockerState, Seen, Watch},
     failure::Failure,
@@ -69,6 +71,7 @@ struct Daemon {
     links: Links,
     targets: watch::Sender<Vec<Target>>,
     views: watch::Sender<Arc<View>>,
+    api: Api,
     /// Generation of iptables' rules that the data plane asks about.
     rules_question: watch::Sender<Option<u32>>,
     rules: Option<RulesVerdict>,
@@ -181,6 +184,7 @@ impl Daemon {
         };
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
         let views = watch::Sender::new(Arc::clone(node.view()));
+        let api = Api::start(&memory.settings.http, |token| Routes { views: views.subscribe(), token });
         Self {
             memory,
             node,
@@ -189,6 +193,7 @@ impl Daemon {
             links: Links::default(),
             targets: watch::Sender::new(parsed),
             views,
+            api,
             rules_question: watch::Sender::default(),
             rules: None,
             docker,
@@ -238,6 +243,7 @@ impl Daemon {
                 self.dataplane.apply(desired);
             }
             self.publish_view();
+            self.place_api();
         }
         self.answer_leave(now);
     }

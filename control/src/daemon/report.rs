@@ -60,6 +60,7 @@ impl Daemon {
     fn problems(&self, cluster: &ClusterStatus, targets: &[TargetReport], now: Instant) -> Vec<String> {
         let mut problems = self.links.problems();
         problems.extend(self.persist_problem.clone());
+        problems.extend(self.api.problems());
         match &cluster.ipam.state {
             SliceState::Ready => {}
             SliceState::Waiting(reason) => {

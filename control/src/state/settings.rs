@@ -3,7 +3,7 @@
 //! What other hosts or running containers depend on (range, slice length, bridge) can only be changed after `reset`;
 //! a `launch` that asks for something else is refused. The rest may change at each launch, and the change is told.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -64,8 +64,37 @@ pub struct Settings {
     /// How many threads carry frames.
     #[serde(default)]
     pub workers: WorkerCount,
+    /// The HTTP API.
+    #[serde(default)]
+    pub http: HttpSettings,
     /// How this node came to its cluster.
     pub start: Start,
+}
+
+/// Where the HTTP API answers, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSettings {
+    /// On loopback and on the bridge; none for no API.
+    pub port: Option<u16>,
+    /// File with the token that clients must send; none for an open door.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self { port: Some(defaults::HTTP_PORT), token_file: None }
+    }
+}
+
+impl fmt::Display for HttpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.port, &self.token_file) {
+            (None, _) => f.write_str("off"),
+            (Some(port), None) => write!(f, "on port {port}"),
+            (Some(port), Some(file)) => write!(f, "on port {port} for the token in {}", file.display()),
+        }
+    }
 }
 
 impl Record for Settings {
@@ -102,6 +131,10 @@ pub struct Requested {
     pub container_gso: Option<Switch>,
     /// `--workers`
     pub workers: Option<WorkerCount>,
+    /// `--http-port` or `--no-http`
+    pub http_port: Option<Option<u16>>,
+    /// `--http-token-file`; an empty path for none
+    pub http_token_file: Option<PathBuf>,
 }
 
 /// Settings that are refused; nothing has been changed.
@@ -147,6 +180,7 @@ impl Settings {
             offload: OffloadSwitches::default(),
             container_gso: Switch::default(),
             workers: WorkerCount::Auto,
+            http: HttpSettings::default(),
             start,
         };
         let fixed = Self {
@@ -186,6 +220,7 @@ impl Settings {
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
         note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
         note("workers", self.workers.to_string(), older.workers.to_string());
+        note("the HTTP API", self.http.to_string(), older.http.to_string());
         changes
     }
 
@@ -209,6 +244,13 @@ impl Settings {
             },
             container_gso: requested.container_gso.unwrap_or(self.container_gso),
             workers: requested.workers.unwrap_or(self.workers),
+            http: HttpSettings {
+                port: requested.http_port.unwrap_or(self.http.port),
+                token_file: match &requested.http_token_file {
+                    Some(file) => Some(file.clone()).filter(|file| !file.as_os_str().is_empty()),
+                    None => self.http.token_file,
+                },
+            },
             ..self
         })
     }
@@ -218,6 +260,9 @@ impl Settings {
         let last_slice = MAX_SLICE_PREFIX.min(range_prefix.saturating_add(MAX_SLICE_BITS));
         if self.port == 0 {
             return Err(unusable("--port", self.port, "choose one from 1 to 65535"));
+        }
+        if self.http.port == Some(0) {
+            return Err(unusable("--http-port", 0, "choose one from 1 to 65535, or --no-http"));
         }
         if !(8..MAX_SLICE_PREFIX).contains(&range_prefix) {
             return Err(unusable("--range", self.range, "choose a prefix length from 8 to 27, like 10.32.0.0/12"));

@@ -1,0 +1,149 @@
+//! Where the API listens: addresses come and go with the bridge; one that is taken is tried again.
+//!
+//! The API has a thread of its own, so that ten thousand clients do not delay what the daemon's loop does.
+//!
+//! INVARIANT: nothing fails because an address cannot be listened on; it is said once in the log and stands in the status.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+
+use super::server::{self, Handler, MAX_CONNECTIONS};
+use crate::failure::Failure;
+
+/// An address that is taken, or not there yet, is tried again after this.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where the API answers, and why it does not where it should: None for an address where it does.
+pub type Listening = BTreeMap<SocketAddr, Option<String>>;
+
+/// Serves on the wanted addresses, whatever they are at the time, until `wanted` is dropped.
+pub fn start(
+    handler: impl Handler,
+    wanted: watch::Receiver<BTreeSet<SocketAddr>>,
+    state: watch::Sender<Listening>,
+) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::refused(format!("cannot start the HTTP API: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let run = move || runtime.block_on(keep_listening(Arc::new(handler), wanted, state));
+    thread::Builder::new().name("http".into()).spawn(run).map(drop).map_err(cannot)
+}
+
+async fn keep_listening(
+    handler: Arc<impl Handler>,
+    mut wanted: watch::Receiver<BTreeSet<SocketAddr>>,
+    state: watch::Sender<Listening>,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let addresses = wanted.borrow_and_update().clone();
+        for (_, gone) in listeners.extract_if(.., |address, _| !addresses.contains(address)) {
+            gone.abort();
+        }
+        let mut listening = Listening::new();
+        for address in addresses {
+            let mut problem = None;
+            if let Entry::Vacant(place) = listeners.entry(address) {
+                match server::bind(address).await {
+                    Ok(listener) => {
+                        let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&places));
+                        place.insert(tokio::spawn(task));
+                        tracing::info!(%address, "the HTTP API listens");
+                    }
+                    Err(error) => problem = Some(error.to_string()),
+                }
+            }
+            listening.insert(address, problem);
+        }
+        let has_problem = listening.values().any(Option::is_some);
+        tell(listening, &state);
+        let retry = tokio::time::sleep(RETRY_INTERVAL);
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = retry, if has_problem => {}
+        }
+    }
+}
+
+/// A problem is said when it is new.
+fn tell(listening: Listening, state: &watch::Sender<Listening>) {
+    state.send_if_modified(|known| {
+        for (address, problem) in &listening {
+            if let Some(problem) =
+                problem.as_ref().filter(|problem| known.get(address) != Some(&Some((*problem).clone())))
+            {
+                tracing::warn!(%address, problem, "the HTTP API cannot listen here; tried again every 2 s");
+            }
+        }
+        let has_changed = *known != listening;
+        *known = listening;
+        has_changed
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::consul::{
+        answer::{Answer, Standing},
+        request::Ask,
+    };
+
+    struct Hello;
+
+    impl Handler for Hello {
+        async fn answer(&self, ask: Ask) -> Answer {
+            if ask.method == Method::GET { Answer::json(&"hello") } else { Answer::nothing() }
+        }
+
+        fn standing(&self) -> Standing {
+            Standing { index: 1, has_majority: true }
+        }
+
+        fn admits(&self, _token: Option<&str>) -> bool {
+            true
+        }
+    }
+
+    async fn ask(address: SocketAddr) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_listened_on_when_it_is_free() {
+        let taken = server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let (wanted, addresses) = watch::channel(BTreeSet::from([address]));
+        let (sender, mut state) = watch::channel(Listening::new());
+        start(Hello, addresses, sender).unwrap();
+        let told = state.wait_for(|listening| listening.contains_key(&address)).await.unwrap().clone();
+        assert!(told[&address].as_ref().unwrap().contains("in use"), "{told:?}");
+        drop(taken);
+        state.wait_for(|listening| listening.get(&address) == Some(&None)).await.unwrap();
+        assert!(ask(address).await.unwrap().ends_with("\"hello\""));
+
+        wanted.send_replace(BTreeSet::new());
+        state.wait_for(Listening::is_empty).await.unwrap();
+        assert!(ask(address).await.is_err(), "an address that is wanted no more is left");
+    }
+}

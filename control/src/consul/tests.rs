@@ -1,0 +1,203 @@
+//! What clients read of services, path by path, from a view that is made by hand.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hyper::{Method, StatusCode, body::Bytes};
+use serde_json::Value;
+use tokio::sync::watch;
+use weaved_api::PeerId;
+
+use super::{
+    answer::{Answer, Body},
+    request::Ask,
+    routes::Routes,
+    server::Handler,
+};
+use crate::{
+    catalogue::{
+        Check, CheckId, Drain, Health, Index, Instance, InstanceId, InstanceView, NodeFacts, NodeView, Readiness,
+        ServiceView, Source, Standing, View,
+    },
+    node::MemberState,
+};
+
+const ME: PeerId = PeerId([1; 32]);
+const OTHER: PeerId = PeerId([2; 32]);
+
+fn node(id: PeerId, name: &str, standing: Standing) -> NodeFacts {
+    let state = if standing == Standing::Trusted { MemberState::Up } else { MemberState::Down };
+    NodeFacts {
+        id,
+        name: name.into(),
+        address: Some(format!("192.0.2.{}", id.0[0]).parse().unwrap()),
+        gateway: None,
+        state,
+        standing,
+        meta: BTreeMap::new(),
+    }
+}
+
+fn instance(facts: &NodeFacts, tags: &[&str], health: Health, drain: Drain) -> Arc<InstanceView> {
+    let check = Check { id: CheckId("c".into()), name: "C".into(), kind: "tcp".into(), health, output: "said".into() };
+    let instance = Instance {
+        id: InstanceId(format!("{}:web:80", facts.name)),
+        service: "web".into(),
+        address: Some("10.32.0.5".parse().unwrap()),
+        port: 80,
+        tags: tags.iter().map(ToString::to_string).collect(),
+        meta: BTreeMap::new(),
+        source: Source::Api,
+        drain,
+        checks: vec![check],
+    };
+    let (address, health) = (instance.address, health.max(facts.health()));
+    Arc::new(InstanceView {
+        instance,
+        node: Arc::new(facts.clone()),
+        address,
+        health,
+        created: Index(3),
+        modified: Index(4),
+    })
+}
+
+/// `a` (we) has a blue instance, `b` a green one.
+fn view(b: Standing, health: Health, drain: Drain) -> View {
+    let mut view = View::starting(ME, Index(7));
+    view.readiness = Readiness::Ready;
+    let facts = [node(ME, "a", Standing::Trusted), node(OTHER, "b", b)];
+    let all = [
+        instance(&facts[0], &["blue", "v1"], health, drain),
+        instance(&facts[1], &["green"], Health::Passing, Drain::Serving),
+    ];
+    for (facts, listed) in facts.into_iter().zip(&all) {
+        let instances = vec![Arc::clone(listed)];
+        let shown = NodeView { facts, index: Index(5), created: Index(1), modified: Index(2), instances };
+        view.nodes.insert(shown.facts.id, Arc::new(shown));
+    }
+    let service = ServiceView { name: "web".into(), index: Index(6), instances: all.to_vec() };
+    view.services.insert("web".into(), Arc::new(service));
+    view
+}
+
+async fn get_from(view: View, path: &str) -> Answer {
+    let (_sender, views) = watch::channel(Arc::new(view));
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
+        Ok(ask) => Routes { views, token: None }.answer(ask).await,
+        Err(answer) => answer,
+    }
+}
+
+async fn get(path: &str) -> Answer {
+    get_from(view(Standing::Trusted, Health::Passing, Drain::Serving), path).await
+}
+
+fn json(answer: &Answer) -> &Value {
+    match &answer.body {
+        Body::Json(value) => value,
+        other => panic!("{other:?} is not JSON"),
+    }
+}
+
+fn ids(answer: &Answer) -> Vec<&str> {
+    let entries = json(answer).as_array().unwrap();
+    entries.iter().map(|entry| entry["Service"]["ID"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_service_is_told_with_its_node_and_the_checks_of_both() {
+    let answer = get("/v1/health/service/web").await;
+    assert_eq!(answer.index, Some(6));
+    let first = &json(&answer)[0];
+    assert_eq!(first["Node"]["Node"], "a");
+    assert_eq!(first["Node"]["ID"], "01010101-0101-0101-0101-010101010101");
+    assert_eq!((&first["Service"]["Address"], &first["Service"]["Port"]), (&"10.32.0.5".into(), &80.into()));
+    assert_eq!(first["Service"]["Tags"], serde_json::json!(["blue", "v1"]));
+    let checks: Vec<_> = first["Checks"].as_array().unwrap().iter().map(|check| check["CheckID"].as_str()).collect();
+    assert_eq!(checks, [Some("serfHealth"), Some("c")]);
+}
+
+#[tokio::test]
+async fn passing_leaves_out_the_ill_the_draining_and_what_ran_on_a_dead_host() {
+    let passing = async |view| get_from(view, "/v1/health/service/web?passing=1").await;
+    for (answer, expected) in [
+        (passing(view(Standing::Trusted, Health::Passing, Drain::Serving)).await, vec!["a:web:80", "b:web:80"]),
+        (passing(view(Standing::Trusted, Health::Critical, Drain::Serving)).await, vec!["b:web:80"]),
+        (passing(view(Standing::Trusted, Health::Passing, Drain::Draining)).await, vec!["b:web:80"]),
+        (passing(view(Standing::Suspended, Health::Passing, Drain::Serving)).await, vec!["a:web:80"]),
+    ] {
+        assert_eq!(ids(&answer), expected);
+    }
+    let all = get_from(view(Standing::Suspended, Health::Passing, Drain::Draining), "/v1/health/service/web").await;
+    assert_eq!(ids(&all).len(), 2, "without the filter everything is told");
+    assert_eq!(json(&all)[0]["Checks"][1]["CheckID"], "_service_maintenance:a:web:80");
+    assert_eq!(json(&all)[1]["Checks"][0]["Status"], "critical");
+}
+
+#[tokio::test]
+async fn tags_choose_and_several_must_all_be_there() {
+    for (query, expected) in [
+        ("tag=green", vec!["b:web:80"]),
+        ("tag=BLUE", vec!["a:web:80"]),
+        ("tag=blue&tag=v1", vec!["a:web:80"]),
+        ("tag=blue&tag=green", vec![]),
+        ("tag=", vec!["a:web:80", "b:web:80"]),
+        ("node-meta=rack:1", vec![]),
+    ] {
+        assert_eq!(ids(&get(&format!("/v1/health/service/web?{query}")).await), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_an_empty_list_with_an_index() {
+    for path in
+        ["/v1/health/service/none", "/v1/catalog/service/none", "/v1/health/checks/none", "/v1/health/node/none"]
+    {
+        let answer = get(path).await;
+        assert_eq!((answer.status, json(&answer)), (StatusCode::OK, &serde_json::json!([])), "{path}");
+        assert!(answer.index.is_some_and(|index| index >= 1), "{path}");
+    }
+    assert_eq!(json(&get("/v1/catalog/node/none").await), &Value::Null, "Consul's own answer");
+}
+
+#[tokio::test]
+async fn the_catalogue_lists_services_with_tags_nodes_and_rows() {
+    assert_eq!(json(&get("/v1/catalog/services").await), &serde_json::json!({"web": ["blue", "green", "v1"]}));
+    assert_eq!(json(&get("/v1/catalog/datacenters").await), &serde_json::json!(["dc1"]));
+    assert_eq!(json(&get("/v1/catalog/nodes").await)[1]["Address"], "192.0.2.2");
+    let rows = get("/v1/catalog/service/web?tag=green").await;
+    assert_eq!((&json(&rows)[0]["ServiceName"], &json(&rows)[0]["ServicePort"]), (&"web".into(), &80.into()));
+    let node = get("/v1/catalog/node/b").await;
+    assert_eq!(json(&node)["Services"]["b:web:80"]["Service"], "web");
+}
+
+#[tokio::test]
+async fn the_agent_tells_its_own_and_the_health_its_states() {
+    assert_eq!(json(&get("/v1/agent/self").await)["Config"]["NodeName"], "a");
+    let own = get("/v1/agent/services").await;
+    assert_eq!(json(&own).as_object().unwrap().keys().collect::<Vec<_>>(), ["a:web:80"]);
+    let down = view(Standing::Suspended, Health::Passing, Drain::Serving);
+    let members = get_from(down.clone(), "/v1/agent/members").await;
+    let states: Vec<_> = json(&members).as_array().unwrap().iter().map(|member| member["Status"].as_u64()).collect();
+    assert_eq!(states, [Some(1), Some(4)]);
+    let critical = get_from(down, "/v1/health/state/critical").await;
+    assert_eq!(json(&critical).as_array().unwrap().len(), 1);
+    assert_eq!(json(&get("/v1/status/peers").await), &serde_json::json!(["192.0.2.1:8300", "192.0.2.2:8300"]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_and_not_answered_wrongly() {
+    for (path, status) in [
+        ("/v1/health/service/web?dc=elsewhere", StatusCode::INTERNAL_SERVER_ERROR),
+        ("/v1/health/service/web?filter=Service.Port==80", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/web?index=x", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/web?stale&consistent", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/", StatusCode::BAD_REQUEST),
+        ("/v1/health/state/unwell", StatusCode::BAD_REQUEST),
+        ("/v1/event/list", StatusCode::NOT_IMPLEMENTED),
+        ("/v1/nothing", StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(get(path).await.status, status, "{path}");
+    }
+}

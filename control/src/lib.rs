@@ -24,6 +24,7 @@ pub mod firewall;
 pub mod hlc;
 pub mod host;
 pub mod ipam;
+pub mod kv;
 pub mod launch;
 pub mod lifecycle;
 pub mod logging;

@@ -28,7 +28,8 @@ const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(2 * defaults::STOP_DEA
 const RUN_FILES: [&str; 6] =
     ["control.sock", "dataplane.sock", "control.pid", "dataplane.pid", "supervisor.pid", "verb.lock"];
 /// Files of the state directory.
-pub const STATE_FILES: [&str; 14] = [
+pub const STATE_FILES: [&str; 15] = [
+    "kv.redb",
     "identity.json",
     "secret.json",
     "settings.json",

@@ -21,6 +21,7 @@ mod config;
 mod event;
 mod farewell;
 mod gossip;
+mod kv;
 mod outbox;
 mod persisted;
 mod services;
@@ -58,6 +59,7 @@ use crate::{
         limits::{MAX_EVENTS, MAX_MEMBERS, MAX_TARGETS},
     },
     ipam::{Allocator, IpamMessage, Overlay},
+    kv::{Kv, KvConfig},
 };
 
 /// Versions that one run may use before a new floor is stored.
@@ -78,6 +80,7 @@ pub struct Node {
     replica: Replica,
     allocator: Allocator,
     services: Services,
+    kv: Kv,
 
     // What we were told.
     sessions: BTreeMap<PeerId, SocketAddr>,
@@ -162,6 +165,7 @@ impl Node {
             replica: Replica::new(config.id, first),
             allocator,
             services: Services::new(config.id, Version(floor), clock.wall_us),
+            kv: Kv::new(KvConfig::new(config.id), &Vec::new(), now).expect("an empty store is sound"),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),
             containers: Vec::new(),
@@ -295,6 +299,7 @@ impl Node {
         if self.services.view_at.take_if(|at| *at <= now).is_some() {
             self.update_view(now);
         }
+        self.kv.handle_timeout(now, self.clock.wall_us(now));
         self.farewell_timeout(now);
         self.refresh(now);
     }
@@ -312,6 +317,7 @@ impl Node {
             self.membership.poll_timeout(),
             allocator,
             farewell,
+            self.kv.poll_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }

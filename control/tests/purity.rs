@@ -21,7 +21,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 /// Modules that are tests as a whole.
 const TESTS: &[&str] = &["scenarios.rs"];
 
-const PURE: &[&str] = &["src/catalogue", "src/cluster", "src/hlc.rs", "src/ipam", "src/node", "src/node.rs"];
+const PURE: &[&str] = &["src/catalogue", "src/cluster", "src/hlc.rs", "src/ipam", "src/kv", "src/node", "src/node.rs"];
 
 #[test]
 fn pure_modules_fetch_no_time_randomness_or_files() {

@@ -11,6 +11,7 @@ mod docker_config;
 mod expose;
 mod forget;
 mod hide;
+mod kv;
 mod launch;
 pub mod output;
 mod ps;
@@ -51,6 +52,7 @@ verbs! {
     docker_config => DockerConfig,
     expose => Expose,
     hide => Hide,
+    kv => Kv,
     stop => Stop,
     reset => Reset,
     demo => Demo,

@@ -13,6 +13,7 @@
 
 mod api;
 mod desired;
+mod kv;
 mod links;
 mod report;
 mod requests;
@@ -30,8 +31,13 @@ use tokio::{
 use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
 use weaved_dataplane::container_ends::ContainerEnds;
 
-pub use self::services::Views;
-use self::{api::Api, desired::DesiredSender, links::Links};
+use self::{
+    api::Api,
+    desired::DesiredSender,
+    kv::{KvCall, KvDesk},
+    links::Links,
+};
+pub use self::{kv::KvClient, services::Views};
 use crate::{
     catalogue::View,
     consul::routes::Routes,
@@ -40,10 +46,11 @@ use crate::{
     failure::Failure,
     firewall,
     host::{interfaces, process::PidFile},
+    kv::StoredRows,
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
     paths::{Part, Paths},
     serve::{self, Call, protocol::Reply},
-    state::{DockerChoice, Identity, SecretRecord, Settings, Store, Wishes},
+    state::{DockerChoice, Identity, SecretRecord, Settings, Store, Wishes, kv_file::KvFile},
     targets::{self, Resolved, Target},
 };
 
@@ -61,6 +68,7 @@ struct Memory {
     identity: Identity,
     secret: ClusterSecret,
     wishes: Wishes,
+    kv_file: KvFile,
 }
 
 struct Daemon {
@@ -85,6 +93,8 @@ struct Daemon {
     /// Verbs that wait for counters, oldest first.
     status_calls: Vec<(oneshot::Sender<Reply>, Instant)>,
     leave_calls: Vec<(oneshot::Sender<Reply>, Instant)>,
+    kv_client: KvClient,
+    kv_desk: KvDesk,
     started: Instant,
 }
 
@@ -92,6 +102,7 @@ struct Daemon {
 struct Inputs {
     dataplane: mpsc::Receiver<DataplaneEvent>,
     calls: mpsc::Receiver<Call>,
+    kv: mpsc::Receiver<KvCall>,
     docker: mpsc::Receiver<Seen>,
     resolved: mpsc::Receiver<Resolved>,
     rules: mpsc::Receiver<RulesVerdict>,
@@ -100,7 +111,7 @@ struct Inputs {
 /// Runs until it is told to end.
 pub fn run(paths: &Paths) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(paths, Part::Control)?;
-    let memory = Memory::load(paths)?;
+    let (memory, kv_rows) = Memory::load(paths)?;
     // Before the runtime: netlink has one of its own.
     let local_endpoints = interfaces::endpoints(&memory.settings);
     let mut seed = [0; 32];
@@ -115,7 +126,8 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
         local_endpoints,
     };
     let persisted = memory.store.load::<Persisted>().map_err(Failure::refused)?;
-    let node = Node::new(config, persisted, seed, Instant::now(), SystemTime::now()).map_err(Failure::refused)?;
+    let mut node = Node::new(config, persisted, seed, Instant::now(), SystemTime::now()).map_err(Failure::refused)?;
+    node.restore_kv(&kv_rows, Instant::now()).map_err(Failure::refused)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::refused(format!("cannot start control: {error}")))?;
     let outcome = runtime.block_on(assemble(paths, memory, node));
@@ -135,7 +147,9 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let settings = memory.settings.clone();
 
     let (client, dataplane) = DataplaneClient::start(&paths.dataplane_socket());
-    let mut daemon = Daemon::new(memory, node, client);
+    // What asks in this process (the HTTP APIs) gets a clone of the client.
+    let (kv_client, kv) = KvClient::new();
+    let mut daemon = Daemon::new(memory, node, client, kv_client);
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
@@ -149,7 +163,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
-    let mut inputs = Inputs { dataplane, calls, docker, resolved, rules };
+    let mut inputs = Inputs { dataplane, calls, kv, docker, resolved, rules };
     tokio::select! {
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
@@ -162,21 +176,25 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
 }
 
 impl Memory {
-    fn load(paths: &Paths) -> Result<Self, Failure> {
+    fn load(paths: &Paths) -> Result<(Self, StoredRows), Failure> {
         let store = Store::new(&paths.state_dir);
         let missing = || Failure::refused("this host was never launched; run `weaved launch`");
-        Ok(Self {
-            settings: store.load().map_err(Failure::refused)?.ok_or_else(missing)?,
+        let settings = store.load().map_err(Failure::refused)?.ok_or_else(missing)?;
+        let (kv_file, kv_rows) = KvFile::open(&paths.state_dir).map_err(Failure::refused)?;
+        let memory = Self {
+            settings,
             identity: Identity::load(&store).map_err(Failure::refused)?.ok_or_else(missing)?,
             secret: store.load::<SecretRecord>().map_err(Failure::refused)?.ok_or_else(missing)?.secret,
             wishes: store.load().map_err(Failure::refused)?.unwrap_or_default(),
+            kv_file,
             store,
-        })
+        };
+        Ok((memory, kv_rows))
     }
 }
 
 impl Daemon {
-    fn new(memory: Memory, mut node: Node, dataplane: DataplaneClient) -> Self {
+    fn new(memory: Memory, mut node: Node, dataplane: DataplaneClient, kv_client: KvClient) -> Self {
         let parsed = memory.wishes.targets.iter().filter_map(|target| target.parse().ok()).collect();
         let docker = match memory.settings.docker {
             DockerChoice::Off => DockerState::Off,
@@ -204,6 +222,8 @@ impl Daemon {
             dropped_count: 0,
             status_calls: Vec::new(),
             leave_calls: Vec::new(),
+            kv_client,
+            kv_desk: KvDesk::default(),
             started: Instant::now(),
         }
     }
@@ -215,6 +235,7 @@ impl Daemon {
             tokio::select! {
                 Some(event) = inputs.dataplane.recv() => self.handle_dataplane(event, Instant::now()),
                 Some((request, reply)) = inputs.calls.recv() => self.handle_call(request, reply, Instant::now()),
+                Some(call) = inputs.kv.recv() => self.handle_kv_call(call, &mut inputs.kv, Instant::now()),
                 Some(seen) = inputs.docker.recv() => self.handle_docker(seen, Instant::now()),
                 Some(resolved) = inputs.resolved.recv() => self.handle_resolved(resolved, Instant::now()),
                 Some(verdict) = inputs.rules.recv() => {
@@ -230,6 +251,7 @@ impl Daemon {
     /// Everything that the node wants done, in the order that it asks for.
     fn drain(&mut self, now: Instant) {
         self.store();
+        self.kv_desk.drain(&mut self.node, &self.memory.kv_file, now);
         while let Some((to, bytes)) = self.node.poll_send() {
             self.dropped_count += u64::from(!self.dataplane.send(Request::SendControl { to, bytes }));
         }
@@ -266,8 +288,9 @@ impl Daemon {
 
     fn next_wake(&self, now: Instant) -> Instant {
         let calls = self.status_calls.iter().chain(&self.leave_calls).map(|(_, deadline)| *deadline);
-        let retry = self.persist_problem.is_some().then(|| now + PERSIST_RETRY);
-        let timers = [self.node.poll_timeout(), self.desired.due(), retry];
+        let is_stuck = self.persist_problem.is_some() || self.kv_desk.is_stuck();
+        let retry = is_stuck.then(|| now + PERSIST_RETRY);
+        let timers = [self.node.poll_timeout(), self.desired.due(), self.kv_desk.next_deadline(), retry];
         let idle = now + Duration::from_mins(1);
         timers.into_iter().flatten().chain(calls).fold(idle, Instant::min)
     }
@@ -412,7 +435,8 @@ mod tests {
         store.create().unwrap();
         let settings = Settings::first(&crate::state::settings::Requested::default(), "alpha", Start::Founder).unwrap();
         let secret = ClusterSecret([7; 32]);
-        Memory { store, settings, identity: Identity::generate(), secret, wishes: Wishes::default() }
+        let (kv_file, _) = KvFile::open(dir).unwrap();
+        Memory { store, settings, identity: Identity::generate(), secret, wishes: Wishes::default(), kv_file }
     }
 
     fn node(memory: &Memory, persisted: Option<Persisted>) -> Node {
@@ -432,7 +456,7 @@ mod tests {
         let memory = memory(dir);
         let node = node(&memory, None);
         let (client, _) = DataplaneClient::start(&dir.join("dataplane.sock"));
-        Daemon::new(memory, node, client)
+        Daemon::new(memory, node, client, KvClient::new().0)
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ impl Daemon {
         let outcome = match request {
             Request::Status => return self.begin_status(reply, now),
             Request::Leave => return self.begin_leave(reply, now),
+            Request::Kv { ask } => return self.handle_kv_verb(ask, reply, now),
             Request::Connect { targets, mode } => self.connect(&targets, mode, now),
             Request::Forget { targets } => self.forget(&targets, now),
             Request::Expose => self.expose(now),

@@ -6,7 +6,7 @@ use super::{
     protocol::{self, Done, MAX_REPLY_BYTES, Reply, Request},
     report::StatusReport,
 };
-use crate::{docker::config::DockerOptions, failure::Failure, paths::Paths};
+use crate::{docker::config::DockerOptions, failure::Failure, kv, paths::Paths};
 
 /// Longer than anything that control does before it answers.
 const REPLY_PATIENCE: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ pub fn request(paths: &Paths, request: &Request) -> Result<Done, Failure> {
     match call(paths, request)? {
         Reply::Done(done) => Ok(done),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Status(_) | Reply::Docker(_) => Err(other_version()),
+        Reply::Status(_) | Reply::Docker(_) | Reply::Kv(_) => Err(other_version()),
     }
 }
 
@@ -40,7 +40,16 @@ pub fn status(paths: &Paths) -> Result<StatusReport, Failure> {
     match call(paths, &Request::Status)? {
         Reply::Status(report) => Ok(*report),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Docker(_) => Err(other_version()),
+        Reply::Done(_) | Reply::Docker(_) | Reply::Kv(_) => Err(other_version()),
+    }
+}
+
+/// Asks the key-value store.
+pub fn kv(paths: &Paths, ask: kv::Request) -> Result<kv::Reply, Failure> {
+    match call(paths, &Request::Kv { ask })? {
+        Reply::Kv(answer) => answer.map_err(Failure::refused),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        Reply::Done(_) | Reply::Status(_) | Reply::Docker(_) => Err(other_version()),
     }
 }
 
@@ -49,7 +58,7 @@ pub fn docker_options(paths: &Paths) -> Result<DockerOptions, Failure> {
     match call(paths, &Request::DockerConfig)? {
         Reply::Docker(options) => Ok(options),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Status(_) => Err(other_version()),
+        Reply::Done(_) | Reply::Status(_) | Reply::Kv(_) => Err(other_version()),
     }
 }
 

@@ -16,10 +16,10 @@ use weaved_api::framing;
 pub use weaved_api::framing::LEN_BYTES;
 
 use super::report::StatusReport;
-use crate::docker::config::DockerOptions;
+use crate::{docker::config::DockerOptions, kv};
 
-/// Room for some thousand targets.
-pub const MAX_REQUEST_BYTES: usize = 64 << 10;
+/// Room for some thousand targets, and for the longest value in base64.
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Room for the status of a thousand members.
 pub const MAX_REPLY_BYTES: usize = framing::MAX_MESSAGE_BYTES;
 
@@ -49,6 +49,11 @@ pub enum Request {
     DockerConfig,
     /// Give back what belongs to the cluster, before a reset.
     Leave,
+    /// About keys and values.
+    Kv {
+        /// What.
+        ask: kv::Request,
+    },
 }
 
 /// What `connect` does with the targets that there are.
@@ -69,6 +74,8 @@ pub enum Reply {
     Status(Box<StatusReport>),
     /// The answer to [`Request::DockerConfig`].
     Docker(DockerOptions),
+    /// The answer to [`Request::Kv`].
+    Kv(Box<kv::Answer>),
     /// It is done.
     Done(Done),
     /// It is refused; nothing has changed.

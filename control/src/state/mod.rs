@@ -7,6 +7,7 @@
 
 pub mod file;
 pub mod identity;
+pub mod kv_file;
 pub mod password;
 pub mod settings;
 pub mod token;

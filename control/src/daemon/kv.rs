@@ -1,0 +1,345 @@
+//! Clients of the key-value store: who waits for what, and how tasks elsewhere in the process ask.
+//!
+//! A read that waits is parked here and woken by the keys that have changed; it costs a row in three maps until then.
+//! Everything else goes to the node and is answered when the node says so.
+//!
+//! INVARIANT: each request is answered once, or its client has gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Daemon;
+use crate::{
+    kv::{
+        Answer, Batch, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait,
+        limits::{MAX_WAIT, MAX_WATCHERS},
+    },
+    node::Node,
+    serve::protocol::Reply,
+    state::kv_file::KvFile,
+};
+
+/// Requests of other tasks that wait for the loop; further ones wait in their tasks.
+const QUEUE_LEN: usize = 1024;
+/// Requests that are taken together and share one write to the disk.
+const BATCH_LEN: usize = 256;
+
+/// Asks the key-value store from other tasks of this process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct KvClient {
+    calls: mpsc::Sender<KvCall>,
+    next_id: Arc<AtomicU64>,
+}
+
+/// What travels from a task to the loop.
+#[derive(Debug)]
+pub(super) enum KvCall {
+    /// A request, and where its answer goes.
+    Ask(RequestId, Request, oneshot::Sender<Answer>),
+    /// Nobody wants the answer any more.
+    Cancel(RequestId),
+}
+
+impl KvClient {
+    /// A client and the loop's end of it.
+    pub(super) fn new() -> (Self, mpsc::Receiver<KvCall>) {
+        let (calls, receiver) = mpsc::channel(QUEUE_LEN);
+        (Self { calls, next_id: Arc::default() }, receiver)
+    }
+
+    /// Asks, and waits for the answer. May be dropped at any time; a write may then have happened.
+    pub async fn call(&self, request: Request) -> Answer {
+        let id = self.take_id();
+        let (sender, receiver) = oneshot::channel();
+        self.calls.send(KvCall::Ask(id, request, sender)).await.map_err(|_| KvError::Ending)?;
+        let mut hang_up = HangUp { calls: &self.calls, id: Some(id) };
+        let answer = receiver.await.unwrap_or(Err(KvError::Ending));
+        hang_up.id = None;
+        answer
+    }
+
+    pub(super) fn take_id(&self) -> RequestId {
+        RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Tells the loop when a call is dropped. When the queue is full the deadline of the read does it.
+struct HangUp<'a> {
+    calls: &'a mpsc::Sender<KvCall>,
+    id: Option<RequestId>,
+}
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            drop(self.calls.try_send(KvCall::Cancel(id)));
+        }
+    }
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub(super) enum Client {
+    Task(oneshot::Sender<Answer>),
+    Verb(oneshot::Sender<Reply>),
+}
+
+impl Client {
+    fn answer(self, answer: Answer) {
+        // A client that has gone does not want its answer.
+        match self {
+            Self::Task(sender) => drop(sender.send(answer)),
+            Self::Verb(sender) => drop(sender.send(Reply::Kv(Box::new(answer)))),
+        }
+    }
+}
+
+/// A read that waits.
+#[derive(Debug)]
+struct Parked {
+    request: Request,
+    wait: Wait,
+    deadline: Instant,
+    client: Client,
+}
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub(super) struct KvDesk {
+    parked: BTreeMap<RequestId, Parked>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
+    watchers: crate::kv::Watchers<RequestId>,
+    pending: BTreeMap<RequestId, Client>,
+    unstored: Option<Batch>,
+}
+
+impl KvDesk {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one request in: answers it, parks it or hands it to the node.
+    pub(super) fn ask(&mut self, node: &mut Node, id: RequestId, request: Request, client: Client, now: Instant) {
+        let Some((topic, wait)) = waits_for(&request) else {
+            self.pending.insert(id, client);
+            return node.handle_kv_request(id, request, now);
+        };
+        if wait.index == 0 || node.kv().has_news(&topic, wait.index) || wait.index > node.kv().latest_index() {
+            return client.answer(read(node.kv(), &request));
+        }
+        if self.parked.len() >= MAX_WATCHERS {
+            return client.answer(Err(KvError::TooManyWatchers));
+        }
+        let deadline = now + Duration::from_millis(wait.at_most_ms).min(MAX_WAIT);
+        self.watchers.park(id, topic);
+        self.deadlines.insert((deadline, id));
+        self.parked.insert(id, Parked { request, wait, deadline, client });
+    }
+
+    pub(super) fn cancel(&mut self, id: RequestId) {
+        self.pending.remove(&id);
+        self.unpark(id);
+    }
+
+    /// Stores what is to be stored, answers who has an answer, wakes who waits.
+    pub(super) fn drain(&mut self, node: &mut Node, file: &KvFile, now: Instant) {
+        self.store(node, file);
+        while let Some((id, answer)) = node.poll_kv_answer() {
+            if let Some(client) = self.pending.remove(&id) {
+                client.answer(answer);
+            }
+        }
+        while let Some(key) = node.poll_kv_changed() {
+            for id in self.watchers.concerned(key.as_str()) {
+                self.wake(node.kv(), id);
+            }
+        }
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
+            if let Some(parked) = self.unpark(id) {
+                parked.client.answer(read(node.kv(), &parked.request));
+            }
+        }
+    }
+
+    fn store(&mut self, node: &mut Node, file: &KvFile) {
+        let Some(batch) = node.poll_kv_persist() else { return };
+        match file.write(&batch) {
+            Ok(()) => {
+                node.handle_kv_stored();
+                self.unstored = None;
+            }
+            Err(error) => {
+                if self.unstored.is_none() {
+                    tracing::error!(%error, "cannot store keys and values");
+                }
+                self.unstored = Some(Batch::new());
+                node.handle_kv_persist_failed(batch, &error.to_string());
+            }
+        }
+    }
+
+    /// True while the disk takes nothing.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.unstored.is_some()
+    }
+
+    fn wake(&mut self, kv: &Kv, id: RequestId) {
+        let Some(parked) = self.parked.get(&id) else { return };
+        let has_news = waits_for(&parked.request).is_some_and(|(topic, _)| kv.has_news(&topic, parked.wait.index));
+        if has_news && let Some(parked) = self.unpark(id) {
+            parked.client.answer(read(kv, &parked.request));
+        }
+    }
+
+    fn unpark(&mut self, id: RequestId) -> Option<Parked> {
+        let parked = self.parked.remove(&id)?;
+        self.watchers.remove(id);
+        self.deadlines.remove(&(parked.deadline, id));
+        Some(parked)
+    }
+}
+
+/// What a read waits for, if it does.
+fn waits_for(request: &Request) -> Option<(Topic, Wait)> {
+    match request {
+        Request::Read { topic, wait: Some(wait), .. } => Some((topic.clone(), *wait)),
+        Request::Sessions { id, wait: Some(wait) } => Some((Kv::sessions_topic(*id), *wait)),
+        _ => None,
+    }
+}
+
+fn read(kv: &Kv, request: &Request) -> Answer {
+    match request {
+        Request::Read { topic, after, .. } => kv.read(topic, after.as_deref()).map(KvReply::Rows),
+        Request::Sessions { id, .. } => Ok(KvReply::Sessions(kv.sessions(*id))),
+        _ => unreachable!("only reads wait"),
+    }
+}
+
+impl Daemon {
+    /// Takes a request of another task, and those that wait behind it: they share one write to the disk.
+    pub(super) fn handle_kv_call(&mut self, first: KvCall, calls: &mut mpsc::Receiver<KvCall>, now: Instant) {
+        let more = std::iter::from_fn(|| calls.try_recv().ok()).take(BATCH_LEN);
+        for call in std::iter::once(first).chain(more) {
+            match call {
+                KvCall::Ask(id, request, sender) => {
+                    self.kv_desk.ask(&mut self.node, id, request, Client::Task(sender), now);
+                }
+                KvCall::Cancel(id) => self.kv_desk.cancel(id),
+            }
+        }
+    }
+
+    /// Takes a request of a verb.
+    pub(super) fn handle_kv_verb(&mut self, request: Request, reply: oneshot::Sender<Reply>, now: Instant) {
+        let id = self.kv_client.take_id();
+        self.kv_desk.ask(&mut self.node, id, request, Client::Verb(reply), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use weaved_api::PeerId;
+
+    use super::*;
+    use crate::{
+        kv::{Change, Rule, Value},
+        node::{NodeConfig, Start},
+    };
+
+    struct Scene {
+        node: Node,
+        desk: KvDesk,
+        file: KvFile,
+        next_id: u64,
+        _dir: tempfile::TempDir,
+    }
+
+    fn scene() -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig {
+            id: PeerId([1; 32]),
+            name: "a".into(),
+            range: "10.32.0.0/12".parse().unwrap(),
+            slice_prefix: 24,
+            listen_port: 6783,
+            start: Start::Founder,
+            local_endpoints: vec![],
+        };
+        let mut node = Node::new(config, None, [1; 32], Instant::now(), SystemTime::now()).unwrap();
+        let (file, rows) = KvFile::open(dir.path()).unwrap();
+        node.restore_kv(&rows, Instant::now()).unwrap();
+        Scene { node, desk: KvDesk::default(), file, next_id: 0, _dir: dir }
+    }
+
+    impl Scene {
+        fn ask(&mut self, request: Request) -> (RequestId, oneshot::Receiver<Answer>) {
+            let (sender, receiver) = oneshot::channel();
+            self.next_id += 1;
+            let id = RequestId(self.next_id);
+            self.desk.ask(&mut self.node, id, request, Client::Task(sender), Instant::now());
+            self.desk.drain(&mut self.node, &self.file, Instant::now());
+            (id, receiver)
+        }
+
+        fn put(&mut self, key: &str) {
+            let change = Change::Put { value: Value::new(b"x"), flags: 0, rule: Rule::Always };
+            let (_, mut answer) = self.ask(Request::Write { key: key.into(), change });
+            assert_eq!(answer.try_recv().unwrap(), Ok(KvReply::Written(true)));
+        }
+
+        fn wait(&mut self, topic: Topic, at_most_ms: u64) -> (RequestId, oneshot::Receiver<Answer>) {
+            let index = self.node.kv().latest_index();
+            self.ask(Request::Read { topic, wait: Some(Wait { index, at_most_ms }), after: None })
+        }
+    }
+
+    #[test]
+    fn of_ten_thousand_waiting_reads_only_those_of_the_changed_key_are_answered() {
+        let mut scene = scene();
+        scene.put("first");
+        let mut waiting: Vec<_> =
+            (0..10_000).map(|n| scene.wait(Topic::Prefix(format!("{}/", n % 1000)), 60_000).1).collect();
+        scene.put("7/x");
+        let answered = waiting.iter_mut().filter_map(|answer| answer.try_recv().ok()).count();
+        assert_eq!((answered, scene.desk.parked.len()), (10, 9_990));
+    }
+
+    #[test]
+    fn a_read_that_waited_long_enough_gets_what_is_there() {
+        let mut scene = scene();
+        scene.put("a");
+        let (_, mut answer) = scene.wait(Topic::Key("a".into()), 0);
+        assert!(matches!(answer.try_recv().unwrap(), Ok(KvReply::Rows(rows)) if rows.rows.len() == 1));
+        assert!(scene.desk.deadlines.is_empty() && scene.desk.watchers.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_hangs_up_leaves_nothing_behind() {
+        let mut scene = scene();
+        scene.put("a");
+        let (id, _) = scene.wait(Topic::Key("a".into()), 60_000);
+        assert_eq!(scene.desk.parked.len(), 1);
+        scene.desk.cancel(id);
+        assert!(scene.desk.parked.is_empty() && scene.desk.deadlines.is_empty() && scene.desk.watchers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_is_cancelled() {
+        let (client, mut calls) = KvClient::new();
+        let call = client.call(Request::Sessions { id: None, wait: None });
+        drop(tokio::time::timeout(Duration::from_millis(1), call).await);
+        assert!(matches!(calls.recv().await, Some(KvCall::Ask(RequestId(0), ..))));
+        assert!(matches!(calls.recv().await, Some(KvCall::Cancel(RequestId(0)))));
+    }
+}

@@ -1,0 +1,42 @@
+//! Bounds of the key-value store, and what happens at each.
+
+use std::time::Duration;
+
+/// Longest key. A longer one is refused.
+pub const MAX_KEY_BYTES: usize = 4096;
+
+/// Longest value: Consul's. A longer one is refused.
+pub const MAX_VALUE_BYTES: usize = 512 << 10;
+
+/// Keys, values and bookkeeping of the whole store. A put beyond it is refused; a deletion never is.
+pub const MAX_TOTAL_BYTES: usize = 64 << 20;
+
+/// What replication may fill: two halves of a cut may both have written up to [`MAX_TOTAL_BYTES`], and must be able to
+/// merge. Entries of others beyond it are not taken and counted.
+pub const MAX_REPLICA_BYTES: usize = 2 * MAX_TOTAL_BYTES;
+
+/// What an entry counts besides its key and value.
+pub const ENTRY_BYTES: usize = 160;
+
+/// For how long a deletion is remembered. A host that was away for longer may bring the key back.
+pub const TOMBSTONE_KEPT: Duration = Duration::from_hours(24);
+
+/// Stamps at or beyond it are garbage: readers of JSON that count in floating point lose the last digits there.
+pub const MAX_STAMP: u64 = 1 << 53;
+
+/// Entries in one answer to a verb, and their values together. Further ones are in the next page.
+pub const MAX_PAGE_ENTRIES: usize = 10_000;
+/// See [`MAX_PAGE_ENTRIES`].
+pub const MAX_PAGE_BYTES: usize = 2 << 20;
+
+/// Reads that wait for a change. A further one is refused.
+pub const MAX_WATCHERS: usize = 50_000;
+
+/// The longest that a read waits: Consul's.
+pub const MAX_WAIT: Duration = Duration::from_mins(10);
+
+const _: () = {
+    assert!(MAX_VALUE_BYTES + MAX_KEY_BYTES < MAX_PAGE_BYTES, "a page holds at least one entry");
+    // Base64 grows by a third; the control socket takes messages of 8 MiB.
+    assert!(MAX_PAGE_BYTES * 4 / 3 + MAX_PAGE_ENTRIES * 400 < 8 << 20, "a page fits the control socket");
+};

@@ -1,0 +1,35 @@
+//! Keys and values of the cluster: a replica on each node, without I/O.
+//!
+//! Two classes of keys. *Plain* keys belong to the last writer by hybrid logical time: each node writes at once, also
+//! alone, and replicas that have met again are equal. *Guarded* keys (those below the configured prefixes, those that a
+//! session has locked, and sessions) are decided by a majority of the voters, so that of two compare-and-sets on one
+//! index at most one succeeds; where no majority answers, a change is refused. Reads of both come from this node's
+//! replica unless the client asks for more.
+//!
+//! * [`Key`], [`Entry`], [`Change`]: what there is and what may become of it.
+//! * [`Store`]: the replica, its indexes and sums.
+//! * [`Watchers`]: reads that wait.
+//! * [`Kv`]: ties them together, facts in by `handle_*`, effects out by `poll_*`.
+
+mod change;
+mod entry;
+mod key;
+pub mod limits;
+mod machine;
+mod request;
+mod rows;
+mod session;
+mod store;
+mod watch;
+
+pub use change::{Author, Change, Decision, Rule, decide};
+pub use entry::{Entry, Lineage, Value};
+pub use key::Key;
+pub use machine::{Kv, RequestId};
+pub use request::{Answer, KvConfig, KvError, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
+pub use rows::{Batch, Damaged, StoredRows, Table};
+pub use session::{
+    Behaviour, DEFAULT_LOCK_DELAY_US, MAX_LOCK_DELAY_US, NotASessionId, Phase, Session, SessionId, SessionSpec, TTL_US,
+};
+pub use store::{Held, Merged, Store};
+pub use watch::Watchers;

@@ -1,0 +1,289 @@
+//! What clients ask of the store and what they are told: the one interface of the HTTP API and of the verbs.
+
+use serde::{Deserialize, Serialize};
+use weaved_api::PeerId;
+
+use super::{
+    change::Change,
+    entry::{Entry, Value},
+    key::Key,
+    limits::{MAX_KEY_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, MAX_WATCHERS},
+    session::{Session, SessionId, SessionSpec},
+};
+
+/// From a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kv", deny_unknown_fields)]
+pub enum Request {
+    /// What is there, as this node knows it.
+    Read {
+        /// Which keys.
+        topic: Topic,
+        /// Waits until there is something newer.
+        wait: Option<Wait>,
+        /// Only keys behind this one: the next page.
+        after: Option<String>,
+    },
+    /// What a majority has decided a key to hold, if it is guarded. Reads like [`Request::Read`] otherwise.
+    ReadConsistent {
+        /// Which key.
+        key: String,
+    },
+    /// Changes one key.
+    Write {
+        /// Which.
+        key: String,
+        /// How.
+        change: Change,
+    },
+    /// Deletes all keys that begin so. Guarded keys among them are refused.
+    DeletePrefix {
+        /// How they begin.
+        prefix: String,
+    },
+    /// Makes a session that belongs to this node.
+    SessionCreate {
+        /// What it is to be.
+        spec: SessionSpec,
+    },
+    /// Ends a session.
+    SessionDestroy {
+        /// Which.
+        id: SessionId,
+    },
+    /// Lets a session live on.
+    SessionRenew {
+        /// Which.
+        id: SessionId,
+    },
+    /// Sessions that live: one, or all.
+    Sessions {
+        /// Which one.
+        id: Option<SessionId>,
+        /// Waits until there is something newer.
+        wait: Option<Wait>,
+    },
+}
+
+/// Which keys a read is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// One.
+    Key(String),
+    /// All that begin so; the empty prefix is all.
+    Prefix(String),
+}
+
+/// Wait for something newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What the client has seen: the index of an earlier answer. 0 does not wait.
+    pub index: u64,
+    /// How long, in milliseconds. Cut to ten minutes.
+    pub at_most_ms: u64,
+}
+
+/// To a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kv", content = "with")]
+pub enum Reply {
+    /// What was read.
+    Rows(Rows),
+    /// Whether the rule allowed the write: Consul's `true` and `false`.
+    Written(bool),
+    /// The session that was made.
+    SessionMade(SessionId),
+    /// Sessions.
+    Sessions(Sessions),
+}
+
+/// What every client gets.
+pub type Answer = Result<Reply, KvError>;
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// `X-Consul-Index`: at least 1, larger for newer contents, never going back, on this node.
+    pub index: u64,
+    /// In the order of keys.
+    pub rows: Vec<Row>,
+    /// The last key of a page that did not hold all.
+    pub more_after: Option<String>,
+}
+
+/// One key and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The key.
+    pub key: Key,
+    /// Its value.
+    pub value: Value,
+    /// The client's own number.
+    pub flags: u64,
+    /// When the key came to be.
+    pub create_index: u64,
+    /// When it was written: the same on all nodes, so that a compare-and-set may go to another one.
+    pub modify_index: u64,
+    /// How often it was locked.
+    pub lock_index: u64,
+    /// Who holds its lock.
+    pub session: Option<SessionId>,
+}
+
+impl Row {
+    /// Of a live entry.
+    pub fn of(key: &Key, entry: &Entry) -> Option<Self> {
+        Some(Self {
+            key: key.clone(),
+            value: entry.value.clone()?,
+            flags: entry.flags,
+            create_index: entry.created.0,
+            modify_index: entry.modified.0,
+            lock_index: entry.lock_index,
+            session: entry.session,
+        })
+    }
+}
+
+/// Sessions that live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// As [`Rows::index`].
+    pub index: u64,
+    /// In the order of ids.
+    pub sessions: Vec<SessionRow>,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Its id.
+    pub id: SessionId,
+    /// What it is.
+    pub session: Session,
+    /// When it was made.
+    pub create_index: u64,
+    /// When it was made or renewed last.
+    pub modify_index: u64,
+}
+
+/// Why a request is not done. All but [`KvError::OutcomeUnknown`] have changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvError {
+    /// The key is none.
+    #[error("{reason}")]
+    BadKey {
+        /// Why.
+        reason: String,
+    },
+    /// The value is too long.
+    #[error("a value of {len} bytes is longer than {MAX_VALUE_BYTES}")]
+    ValueTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The session's settings cannot work.
+    #[error("{reason}")]
+    BadSession {
+        /// Why.
+        reason: String,
+    },
+    /// There is no such session, or it has ended.
+    #[error("there is no session {id}")]
+    NoSession {
+        /// Which.
+        id: SessionId,
+    },
+    /// The store is at its bound.
+    #[error("the store is full: it holds {used_bytes} of {MAX_TOTAL_BYTES} bytes; delete something first")]
+    Full {
+        /// What it holds.
+        used_bytes: usize,
+    },
+    /// Too many reads wait.
+    #[error("{MAX_WATCHERS} reads wait for changes already")]
+    TooManyWatchers,
+    /// Too many guarded requests are being decided.
+    #[error("this node decides too many requests at once; try again")]
+    Busy,
+    /// No electorate is known.
+    #[error(
+        "{key} is a guarded key, and this node does not know the cluster's voters yet; try again when it has joined"
+    )]
+    NoElectorate {
+        /// Which.
+        key: Key,
+    },
+    /// A majority of the voters did not answer, and nothing was sent that could change anything.
+    #[error(
+        "{key} is a guarded key and no majority answers ({answered} of {voters} voters did): nothing was changed; \
+         reconnect the hosts, or take those that are gone for good out of the cluster"
+    )]
+    NoMajority {
+        /// Which.
+        key: Key,
+        /// How many answered.
+        answered: usize,
+        /// How many there are.
+        voters: usize,
+    },
+    /// The change was sent to voters and not enough answered: it may have happened or may yet happen.
+    #[error("it is not known whether the change of {key} has happened: too few voters answered in time; read it again")]
+    OutcomeUnknown {
+        /// Which.
+        key: Key,
+    },
+    /// A deletion by prefix met keys that must be decided one by one.
+    #[error(
+        "{count} keys below this prefix are guarded, {first} among them: delete them one by one; nothing was deleted"
+    )]
+    GuardedBelow {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Key,
+    },
+    /// The stamp of the key has come to the end of the numbers.
+    #[error("the index of {key} has reached its end: a host with a wrong clock wrote it; delete it everywhere")]
+    IndexExhausted {
+        /// Which.
+        key: Key,
+    },
+    /// The disk takes nothing.
+    #[error("the store cannot be written: {reason}")]
+    Disk {
+        /// What the system says.
+        reason: String,
+    },
+    /// The node is ending.
+    #[error("weaved is ending")]
+    Ending,
+}
+
+/// Checks a prefix as far as a key is checked.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), KvError> {
+    let reason = match prefix.len() {
+        len if len > MAX_KEY_BYTES => format!("a prefix of {len} bytes is longer than {MAX_KEY_BYTES}"),
+        _ if prefix.contains('\0') => "a prefix cannot contain the byte NUL".into(),
+        _ => return Ok(()),
+    };
+    Err(KvError::BadKey { reason })
+}
+
+/// How the store is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvConfig {
+    /// This node.
+    pub id: PeerId,
+    /// Keys that begin so are guarded.
+    pub guarded: Vec<String>,
+}
+
+impl KvConfig {
+    /// With the usual guarded keys.
+    pub fn new(id: PeerId) -> Self {
+        Self { id, guarded: vec!["backend/".into()] }
+    }
+}

@@ -1,0 +1,54 @@
+//! The node's key-value store: its requests, and its place between the store and the rest of the node.
+
+use std::time::Instant;
+
+use super::{Node, NodeError};
+use crate::kv::{Answer, Batch, Key, Kv, KvConfig, Request, RequestId, StoredRows};
+
+impl Node {
+    /// The key-value store as an earlier run left it. To be called once, before anything else.
+    pub fn restore_kv(&mut self, stored: &StoredRows, now: Instant) -> Result<(), NodeError> {
+        self.kv = Kv::new(KvConfig::new(self.config.id), stored, now).map_err(|_| NodeError::CorruptState)?;
+        Ok(())
+    }
+
+    /// The key-value store, for reading.
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// A client asks something of the key-value store.
+    pub fn handle_kv_request(&mut self, id: RequestId, request: Request, now: Instant) {
+        let wall_us = self.clock.wall_us(now);
+        self.kv.handle_request(id, request, now, wall_us);
+        self.refresh(now);
+    }
+
+    /// Rows of the key-value store that must be stored durably before anything else is polled. Then comes
+    /// [`Self::handle_kv_stored`] or [`Self::handle_kv_persist_failed`].
+    #[must_use = "what is not stored is forgotten by a crash"]
+    pub fn poll_kv_persist(&mut self) -> Option<Batch> {
+        self.kv.poll_persist()
+    }
+
+    /// The rows are stored.
+    pub fn handle_kv_stored(&mut self) {
+        self.kv.handle_stored();
+    }
+
+    /// Storing the rows has failed: they are given again.
+    pub fn handle_kv_persist_failed(&mut self, batch: Batch, reason: &str) {
+        self.kv.handle_persist_failed(batch, reason);
+    }
+
+    /// An answer of the key-value store.
+    #[must_use = "an answer is handed out once"]
+    pub fn poll_kv_answer(&mut self) -> Option<(RequestId, Answer)> {
+        self.kv.poll_answer()
+    }
+
+    /// A key that has changed, for those who wait for it.
+    pub fn poll_kv_changed(&mut self) -> Option<Key> {
+        self.kv.poll_changed()
+    }
+}

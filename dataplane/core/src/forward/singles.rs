@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A super-frame is carved into its segments, as many in a datagram as fit whole; of TCP whose segments do not fit, into
-//! pieces of the stream. Other frames stay whole, several in one datagram. A frame that no datagram holds travels as a
-//! train after all. So one datagram that is lost costs what plain encapsulation would lose with it, and never the headers
+//! pieces of the stream. Other frames stay whole, several in one datagram. Frames that no datagram holds travel in trains
+//! after all, but in short ones. So one datagram that is lost costs what plain encapsulation would lose with it, and never the headers
 //! of others.
 //!
 //! INVARIANT: a send of several ends with a shorter datagram that is not tiny, as with [`crate::train::cut`]: where the
@@ -29,13 +29,17 @@ use crate::{
     },
 };
 
+/// Frames too long for a datagram that travel in one train: enough that a flood of them costs few sends, few enough that a
+/// lost datagram does not take many along.
+const MAX_LONG_FRAMES: usize = 8;
+
 /// A train on its way into datagrams that stand alone.
 pub(super) struct SinglesSealer {
     lane: Lane,
     max_chunk_len: usize,
     cursor: Cursor,
-    /// A frame that no datagram holds, on its way as a train.
-    too_long: Option<TrainSealer>,
+    /// Frames that no datagram holds, on their way as a train, and where it ends.
+    too_long: Option<(TrainSealer, usize)>,
 }
 
 /// What has been taken of the records.
@@ -73,13 +77,12 @@ impl SinglesSealer {
         wire: &mut [u8],
     ) -> Option<Result<SealedSend, SealError>> {
         loop {
-            if let Some(sealer) = &mut self.too_long {
-                let record = self.cursor.record..self.cursor.record + record_len(&records[self.cursor.record..]);
-                if let Some(send) = sealer.seal_next(session, &records[record.clone()], wire) {
+            if let Some((sealer, end)) = &mut self.too_long {
+                if let Some(send) = sealer.seal_next(session, &records[self.cursor.record..*end], wire) {
                     return Some(Ok(send));
                 }
+                self.cursor.record = *end;
                 self.too_long = None;
-                self.cursor.record = record.end;
             }
             let run = self.gather(records, plain);
             if run.count > 0 {
@@ -88,15 +91,30 @@ impl SinglesSealer {
             if self.cursor.record >= records.len() {
                 return None;
             }
-            let len = record_len(&records[self.cursor.record..]);
-            match TrainSealer::new(session, self.lane, len, self.max_chunk_len) {
-                Ok(sealer) => self.too_long = Some(sealer),
+            let end = self.end_of_long(records);
+            match TrainSealer::new(session, self.lane, end - self.cursor.record, self.max_chunk_len) {
+                Ok(sealer) => self.too_long = Some((sealer, end)),
                 Err(error) => {
-                    self.cursor.record += len;
+                    self.cursor.record = end;
                     return Some(Err(error));
                 }
             }
         }
+    }
+
+    /// Where the frames end that no datagram holds. There is at least one.
+    fn end_of_long(&self, records: &[u8]) -> usize {
+        let mut end = self.cursor.record + record_len(&records[self.cursor.record..]);
+        for _ in 1..MAX_LONG_FRAMES {
+            let Ok(header) = RecordHeader::parse(&records[end..]) else { break };
+            let len = RECORD_HEADER_LEN + header.body_len;
+            let is_whole = !matches!(header.kind, RecordKind::Frame(FrameKind::Gso(_)));
+            if !is_whole || len <= self.max_chunk_len - RECORD_HEADER_LEN {
+                break;
+            }
+            end += len;
+        }
+        end
     }
 
     /// Writes the chunks of the next send to `plain`, each at a multiple of the longest chunk. None when the next record is

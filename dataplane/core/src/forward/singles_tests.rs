@@ -132,6 +132,19 @@ fn a_stream_whose_segments_are_too_long_is_divided_between_them() {
 }
 
 #[test]
+fn frames_too_long_for_a_datagram_share_short_trains() {
+    let pair = Pair::new(1472);
+    let frame = (VnetHeader::default(), frames::frame(frames::mac(1, 1), frames::mac(2, 1), &[7; 1450]));
+    let sent = vec![frame; 20];
+    let sends = pair.send(&sent);
+    assert_eq!(sends.len(), 3, "eight, eight and four frames");
+    assert_eq!(pair.receive(sends.iter().flatten()), sent);
+    let sends = pair.send(&sent);
+    let without_one = sends.iter().enumerate().flat_map(|(at, send)| &send[usize::from(at == 0)..]);
+    assert_eq!(pair.receive(without_one), sent[8..], "a lost first datagram costs its train and no other");
+}
+
+#[test]
 fn small_frames_share_datagrams_and_the_longest_goes_as_a_train() {
     let pair = Pair::new(1472);
     let (a, b) = (frames::mac(1, 1), frames::mac(2, 1));

@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-DEBIAN_PACKAGES := build-essential docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
+DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
 
 .PHONY: demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak fuzz deps
 
@@ -98,13 +98,18 @@ soak: deps
 	$(CARGO) build --release -p weaved -p weaved-netns-tests
 	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/release/soak $$(($(SOAK_MINUTES) * 60))
 
-# Each fuzz target for so long. What it finds lies in dataplane/core/fuzz/artifacts; `make unit` replays the corpus.
+# Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := wire handshake decap encap framing
+GATEWAY_FUZZ_TARGETS := dns
 
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	cd dataplane/core/fuzz && for target in $(FUZZ_TARGETS); do \
+	  mkdir -p found/$$target && \
+	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+	cd control/gateway/fuzz && for target in $(GATEWAY_FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \
 	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

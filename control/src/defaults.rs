@@ -20,6 +20,9 @@ pub const BRIDGE: &str = "weave";
 /// MTU of the bridge. Docker's own default; larger frames are cut to the path, so nobody has to tune it.
 pub const MTU: u16 = 1500;
 
+/// Zone of the names of the cluster. Weave's.
+pub const ZONE: &str = "weave.local";
+
 /// Where state is kept when neither `--state-dir` nor `WEAVED_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weaved";
 

@@ -4,7 +4,8 @@
 //! ```text
 //!  weaved VERB ──control.sock──▶ weaved control ──dataplane.sock──▶ weaved dataplane
 //!       │                             ▲                                   ▲
-//!       └─ launch ─▶ weaved supervise ┴───────── runs, restarts ──────────┘
+//!       │                             └──gateway.sock──▶ weaved gateway   │
+//!       └─ launch ─▶ weaved supervise ────────── runs, restarts ──────────┘
 //! ```
 //!
 //! The parts are processes of one executable. Each may end without touching the others; what they need to go on is in
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod docker;
 pub mod failure;
 pub mod firewall;
+pub mod gateway_client;
 pub mod hlc;
 pub mod host;
 pub mod ipam;

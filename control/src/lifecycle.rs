@@ -21,12 +21,22 @@ use crate::{
     state::token,
 };
 
-/// The supervisor gives each of its two parts [`defaults::STOP_DEADLINE`], and needs a moment for itself.
-const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(2 * defaults::STOP_DEADLINE.as_secs() + 3);
+/// The supervisor gives each of its three parts [`defaults::STOP_DEADLINE`], and needs a moment for itself.
+const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(3 * defaults::STOP_DEADLINE.as_secs() + 3);
 
 /// Files of the run directory.
-const RUN_FILES: [&str; 6] =
-    ["control.sock", "dataplane.sock", "control.pid", "dataplane.pid", "supervisor.pid", "verb.lock"];
+const RUN_FILES: [&str; 10] = [
+    "control.sock",
+    "dataplane.sock",
+    "gateway.sock",
+    "gateway.state",
+    "gateway.state.new",
+    "control.pid",
+    "dataplane.pid",
+    "gateway.pid",
+    "supervisor.pid",
+    "verb.lock",
+];
 /// Files of the state directory.
 pub const STATE_FILES: [&str; 15] = [
     "kv.redb",

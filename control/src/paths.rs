@@ -22,11 +22,13 @@ pub enum Part {
     Control,
     /// Moves frames.
     Dataplane,
+    /// Answers names.
+    Gateway,
 }
 
 impl Part {
     /// All of them, in the order in which they are ended.
-    pub const STOP_ORDER: [Self; 3] = [Self::Supervisor, Self::Control, Self::Dataplane];
+    pub const STOP_ORDER: [Self; 4] = [Self::Supervisor, Self::Control, Self::Gateway, Self::Dataplane];
 
     /// The name in pid files, logs and verbs.
     pub fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Part {
             Self::Supervisor => "supervisor",
             Self::Control => "control",
             Self::Dataplane => "dataplane",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -70,6 +73,11 @@ impl Paths {
     /// Where `weaved control` talks to `weaved dataplane`.
     pub fn dataplane_socket(&self) -> PathBuf {
         self.run_dir.join("dataplane.sock")
+    }
+
+    /// Where `weaved control` and `weaved dns-lookup` talk to `weaved gateway`.
+    pub fn gateway_socket(&self) -> PathBuf {
+        self.run_dir.join("gateway.sock")
     }
 
     /// Where a part notes its process id.

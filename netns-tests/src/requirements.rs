@@ -24,6 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("busybox", "busybox-static"),
     ("iperf3", "iperf3"),
+    ("dig", "bind9-dnsutils"),
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),

@@ -39,17 +39,20 @@ pub enum Part {
     Control,
     /// Moves frames.
     Dataplane,
+    /// Answers names.
+    Gateway,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Supervisor, Self::Control, Self::Dataplane];
+    pub const ALL: [Self; 4] = [Self::Supervisor, Self::Control, Self::Dataplane, Self::Gateway];
 
     fn pid_file(self) -> &'static str {
         match self {
             Self::Supervisor => "supervisor.pid",
             Self::Control => "control.pid",
             Self::Dataplane => "dataplane.pid",
+            Self::Gateway => "gateway.pid",
         }
     }
 }

@@ -48,6 +48,9 @@ pub(super) struct Args {
     /// Directory of systemd units, for the drop-in [default: /etc/systemd/system, where systemd runs]
     #[arg(long, value_name = "DIR")]
     systemd_dir: Option<PathBuf>,
+    /// Leave names to Docker: containers do not ask weaved
+    #[arg(long)]
+    no_dns: bool,
     /// Replace settings of the operator that conflict; --uninstall puts them back
     #[arg(long)]
     force: bool,
@@ -66,7 +69,10 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let options = client::docker_options(paths)?;
+    let mut options = client::docker_options(paths)?;
+    if args.no_dns {
+        options.dns = None;
+    }
     if args.flags {
         output::say(options);
         return Ok(());

@@ -7,9 +7,11 @@ mod connect;
 mod control;
 mod dataplane;
 mod demo;
+mod dns_lookup;
 mod docker_config;
 mod expose;
 mod forget;
+mod gateway;
 mod hide;
 mod kv;
 mod launch;
@@ -48,6 +50,7 @@ verbs! {
     forget => Forget,
     status => Status,
     ps => Ps,
+    dns_lookup => DnsLookup,
     token => Token,
     docker_config => DockerConfig,
     expose => Expose,
@@ -60,6 +63,7 @@ verbs! {
     supervise => Supervise,
     control => Control,
     dataplane => Dataplane,
+    gateway => Gateway,
 }
 
 /// One encrypted network for the containers of several Docker hosts.

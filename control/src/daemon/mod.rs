@@ -4,7 +4,8 @@
 //!   data plane ──▶┐                      ┌──▶ state files   (before anything is sent)
 //!   verbs      ──▶│  daemon ──▶ Node ──▶ ├──▶ control bytes (through the data plane)
 //!   Docker     ──▶│  (this loop)         ├──▶ desired state (gathered for 20 ms; the first at once)
-//!   names      ──▶│                      └──▶ log
+//!   names      ──▶│                      ├──▶ names for the gateway
+//!   gateway    ──▶│                      └──▶ log
 //!   time       ──▶┘
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod api;
 mod desired;
+mod gateway;
 mod kv;
 mod links;
 mod report;
@@ -34,6 +36,7 @@ use weaved_dataplane::container_ends::ContainerEnds;
 use self::{
     api::Api,
     desired::DesiredSender,
+    gateway::Names,
     kv::{KvCall, KvDesk},
     links::Links,
 };
@@ -45,6 +48,7 @@ use crate::{
     docker::watch::{DockerState, Seen, Watch},
     failure::Failure,
     firewall,
+    gateway_client::{GatewayClient, GatewayNews},
     host::{interfaces, process::PidFile},
     kv::StoredRows,
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
@@ -76,6 +80,7 @@ struct Daemon {
     node: Node,
     dataplane: DataplaneClient,
     desired: DesiredSender,
+    names: Names,
     links: Links,
     targets: watch::Sender<Vec<Target>>,
     views: watch::Sender<Arc<View>>,
@@ -101,6 +106,7 @@ struct Daemon {
 /// Where the loop hears from everybody.
 struct Inputs {
     dataplane: mpsc::Receiver<DataplaneEvent>,
+    gateway: mpsc::Receiver<GatewayNews>,
     calls: mpsc::Receiver<Call>,
     kv: mpsc::Receiver<KvCall>,
     docker: mpsc::Receiver<Seen>,
@@ -149,7 +155,8 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let (client, dataplane) = DataplaneClient::start(&paths.dataplane_socket());
     // What asks in this process (the HTTP APIs) gets a clone of the client.
     let (kv_client, kv) = KvClient::new();
-    let mut daemon = Daemon::new(memory, node, client, kv_client);
+    let (gateway_client, gateway) = GatewayClient::start(&paths.gateway_socket());
+    let mut daemon = Daemon::new(memory, node, client, gateway_client, kv_client);
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
@@ -163,7 +170,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
-    let mut inputs = Inputs { dataplane, calls, kv, docker, resolved, rules };
+    let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, rules };
     tokio::select! {
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
@@ -194,7 +201,13 @@ impl Memory {
 }
 
 impl Daemon {
-    fn new(memory: Memory, mut node: Node, dataplane: DataplaneClient, kv_client: KvClient) -> Self {
+    fn new(
+        memory: Memory,
+        mut node: Node,
+        dataplane: DataplaneClient,
+        gateway: GatewayClient,
+        kv_client: KvClient,
+    ) -> Self {
         let parsed = memory.wishes.targets.iter().filter_map(|target| target.parse().ok()).collect();
         let docker = match memory.settings.docker {
             DockerChoice::Off => DockerState::Off,
@@ -208,6 +221,7 @@ impl Daemon {
             node,
             dataplane,
             desired: DesiredSender::default(),
+            names: Names::new(gateway, Instant::now()),
             links: Links::default(),
             targets: watch::Sender::new(parsed),
             views,
@@ -234,6 +248,7 @@ impl Daemon {
             let wake = tokio::time::Instant::from_std(self.next_wake(Instant::now()));
             tokio::select! {
                 Some(event) = inputs.dataplane.recv() => self.handle_dataplane(event, Instant::now()),
+                Some(news) = inputs.gateway.recv() => self.names.handle(news, Instant::now()),
                 Some((request, reply)) = inputs.calls.recv() => self.handle_call(request, reply, Instant::now()),
                 Some(call) = inputs.kv.recv() => self.handle_kv_call(call, &mut inputs.kv, Instant::now()),
                 Some(seen) = inputs.docker.recv() => self.handle_docker(seen, Instant::now()),
@@ -257,6 +272,7 @@ impl Daemon {
         }
         while let Some(event) = self.node.poll_event() {
             log(&event);
+            self.names.gather(now);
         }
         // What is wanted may rest on what is not stored yet: a slice that a crash would forget must not be used.
         if self.persist_problem.is_none() {
@@ -266,6 +282,8 @@ impl Daemon {
             }
             self.publish_view();
             self.place_api();
+            self.names.update(&self.node, now);
+            self.names.poll(&self.node, &self.memory.settings, &self.docker, now);
         }
         self.answer_leave(now);
     }
@@ -290,7 +308,8 @@ impl Daemon {
         let calls = self.status_calls.iter().chain(&self.leave_calls).map(|(_, deadline)| *deadline);
         let is_stuck = self.persist_problem.is_some() || self.kv_desk.is_stuck();
         let retry = is_stuck.then(|| now + PERSIST_RETRY);
-        let timers = [self.node.poll_timeout(), self.desired.due(), self.kv_desk.next_deadline(), retry];
+        let names = Some(self.names.due());
+        let timers = [self.node.poll_timeout(), self.desired.due(), self.kv_desk.next_deadline(), names, retry];
         let idle = now + Duration::from_mins(1);
         timers.into_iter().flatten().chain(calls).fold(idle, Instant::min)
     }
@@ -367,6 +386,7 @@ impl Daemon {
         }
         self.node.handle_docker_use(docker_use(&seen.state, self.memory.wishes.docker_slice.is_some()), now);
         self.docker = seen.state;
+        self.names.gather(now);
         if let Some(containers) = seen.containers {
             self.containers = containers;
             self.announce_containers(now);
@@ -456,7 +476,8 @@ mod tests {
         let memory = memory(dir);
         let node = node(&memory, None);
         let (client, _) = DataplaneClient::start(&dir.join("dataplane.sock"));
-        Daemon::new(memory, node, client, KvClient::new().0)
+        let (gateway, _) = GatewayClient::start(&dir.join("gateway.sock"));
+        Daemon::new(memory, node, client, gateway, KvClient::new().0)
     }
 
     #[tokio::test]

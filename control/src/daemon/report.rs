@@ -45,6 +45,7 @@ impl Daemon {
                 stats: self.stats(),
                 container_gso: self.container_ends.as_ref().map(ContainerEnds::status),
             },
+            gateway: self.names.report(now),
             targets,
             docker: self.docker.clone(),
             exposed: self.memory.wishes.exposed,
@@ -59,6 +60,7 @@ impl Daemon {
 
     fn problems(&self, cluster: &ClusterStatus, targets: &[TargetReport], now: Instant) -> Vec<String> {
         let mut problems = self.links.problems();
+        problems.extend(self.names.report(now).problems);
         problems.extend(self.persist_problem.clone());
         problems.extend(self.api.problems());
         match &cluster.ipam.state {

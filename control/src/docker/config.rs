@@ -8,13 +8,15 @@
 //! | `bridge`          | added; another bridge is a conflict                                              |
 //! | `fixed-cidr`      | added; another one is a conflict, unless an earlier installation of ours set it  |
 //! | `mtu`             | added; the operator's own stays: every MTU works                                 |
+//! | `dns`             | added; the operator's own stays: his resolver may ask us for our zone            |
+//! | `dns-search`      | added; the operator's own stays                                                  |
 //! | `bip`             | conflict: `dockerd` refuses it beside `bridge`                                   |
 //! | `default-gateway` | conflict: containers would leave by a router that is not this host               |
 //! | anything else     | kept                                                                             |
 //!
 //! INVARIANT: what was put in can be taken out again: [`Installed`] holds what was set and what it replaced.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::Ipv4Addr, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,9 @@ const FORBIDDEN: [(&str, &str); 2] = [
     ("default-gateway", "containers would leave by another router than this host"),
 ];
 
+/// Keys that work with any value: the operator's own stays.
+const OPERATORS_CHOICE: [&str; 3] = ["mtu", "dns", "dns-search"];
+
 /// What Docker is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DockerOptions {
@@ -37,6 +42,17 @@ pub struct DockerOptions {
     pub fixed_cidr: Ipv4Net,
     /// MTU of the containers' interfaces.
     pub mtu: u16,
+    /// Where containers ask for names; None to leave that to Docker.
+    pub dns: Option<DnsOptions>,
+}
+
+/// What Docker writes into its containers' `resolv.conf`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsOptions {
+    /// The address of our bridge.
+    pub server: Ipv4Addr,
+    /// The zone, so that `web` means `web.weave.local`.
+    pub search: String,
 }
 
 /// What is done about a conflict.
@@ -93,17 +109,26 @@ pub enum MergeError {
 impl fmt::Display for DockerOptions {
     /// The flags form, as `dockerd $(weaved docker-config --flags)` wants it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--bridge={} --fixed-cidr={} --mtu={}", self.bridge, self.fixed_cidr, self.mtu)
+        write!(f, "--bridge={} --fixed-cidr={} --mtu={}", self.bridge, self.fixed_cidr, self.mtu)?;
+        match &self.dns {
+            Some(dns) => write!(f, " --dns={} --dns-search={}", dns.server, dns.search),
+            None => Ok(()),
+        }
     }
 }
 
 impl DockerOptions {
-    fn wanted(&self) -> [(&'static str, Value); 3] {
-        [
+    fn wanted(&self) -> Vec<(&'static str, Value)> {
+        let mut wanted = vec![
             ("bridge", self.bridge.clone().into()),
             ("fixed-cidr", self.fixed_cidr.to_string().into()),
             ("mtu", self.mtu.into()),
-        ]
+        ];
+        if let Some(dns) = &self.dns {
+            wanted.push(("dns", vec![dns.server.to_string()].into()));
+            wanted.push(("dns-search", vec![dns.search.clone()].into()));
+        }
+        wanted
     }
 
     /// The file's new text; `None` when the old one says it all already. `installed` is brought up to date.
@@ -122,12 +147,20 @@ impl DockerOptions {
                 installed.replaced.insert(key.into(), value);
             }
         }
-        for (key, wanted) in self.wanted() {
+        let wanted = self.wanted();
+        // What an earlier installation set and this one does not want, such as `dns` after --no-dns.
+        for (key, ours) in installed.set.clone() {
+            if wanted.iter().all(|(wanted, _)| *wanted != key) && new.get(&key) == Some(&ours) {
+                new.shift_remove(&key);
+                installed.set.shift_remove(&key);
+            }
+        }
+        for (key, wanted) in wanted {
             let present = new.get(key).cloned();
             let ours = present.is_some() && present.as_ref() == installed.set.get(key);
             match present {
                 Some(value) if value == wanted => continue,
-                Some(_) if key == "mtu" && !ours => continue,
+                Some(_) if OPERATORS_CHOICE.contains(&key) && !ours => continue,
                 Some(value) if !ours => {
                     refuse(key, &value, &format!("weaved needs {wanted}"), on_conflict)?;
                     installed.replaced.insert(key.into(), value);
@@ -199,7 +232,8 @@ mod tests {
     use super::*;
 
     fn options() -> DockerOptions {
-        DockerOptions { bridge: "weave".into(), fixed_cidr: "10.32.3.0/24".parse().unwrap(), mtu: 1500 }
+        let dns = DnsOptions { server: Ipv4Addr::new(10, 32, 3, 1), search: "weave.local".into() };
+        DockerOptions { bridge: "weave".into(), fixed_cidr: "10.32.3.0/24".parse().unwrap(), mtu: 1500, dns: Some(dns) }
     }
 
     fn merge(text: &str) -> Result<Option<String>, MergeError> {
@@ -208,7 +242,9 @@ mod tests {
 
     #[test]
     fn the_flags_are_those_of_dockerd() {
-        assert_eq!(options().to_string(), "--bridge=weave --fixed-cidr=10.32.3.0/24 --mtu=1500");
+        let without = DockerOptions { dns: None, ..options() };
+        assert_eq!(without.to_string(), "--bridge=weave --fixed-cidr=10.32.3.0/24 --mtu=1500");
+        assert_eq!(options().to_string(), format!("{without} --dns=10.32.3.1 --dns-search=weave.local"));
     }
 
     #[test]
@@ -216,7 +252,8 @@ mod tests {
         let text = r#"{"log-driver": "local", "mtu": 9000, "dns": ["192.0.2.1"], "a": {"z": 1, "b": 2}}"#;
         let merged = merge(text).unwrap().unwrap();
         let keys: Vec<String> = parse(&merged).unwrap().keys().cloned().collect();
-        assert_eq!(keys, ["log-driver", "mtu", "dns", "a", "bridge", "fixed-cidr"]);
+        assert_eq!(keys, ["log-driver", "mtu", "dns", "a", "bridge", "fixed-cidr", "dns-search"]);
+        assert_eq!(parse(&merged).unwrap()["dns"][0], "192.0.2.1");
         assert_eq!(parse(&merged).unwrap()["mtu"], 9000);
         assert!(merged.find("\"z\"") < merged.find("\"b\""));
     }
@@ -268,6 +305,16 @@ mod tests {
         let again = parse(&again).unwrap();
         assert_eq!((&again["fixed-cidr"], &again["mtu"]), (&"10.33.0.0/24".into(), &1400.into()));
         assert!(installed.replaced.is_empty());
+    }
+
+    #[test]
+    fn names_are_left_to_docker_again_when_asked_for() {
+        let mut installed = Installed::default();
+        let merged = options().merge("", &mut installed, OnConflict::Refuse).unwrap().unwrap();
+        assert!(merged.contains("\"dns-search\""));
+        let without = DockerOptions { dns: None, ..options() };
+        let again = without.merge(&merged, &mut installed, OnConflict::Refuse).unwrap().unwrap();
+        assert!(!again.contains("dns") && !installed.set.contains_key("dns"), "{again}");
     }
 
     #[test]

@@ -175,8 +175,12 @@ mod tests {
         }
 
         fn install(&self, on_conflict: OnConflict) -> Result<Outcome, Failure> {
-            let options =
-                DockerOptions { bridge: "weave".into(), fixed_cidr: "10.32.3.0/24".parse().unwrap(), mtu: 1500 };
+            let options = DockerOptions {
+                bridge: "weave".into(),
+                fixed_cidr: "10.32.3.0/24".parse().unwrap(),
+                mtu: 1500,
+                dns: None,
+            };
             install(&self.store, &self.places, &options, on_conflict)
         }
 

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure};
 
 use crate::{
-    docker::{config::DockerOptions, watch::DockerState},
+    defaults,
+    docker::{
+        config::{DnsOptions, DockerOptions},
+        watch::DockerState,
+    },
     node::{ClusterStatus, SliceState},
     state::Settings,
 };
@@ -24,6 +28,8 @@ pub struct StatusReport {
     pub cluster: ClusterStatus,
     /// The data plane.
     pub dataplane: DataplaneReport,
+    /// The process that answers names.
+    pub gateway: GatewayReport,
     /// What the node was told to connect to.
     pub targets: Vec<TargetReport>,
     /// The Docker of this host.
@@ -51,6 +57,19 @@ pub struct DataplaneReport {
     /// the data plane gives up.
     #[serde(default)]
     pub container_gso: Option<FeatureStatus>,
+}
+
+/// The gateway as control sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayReport {
+    /// Its process answers.
+    pub connected: bool,
+    /// The newest state.
+    pub wanted: Generation,
+    /// The newest one that it answers from.
+    pub applied: Option<Generation>,
+    /// What stands in the way of it.
+    pub problems: Vec<String>,
 }
 
 /// One target.
@@ -98,7 +117,11 @@ impl StatusReport {
     pub fn docker_options(&self) -> Result<DockerOptions, String> {
         match (&self.cluster.ipam.state, self.cluster.ipam.slice) {
             (SliceState::Ready, Some(slice)) => {
-                Ok(DockerOptions { bridge: self.settings.bridge.clone(), fixed_cidr: slice, mtu: self.settings.mtu })
+                // The first address of a slice is its host's.
+                let server = slice.hosts().next();
+                let dns = server.map(|server| DnsOptions { server, search: defaults::ZONE.into() });
+                let bridge = self.settings.bridge.clone();
+                Ok(DockerOptions { bridge, fixed_cidr: slice, mtu: self.settings.mtu, dns })
             }
             (SliceState::Refused(conflict), _) => Err(conflict.to_string()),
             (SliceState::Waiting(reason), _) => {

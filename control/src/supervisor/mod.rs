@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   weaved launch ──▶ supervisor ──▶ keeper of dataplane ──▶ process (child or adopted)
+//!                          │       ├▶ keeper of gateway   ──▶ process (child or adopted)
 //!                          │       └▶ keeper of control   ──▶ process
-//!                          └ SIGTERM, SIGINT: end control, then the data plane, then itself
+//!                          └ SIGTERM, SIGINT: end control, the gateway, then the data plane, then itself
 //! ```
 //!
 //! The parts do not die with the supervisor. The next one finds them by their pid files and decides for each:
 //!
 //! * the data plane is *adopted* (watched by its pidfd) when it runs the very executable that the supervisor runs,
 //!   because replacing it interrupts traffic; otherwise it is replaced;
+//! * the gateway likewise, because names are answered meanwhile;
 //! * control is always *replaced*: nobody's traffic depends on it, and it reads its settings only at its start.
 //!
 //! INVARIANT: at most one process of each part runs; the lock on its pid file sees to it.
@@ -54,6 +56,7 @@ async fn supervise(paths: &Paths, log: &LogTarget) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "supervisor started");
 
     let dataplane = keep(paths, log, Part::Dataplane, WhenFound::AdoptSameExecutable);
+    let gateway = keep(paths, log, Part::Gateway, WhenFound::AdoptSameExecutable);
     let control = keep(paths, log, Part::Control, WhenFound::Replace);
     let ready = tokio::spawn(notify_when_ready(paths.clone()));
 
@@ -64,7 +67,7 @@ async fn supervise(paths: &Paths, log: &LogTarget) -> Result<(), Failure> {
     ready.abort();
     notify::send("STOPPING=1");
     tracing::info!("supervisor is asked to end");
-    for (stop, keeper) in [control, dataplane] {
+    for (stop, keeper) in [control, gateway, dataplane] {
         stop.send_replace(true);
         // A keeper that has panicked has said so in the log; its process is found by the next launch.
         drop(keeper.await);

@@ -8,6 +8,7 @@
 mod desired;
 mod event;
 pub mod framing;
+pub mod gateway;
 mod id;
 mod secret;
 mod stats;

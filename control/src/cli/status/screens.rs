@@ -4,6 +4,7 @@ use weaved_api::{FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerS
 
 use crate::{
     cli::output::{Table, ago, bytes},
+    defaults,
     docker::watch::DockerState,
     node::{MemberState, SliceState},
     serve::report::{StatusReport, TargetState, explain},
@@ -26,6 +27,7 @@ pub(super) fn overview(report: &StatusReport) -> String {
         format!("members      {} up of {}, this host included", up_count + 1, cluster.members.len() + 1),
         format!("containers   {} here, {others} elsewhere", cluster.containers.len()),
         format!("data plane   {}", dataplane_line(report)),
+        format!("names        {}", names_line(report)),
         format!("docker       {}", docker_line(report)),
     ];
     if report.exposed {
@@ -218,6 +220,15 @@ fn dataplane_line(report: &StatusReport) -> String {
         (false, _) => "does not answer".into(),
         (true, Some(applied)) if applied == dataplane.wanted => format!("as wanted{uptime}"),
         (true, _) => format!("changing{uptime}"),
+    }
+}
+
+fn names_line(report: &StatusReport) -> String {
+    let gateway = &report.gateway;
+    match (gateway.connected, gateway.applied) {
+        (false, _) => "the gateway does not answer".into(),
+        (true, Some(applied)) if applied == gateway.wanted => format!("answered as known, zone {}", defaults::ZONE),
+        (true, _) => "changing".into(),
     }
 }
 

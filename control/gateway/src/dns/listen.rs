@@ -1,0 +1,262 @@
+//! The sockets: which are wanted, which are open, what stands in the way of the others.
+//!
+//! | where                | for                                | other names |
+//! |----------------------|------------------------------------|-------------|
+//! | bridge address, 53   | containers                         | looked up   |
+//! | bridge address, 8600 | containers that know Consul        | refused     |
+//! | 127.0.0.1, 8600      | the host, its own resolver         | refused     |
+//!
+//! INVARIANT: a port that somebody else has costs one line in the log and one in `status`; it is tried again, and
+//! everything else goes on.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::Semaphore,
+    task::AbortHandle,
+};
+use weaved_api::Problem;
+
+use super::{
+    forward::Forwarder,
+    respond::{Recursion, Request, Step, Transport, respond},
+    tcp,
+    zone::Zone,
+};
+use crate::{
+    limits::{BIND_GRACE, MAX_FORWARDED, MAX_QUERY_BYTES, MAX_TCP_CONNECTIONS, UDP_BATCH},
+    stats::Counters,
+};
+
+/// Where containers ask.
+const DNS_PORT: u16 = 53;
+/// Where Consul answers.
+const CONSUL_PORT: u16 = 8600;
+
+/// What all listeners share.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) zone: ArcSwapOption<Zone>,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) counters: Arc<Counters>,
+    pub(super) tcp_places: Arc<Semaphore>,
+    /// Answers over UDP that wait for other resolvers, joined ones included.
+    waiting: Arc<Semaphore>,
+}
+
+/// One socket. In the order of ports, so that containers' comes first in lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Endpoint {
+    address: SocketAddr,
+    is_tcp: bool,
+}
+
+/// The open ones, and the others.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    server: Arc<Server>,
+    open: BTreeMap<Endpoint, AbortHandle>,
+    failed: BTreeMap<Endpoint, Failed>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    since: Instant,
+    reason: String,
+    is_told: bool,
+}
+
+impl Server {
+    pub(crate) fn new(forwarder: Forwarder, counters: Arc<Counters>) -> Self {
+        Self {
+            zone: ArcSwapOption::empty(),
+            forwarder,
+            counters,
+            tcp_places: Arc::new(Semaphore::new(MAX_TCP_CONNECTIONS)),
+            waiting: Arc::new(Semaphore::new(4 * MAX_FORWARDED)),
+        }
+    }
+
+    pub(super) fn step(&self, bytes: &[u8], transport: Transport, offered: Recursion, source: IpAddr) -> Step {
+        let zone = self.zone.load();
+        let recursion = if is_near(source, zone.as_deref()) { offered } else { Recursion::Refused };
+        respond(bytes, transport, recursion, zone.as_deref(), &self.counters, &mut rand::rng())
+    }
+
+    pub(super) async fn forward(&self, request: &Request) -> Vec<u8> {
+        let outcome = self.forwarder.resolve_with(request.query(), request.wants_dnssec()).await;
+        request.finish(outcome.ok().as_deref(), &self.counters)
+    }
+}
+
+impl Listeners {
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        Self { server, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Opens what is wanted and not open, closes what is not wanted. True when something has changed.
+    pub(crate) async fn reconcile(&mut self, bridge: Option<IpAddr>, now: Instant) -> bool {
+        let wanted = wanted(bridge);
+        let unwanted = |endpoint: &Endpoint| !wanted.contains(endpoint);
+        let mut changed = false;
+        for (endpoint, task) in self.open.extract_if(.., |endpoint, _| unwanted(endpoint)) {
+            task.abort();
+            tracing::info!(%endpoint, "no longer answering");
+            changed = true;
+        }
+        changed |= self.failed.extract_if(.., |endpoint, _| unwanted(endpoint)).count() > 0;
+        let own = wanted.iter().map(|endpoint| endpoint.address.ip()).filter(|address| Some(*address) == bridge);
+        self.server.forwarder.set_own(own.collect());
+        for endpoint in wanted {
+            if !self.open.contains_key(&endpoint) {
+                changed |= self.open(endpoint, now).await;
+            }
+        }
+        changed
+    }
+
+    /// True while something that is wanted is not open.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// What is open.
+    pub(crate) fn listening(&self) -> Vec<String> {
+        self.open.keys().map(ToString::to_string).collect()
+    }
+
+    /// What is not, and why.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let told = self.failed.iter().filter(|(_, failed)| failed.is_told);
+        told.map(|(endpoint, failed)| Problem {
+            message: format!("names are not answered at {endpoint}: {}; it is tried again", failed.reason),
+        })
+        .collect()
+    }
+
+    async fn open(&mut self, endpoint: Endpoint, now: Instant) -> bool {
+        let offered = if endpoint.address.port() == DNS_PORT { Recursion::Offered } else { Recursion::Refused };
+        match start(endpoint, offered, &self.server).await {
+            Ok(task) => {
+                self.open.insert(endpoint, task);
+                self.failed.remove(&endpoint);
+                tracing::info!(%endpoint, "answering");
+                true
+            }
+            Err(error) => self.on_failed(endpoint, &error, now),
+        }
+    }
+
+    fn on_failed(&mut self, endpoint: Endpoint, error: &io::Error, now: Instant) -> bool {
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has the port".into(),
+            io::ErrorKind::AddrNotAvailable => "the bridge does not have the address".into(),
+            _ => error.to_string(),
+        };
+        let failed =
+            self.failed.entry(endpoint).or_insert(Failed { since: now, reason: String::new(), is_told: false });
+        failed.reason = reason;
+        let is_expected = error.kind() == io::ErrorKind::AddrNotAvailable;
+        let is_due = !is_expected || now.saturating_duration_since(failed.since) >= BIND_GRACE;
+        if failed.is_told || !is_due {
+            return false;
+        }
+        failed.is_told = true;
+        tracing::warn!(%endpoint, reason = failed.reason, "cannot answer there; trying again");
+        true
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.address, if self.is_tcp { "tcp" } else { "udp" })
+    }
+}
+
+fn wanted(bridge: Option<IpAddr>) -> Vec<Endpoint> {
+    let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), CONSUL_PORT);
+    let bridge =
+        bridge.into_iter().flat_map(|address| [DNS_PORT, CONSUL_PORT].map(|port| SocketAddr::new(address, port)));
+    let addresses = bridge.chain([local]);
+    addresses.flat_map(|address| [false, true].map(|is_tcp| Endpoint { address, is_tcp })).collect()
+}
+
+async fn start(endpoint: Endpoint, offered: Recursion, server: &Arc<Server>) -> io::Result<AbortHandle> {
+    let server = Arc::clone(server);
+    let task = if endpoint.is_tcp {
+        tokio::spawn(tcp::serve(TcpListener::bind(endpoint.address).await?, offered, server))
+    } else {
+        tokio::spawn(serve_udp(UdpSocket::bind(endpoint.address).await?, offered, server))
+    };
+    Ok(task.abort_handle())
+}
+
+/// Other names are looked up for those who may reach us in the usual way: this host, its containers, private networks. The address
+/// of the bridge may be reachable from elsewhere, and an open resolver is a weapon.
+fn is_near(source: IpAddr, zone: Option<&Zone>) -> bool {
+    match source.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            // 100.64.0.0/10 is shared address space (RFC 6598).
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            let is_container = zone.is_some_and(|zone| zone.state().range.contains(&address));
+            is_container || is_shared || address.is_private() || address.is_loopback() || address.is_link_local()
+        }
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, offered: Recursion, server: Arc<Server>) {
+    let socket = Arc::new(socket);
+    // One byte more than a question may have: a longer one is seen as such.
+    let mut buffer = vec![0; MAX_QUERY_BYTES + 1];
+    loop {
+        if socket.readable().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..UDP_BATCH {
+            match socket.try_recv_from(&mut buffer) {
+                Ok((len, source)) => handle(&socket, &buffer[..len], source, offered, &server),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP error for an earlier answer.
+                Err(_) => {}
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn handle(socket: &Arc<UdpSocket>, bytes: &[u8], source: SocketAddr, offered: Recursion, server: &Arc<Server>) {
+    server.counters.queries_udp.add();
+    match server.step(bytes, Transport::Udp, offered, source.ip()) {
+        Step::Drop => {}
+        Step::Reply(reply) => send(socket, &reply, source, server),
+        Step::Forward(request) => {
+            let Ok(place) = Arc::clone(&server.waiting).try_acquire_owned() else {
+                server.counters.overloaded.add();
+                return send(socket, &request.finish(None, &server.counters), source, server);
+            };
+            let (socket, server) = (Arc::clone(socket), Arc::clone(server));
+            tokio::spawn(async move {
+                let reply = server.forward(&request).await;
+                send(&socket, &reply, source, &server);
+                drop(place);
+            });
+        }
+    }
+}
+
+/// A full send buffer loses the answer, as a full queue on the way would; the client asks again.
+fn send(socket: &UdpSocket, reply: &[u8], to: SocketAddr, server: &Server) {
+    if socket.try_send_to(reply, to).is_err() {
+        server.counters.send_failed.add();
+    }
+}

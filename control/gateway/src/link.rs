@@ -1,0 +1,129 @@
+//! The socket on which control tells names, and verbs ask questions.
+//!
+//! Each connection begins with hello both ways. What keeps the gateway from doing as desired is told on each connection
+//! when it changes; everything else is an answer.
+//!
+//! INVARIANT: at most [`MAX_LINKS`] connections; a message that does not parse ends its connection and changes nothing.
+
+use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, mpsc, oneshot, watch},
+};
+use weaved_api::{
+    Generation, Problem, framing,
+    gateway::{GATEWAY_API_VERSION, GatewayEvent, GatewayRequest},
+};
+
+use crate::limits::MAX_LINKS;
+
+/// Name of the socket in the run directory.
+const SOCKET: &str = "gateway.sock";
+
+/// A request and where its answer goes.
+pub(crate) type Call = (GatewayRequest, oneshot::Sender<GatewayEvent>);
+
+/// What connections share.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// The state that is answered from.
+    pub(crate) generation: watch::Receiver<Option<Generation>>,
+    /// What stands in the way.
+    pub(crate) problems: watch::Receiver<Vec<Problem>>,
+}
+
+/// Opens the socket, for its owner only.
+pub(crate) fn bind(run_dir: &Path) -> io::Result<UnixListener> {
+    let path = run_dir.join(SOCKET);
+    // A socket left by a killed process. That no other process serves it is ensured by the lock on the pid file.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until nobody takes calls.
+pub(crate) async fn serve(listener: UnixListener, told: Told, calls: mpsc::Sender<Call>) {
+    let places = Arc::new(Semaphore::new(MAX_LINKS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (told, calls) = (told.clone(), calls.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, told, calls).await {
+                        tracing::debug!(%error, "a connection has ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>) -> io::Result<()> {
+    let (mut reader, mut writer) = stream.into_split();
+    let generation = *told.generation.borrow();
+    write(&mut writer, &GatewayEvent::Hello { version: GATEWAY_API_VERSION, generation }).await?;
+    match read(&mut reader).await? {
+        Some(GatewayRequest::Hello(GATEWAY_API_VERSION)) => {}
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no hello of our version")),
+    }
+    // Reading has a task of its own: a read that was begun must not be dropped for a write.
+    let (sender, mut requests) = mpsc::channel(1);
+    let reading = tokio::spawn(async move {
+        while let Some(request) = read(&mut reader).await? {
+            if sender.send(request).await.is_err() {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    });
+    told.problems.mark_changed();
+    loop {
+        tokio::select! {
+            changed = told.problems.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let problems = told.problems.borrow_and_update().clone();
+                write(&mut writer, &GatewayEvent::Problems(problems)).await?;
+            }
+            request = requests.recv() => {
+                let Some(request) = request else { break };
+                let ending = || io::Error::other("the gateway is ending");
+                let (reply_to, reply) = oneshot::channel();
+                calls.send((request, reply_to)).await.map_err(|_| ending())?;
+                write(&mut writer, &reply.await.map_err(|_| ending())?).await?;
+            }
+        }
+    }
+    reading.abort();
+    Ok(())
+}
+
+async fn write(writer: &mut OwnedWriteHalf, event: &GatewayEvent) -> io::Result<()> {
+    writer.write_all(&framing::encode(event)?).await
+}
+
+async fn read(reader: &mut OwnedReadHalf) -> io::Result<Option<GatewayRequest>> {
+    let mut announced = [0; framing::LEN_BYTES];
+    match reader.read_exact(&mut announced).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = vec![0; framing::decode_len(announced)?];
+    reader.read_exact(&mut bytes).await?;
+    framing::decode(&bytes).map(Some)
+}

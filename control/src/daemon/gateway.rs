@@ -1,0 +1,315 @@
+//! What the gateway of this host is told: the names of the whole cluster, and where to answer them.
+//!
+//! Changes are gathered for [`defaults::GATHER`]. After its start control knows little at first: nothing of Docker, nothing of the
+//! others. Until it does, a gateway that still has names from before keeps them ([`SETTLE`]): a restart of control takes no name
+//! out of the answers.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use weaved_api::{
+    Generation, PeerId, Problem,
+    gateway::{GatewayEvent, GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
+};
+
+use super::requests::EXPOSED_NAME;
+use crate::{
+    catalogue::{self, Drain, Health, Index, InstanceView, Readiness, View},
+    defaults,
+    docker::watch::DockerState,
+    gateway_client::{GatewayClient, GatewayNews},
+    node::{ClusterStatus, Container, MemberState, MemberStatus, Node},
+    serve::report::GatewayReport,
+    state::Settings,
+};
+
+/// How long names from before are kept for what has not been heard of since. A member that does not answer is known to be down
+/// by then.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Repairs what no event has told.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
+/// A gateway that is being started is no problem for so long.
+const LOSS_GRACE: Duration = Duration::from_secs(3);
+
+/// Tells the gateway, and remembers what it says.
+#[derive(Debug)]
+pub(super) struct Names {
+    client: GatewayClient,
+    generation: Generation,
+    /// The newest state that was sent.
+    told: Option<GatewayState>,
+    /// Of the node's wishes and of the catalogue.
+    seen: Option<(u64, Index)>,
+    due: Instant,
+    settled_at: Instant,
+    connection: Connection,
+    applied: Option<Generation>,
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Lost {
+        reason: String,
+        since: Instant,
+    },
+    /// It answers; whether it has names of an earlier control.
+    Up {
+        knows_names: bool,
+    },
+}
+
+impl Names {
+    pub(super) fn new(client: GatewayClient, now: Instant) -> Self {
+        Self {
+            client,
+            generation: Generation::default(),
+            told: None,
+            seen: None,
+            due: now,
+            settled_at: now + SETTLE,
+            connection: Connection::Lost { reason: "it was not asked yet".into(), since: now },
+            applied: None,
+            problems: Vec::new(),
+        }
+    }
+
+    /// When [`Self::poll`] wants to be called.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Something may have changed.
+    pub(super) fn gather(&mut self, now: Instant) {
+        self.due = self.due.min(now + defaults::GATHER);
+    }
+
+    /// Takes notice of what the node wants now.
+    pub(super) fn update(&mut self, node: &Node, now: Instant) {
+        let seen = Some((node.wanted_version(), node.view().index));
+        if self.seen != seen {
+            self.seen = seen;
+            self.gather(now);
+        }
+    }
+
+    /// Tells the gateway, when that is due and there is something new.
+    pub(super) fn poll(&mut self, node: &Node, settings: &Settings, docker: &DockerState, now: Instant) {
+        if now < self.due {
+            return;
+        }
+        self.due = now + REVIEW_INTERVAL;
+        let cluster = node.status(now);
+        let must_wait = !matches!(self.connection, Connection::Up { knows_names: false });
+        if must_wait && self.told.is_none() && now < self.settled_at && !is_settled(node.view(), &cluster, docker) {
+            self.due = self.due.min(self.settled_at);
+            return;
+        }
+        let state = state(self.generation, node, &cluster, settings);
+        if self.told.as_ref() != Some(&state) {
+            self.generation = Generation(self.generation.0 + 1);
+            let state = GatewayState { generation: self.generation, ..state };
+            self.told = Some(state.clone());
+            self.client.apply(state);
+        }
+    }
+
+    pub(super) fn handle(&mut self, news: GatewayNews, now: Instant) {
+        match news {
+            GatewayNews::Connected(known) => {
+                tracing::info!("the gateway answers");
+                self.connection = Connection::Up { knows_names: known.is_some() };
+                self.gather(now);
+            }
+            GatewayNews::Lost(reason) => {
+                let since = match &self.connection {
+                    Connection::Lost { since, .. } => *since,
+                    Connection::Up { .. } => {
+                        tracing::warn!(reason, "the gateway does not answer");
+                        now
+                    }
+                };
+                self.connection = Connection::Lost { reason, since };
+                self.applied = None;
+                self.problems.clear();
+            }
+            GatewayNews::Heard(GatewayEvent::Applied { generation }) => self.applied = Some(generation),
+            GatewayNews::Heard(GatewayEvent::Problems(problems)) => self.problems = problems,
+            GatewayNews::Heard(_) => {}
+        }
+    }
+
+    /// For `status`.
+    pub(super) fn report(&self, now: Instant) -> GatewayReport {
+        let lost = match &self.connection {
+            Connection::Lost { reason, since } if now.saturating_duration_since(*since) >= LOSS_GRACE => {
+                Some(format!("names: the gateway does not answer: {reason}"))
+            }
+            _ => None,
+        };
+        let problems = self.problems.iter().map(|problem| problem.message.clone());
+        GatewayReport {
+            connected: matches!(self.connection, Connection::Up { .. }),
+            wanted: self.generation,
+            applied: self.applied,
+            problems: lost.into_iter().chain(problems).collect(),
+        }
+    }
+}
+
+/// True when everybody has been heard of.
+fn is_settled(view: &View, cluster: &ClusterStatus, docker: &DockerState) -> bool {
+    let has_docker = matches!(docker, DockerState::Off | DockerState::Connected { .. });
+    has_docker
+        && view.readiness == Readiness::Ready
+        && cluster.members.iter().all(|member| member.state != MemberState::Joining)
+}
+
+fn state(generation: Generation, node: &Node, cluster: &ClusterStatus, settings: &Settings) -> GatewayState {
+    let mut state = GatewayState {
+        generation,
+        zone: defaults::ZONE.into(),
+        host: cluster.name.clone(),
+        listen: node.wanted().gateway.map(|gateway| gateway.addr()),
+        range: settings.range,
+        hosts: Vec::new(),
+        containers: Vec::new(),
+        instances: Vec::new(),
+    };
+    let own = NamedHost { name: cluster.name.clone(), address: state.listen, standing: Standing::Passing };
+    add_host(&mut state, own, &cluster.containers);
+    for member in &cluster.members {
+        // The first address of a slice is its host's.
+        let address = member.slice.and_then(|slice| slice.hosts().next()).map(Into::into);
+        let host = NamedHost { name: member.name.clone(), address, standing: standing(member) };
+        add_host(&mut state, host, &member.containers);
+    }
+    let members = cluster.members.iter().map(|member| member.id);
+    let hosts: BTreeMap<PeerId, u32> = std::iter::once(cluster.id).chain(members).zip(0..).collect();
+    let listed = node.view().services.values().flat_map(|service| &service.instances);
+    state.instances = listed.filter_map(|listed| Some(instance(listed, *hosts.get(&listed.node.id)?))).collect();
+    state
+}
+
+fn instance(listed: &InstanceView, host: u32) -> NamedInstance {
+    let instance = &listed.instance;
+    let standing = match (listed.node.standing, instance.drain, instance.health()) {
+        // The gateway looks at the host's own state first.
+        (catalogue::Standing::Suspended | catalogue::Standing::Expired, _, _) => Standing::HostReturning,
+        (_, Drain::Draining, _) => Standing::Draining,
+        (_, _, Health::Critical) => Standing::Critical,
+        (_, _, Health::Warning) => Standing::Warning,
+        (_, _, Health::Passing) => Standing::Passing,
+    };
+    // One without an address is at its host's on the overlay, which the gateway knows; else on the underlay.
+    let elsewhere = listed.address.filter(|_| listed.node.gateway.is_none());
+    NamedInstance {
+        service: instance.service.clone(),
+        id: instance.id.0.clone(),
+        tags: instance.tags.clone(),
+        address: instance.address.or(elsewhere),
+        port: instance.port,
+        host,
+        standing,
+    }
+}
+
+fn standing(member: &MemberStatus) -> Standing {
+    match member.state {
+        MemberState::Up if member.problem.is_some() => Standing::Quarantined,
+        MemberState::Up => Standing::Passing,
+        MemberState::Away => Standing::HostAway,
+        MemberState::Down | MemberState::Joining => Standing::HostDown,
+    }
+}
+
+fn add_host(state: &mut GatewayState, host: NamedHost, containers: &[Container]) {
+    let index = state.hosts.len() as u32;
+    state.hosts.push(host);
+    // The host itself, where it is exposed, has its own name.
+    let named = containers.iter().filter(|container| container.name != EXPOSED_NAME && !container.name.is_empty());
+    let mut by_name: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for container in named {
+        by_name.entry(&container.name).or_default().extend(container.ips.iter().copied());
+    }
+    state.containers.extend(by_name.into_iter().map(|(name, ips)| NamedContainer {
+        name: name.to_owned(),
+        ips,
+        host: index,
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn names(now: Instant) -> Names {
+        let dir = tempfile::tempdir().unwrap();
+        let (client, _) = GatewayClient::start(&dir.path().join("gateway.sock"));
+        Names::new(client, now)
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_being_started_is_no_problem_and_one_that_stays_away_is() {
+        let now = Instant::now();
+        let mut names = names(now);
+        names.handle(GatewayNews::Lost("no such file".into()), now);
+        assert!(names.report(now).problems.is_empty());
+        let later = now + LOSS_GRACE;
+        names.handle(GatewayNews::Lost("connection refused".into()), later);
+        assert!(names.report(later).problems[0].contains("connection refused"));
+        names.handle(GatewayNews::Connected(None), later);
+        assert!(names.report(later).problems.is_empty());
+    }
+
+    #[test]
+    fn an_instance_is_as_well_as_its_checks_its_drain_and_its_node() {
+        let facts = |standing| {
+            let id = PeerId([1; 32]);
+            let (name, gateway) = ("a".to_owned(), Some("10.32.0.1".parse().unwrap()));
+            let (address, state, meta) = (None, MemberState::Up, BTreeMap::new());
+            Arc::new(catalogue::NodeFacts { id, name, address, gateway, state, standing, meta })
+        };
+        let plain = catalogue::Instance {
+            id: catalogue::InstanceId("a:web:80".into()),
+            service: "web".into(),
+            address: None,
+            port: 80,
+            tags: vec![],
+            meta: BTreeMap::new(),
+            source: catalogue::Source::Api,
+            drain: Drain::Serving,
+            checks: vec![],
+        };
+        let draining = catalogue::Instance { drain: Drain::Draining, ..plain.clone() };
+        for (shown, standing, expected) in [
+            (&plain, catalogue::Standing::Trusted, Standing::Passing),
+            (&draining, catalogue::Standing::Trusted, Standing::Draining),
+            (&draining, catalogue::Standing::Suspended, Standing::HostReturning),
+        ] {
+            let (index, node) = (Index(1), facts(standing));
+            let (instance_shown, health) = (shown.clone(), node.health());
+            let address = node.gateway;
+            let listed =
+                InstanceView { instance: instance_shown, node, address, health, created: index, modified: index };
+            let named = instance(&listed, 0);
+            assert_eq!((named.standing, named.address), (expected, None));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_problem_of_the_gateway_is_one_of_the_node_until_it_is_gone() {
+        let now = Instant::now();
+        let mut names = names(now);
+        names.handle(GatewayNews::Connected(None), now);
+        let problem = Problem { message: "port 53".into() };
+        names.handle(GatewayNews::Heard(GatewayEvent::Problems(vec![problem])), now);
+        assert_eq!(names.report(now).problems, ["port 53"]);
+        names.handle(GatewayNews::Heard(GatewayEvent::Problems(vec![])), now);
+        assert!(names.report(now).problems.is_empty());
+    }
+}

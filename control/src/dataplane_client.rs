@@ -188,7 +188,7 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Event>
 mod tests {
     use std::{io::Write as _, os::unix::net};
 
-    use weaved_api::{ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey, WorkerCount};
+    use weaved_api::{ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey, SourcePorts, WorkerCount};
 
     use super::*;
 
@@ -205,6 +205,7 @@ mod tests {
             quarantined: vec![],
             offload: OffloadSwitches::default(),
             workers: WorkerCount::Auto,
+            source_ports: SourcePorts::default(),
             bridge_rules: None,
         }
     }

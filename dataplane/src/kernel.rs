@@ -22,7 +22,7 @@ use crate::{
     reconcile::{DeviceError, Devices, TapPlan},
     shutdown::Watch,
     tap::{Steering, TAP_QUEUE_FRAMES, Tap, Unsteered},
-    udp::{Buffers, UdpSocket},
+    udp::{Buffers, SocketError, UdpSocket},
     workers::{AllStats, Equipment, Workers},
 };
 
@@ -38,13 +38,21 @@ pub(crate) struct KernelConfig {
 pub(crate) struct Kernel {
     workers: Option<Workers>,
     /// At least one.
-    sockets: Option<Opened<SocketSettings, Vec<Arc<UdpSocket>>>>,
+    sockets: Option<Opened<SocketSettings, Sockets>>,
     tap: Option<Opened<TapSettings, Arc<Tap>>>,
     bridge: String,
     devices: Devices,
     cores: Cores,
     workers_wanted: WorkerCount,
     config: KernelConfig,
+}
+
+/// The sockets of all workers.
+struct Sockets {
+    /// On the port; at least one.
+    all: Vec<Arc<UdpSocket>>,
+    /// On ports of their own, which only send.
+    senders: Vec<Arc<UdpSocket>>,
 }
 
 /// Something open and what it was opened with.
@@ -65,6 +73,7 @@ struct SocketSettings {
     gso: Switch,
     gro: Switch,
     count: usize,
+    sender_count: usize,
 }
 
 impl Kernel {
@@ -136,14 +145,20 @@ impl Kernel {
             send_buffer_bytes: buffers.send_bytes as u64,
             tap_queue_frames: TAP_QUEUE_FRAMES * tap.queues().len() as u32,
             tap_offload: tap.feature().status(tap.refusals().describe()),
-            udp_gso: socket.offload().gso.status(self.sockets().iter().find_map(|socket| socket.refused_trains())),
+            udp_gso: socket.offload().gso.status(self.refused_trains()),
             udp_gro: socket.offload().gro.status(None),
             bridge_redirect: redirect,
         })
     }
 
     fn sockets(&self) -> &[Arc<UdpSocket>] {
-        self.sockets.as_ref().map_or(&[], |sockets| &sockets.it)
+        self.sockets.as_ref().map_or(&[], |sockets| &sockets.it.all)
+    }
+
+    /// What the kernel refuses of sending trains, by the first socket that has met it.
+    fn refused_trains(&self) -> Option<String> {
+        let Sockets { all, senders } = &self.sockets.as_ref()?.it;
+        all.iter().chain(senders).find_map(|socket| socket.refused_trains())
     }
 
     fn workers_status(&self, tap: &Tap) -> WorkersStatus {
@@ -152,7 +167,8 @@ impl Kernel {
             Some(shortfall) => shortfall.to_owned(),
             None => self.cores.reason(wanted),
         };
-        WorkersStatus { wanted, count: tap.queues().len() as u8, reason }
+        let source_port_count = self.sockets.as_ref().map_or(1, |sockets| sockets.it.senders.len() as u8 + 1);
+        WorkersStatus { wanted, count: tap.queues().len() as u8, source_port_count, reason }
     }
 
     /// Closes the TAP when it was opened with other settings.
@@ -194,10 +210,8 @@ impl Kernel {
             return;
         }
         let settings = self.socket_settings(desired);
-        let stats = (0..settings.count).map(|worker| self.config.stats.of(worker).io.clone());
-        match UdpSocket::open_group(settings.port, desired.offload, stats) {
+        match self.open_sockets(&settings, desired.offload) {
             Ok(sockets) => {
-                let sockets: Vec<Arc<UdpSocket>> = sockets.into_iter().map(Arc::new).collect();
                 self.sockets = Some(Opened { settings, it: sockets });
                 if let Some(socket) = self.socket() {
                     tracing::info!(port = socket.port(), sockets = self.sockets().len(), "the UDP port is open");
@@ -209,13 +223,23 @@ impl Kernel {
         }
     }
 
+    fn open_sockets(&self, settings: &SocketSettings, switches: OffloadSwitches) -> Result<Sockets, SocketError> {
+        let stats = |worker| self.config.stats.of(worker).io.clone();
+        let all = UdpSocket::open_group(settings.port, switches, (0..settings.count).map(stats))?;
+        let senders: Result<Vec<UdpSocket>, SocketError> =
+            (1..=settings.sender_count).map(|worker| UdpSocket::open_sender(switches, stats(worker))).collect();
+        let shared = |sockets: Vec<UdpSocket>| sockets.into_iter().map(Arc::new).collect();
+        Ok(Sockets { all: shared(all), senders: shared(senders?) })
+    }
+
     fn start_workers(&mut self, problems: &mut Vec<Problem>) {
         let (None, Some(tap), Some(sockets)) = (&self.workers, &self.tap, &self.sockets) else {
             return;
         };
         let KernelConfig { table, stats, inputs, watch } = &self.config;
-        let places = self.cores.places(sockets.it.len());
-        let equipment = Equipment { tap: &tap.it, sockets: &sockets.it, table, stats, inputs, places };
+        let Sockets { all: sockets, senders } = &sockets.it;
+        let places = self.cores.places(sockets.len());
+        let equipment = Equipment { tap: &tap.it, sockets, senders, table, stats, inputs, places };
         match Workers::start(&equipment, watch) {
             Ok(workers) => self.workers = Some(workers),
             Err(error) => problems.push(Problem { message: format!("cannot start the worker threads: {error}") }),
@@ -232,7 +256,8 @@ impl Kernel {
     fn socket_settings(&self, desired: &DesiredState) -> SocketSettings {
         let OffloadSwitches { udp_gso, udp_gro, .. } = desired.offload;
         let count = self.tap().map_or_else(|| self.worker_count(desired.workers), |tap| tap.queues().len());
-        SocketSettings { port: desired.listen_port, gso: udp_gso, gro: udp_gro, count }
+        let sender_count = desired.source_ports.count().min(count) - 1;
+        SocketSettings { port: desired.listen_port, gso: udp_gso, gro: udp_gro, count, sender_count }
     }
 }
 

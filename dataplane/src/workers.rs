@@ -37,7 +37,9 @@ const _: () = assert!(lane_count(MAX_WORKERS) as usize == MAX_LANES, "each worke
 /// What both halves of a worker work on.
 pub(crate) struct Shared {
     pub(crate) tap: Arc<TapQueue>,
+    /// Receives, and sends unless there is another one for that.
     pub(crate) socket: Arc<UdpSocket>,
+    pub(crate) sender: Arc<UdpSocket>,
     /// The newest table; a worker loads it once per batch.
     pub(crate) table: Arc<ArcSwap<ForwardingTable>>,
     pub(crate) io_stats: Arc<IoStats>,
@@ -77,6 +79,8 @@ pub(crate) struct Equipment<'a> {
     /// As many queues as there are sockets.
     pub(crate) tap: &'a Tap,
     pub(crate) sockets: &'a [Arc<UdpSocket>],
+    /// Those that only send: of the second worker, and the ones after it. The others send by what they receive by.
+    pub(crate) senders: &'a [Arc<UdpSocket>],
     pub(crate) table: &'a Arc<ArcSwap<ForwardingTable>>,
     pub(crate) stats: &'a AllStats,
     pub(crate) inputs: &'a InputSender,
@@ -131,7 +135,7 @@ impl AllStats {
 impl Workers {
     /// Starts a thread for each socket, without any capability.
     pub(crate) fn start(equipment: &Equipment<'_>, watch: &Watch) -> std::io::Result<Self> {
-        let Equipment { tap, sockets, table, stats, inputs, places } = equipment;
+        let Equipment { tap, sockets, senders, table, stats, inputs, places } = equipment;
         debug_assert_eq!(tap.queues().len(), sockets.len(), "each worker has both");
         let mut workers = Self { stop: Arc::new(Flag::new()?), threads: Vec::new() };
         for (at, (queue, socket)) in tap.queues().iter().zip(*sockets).enumerate() {
@@ -139,6 +143,7 @@ impl Workers {
             let shared = Arc::new(Shared {
                 tap: queue.clone(),
                 socket: socket.clone(),
+                sender: at.checked_sub(1).and_then(|at| senders.get(at)).unwrap_or(socket).clone(),
                 table: Arc::clone(table),
                 io_stats: io.clone(),
                 stop: workers.stop.clone(),
@@ -182,7 +187,7 @@ impl Shared {
         let mut sent_len = 0;
         let mut deadline = None;
         loop {
-            let unsent = match self.socket.send(sending) {
+            let unsent = match self.sender.send(sending) {
                 Ok(()) => return Ok(Ok(())),
                 Err(unsent) => unsent,
             };
@@ -199,7 +204,7 @@ impl Shared {
     fn wait_for_room(&self, deadline: Instant, meanwhile: &mut impl Meanwhile) -> anyhow::Result<bool> {
         self.io_stats.udp_waits.fetch_add(1, Relaxed);
         loop {
-            match self.socket.wait_for_room(deadline.saturating_duration_since(Instant::now())) {
+            match self.sender.wait_for_room(&self.socket, deadline.saturating_duration_since(Instant::now())) {
                 Waited::Room => return Ok(true),
                 Waited::Datagrams => meanwhile()?,
                 Waited::Nothing => return Ok(false),
@@ -224,6 +229,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn only_the_router_and_the_first_worker_say_where_a_node_is() {
+        let lanes = (0..MAX_WORKERS).map(lane);
+        assert!(lanes.enumerate().all(|(worker, lane)| lane.tells_endpoint() == (worker == 0)));
+    }
 
     #[test]
     fn no_two_workers_nor_the_router_have_a_lane_in_common() {

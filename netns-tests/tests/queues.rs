@@ -1,12 +1,15 @@
 //! Hosts whose data planes have several workers, each with a queue of the TAP and a socket of its own.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use serde_json::Value;
 use weaved_netns_tests::{Guest, Host, Lab, Place, SOON, traffic, wait_until};
 
 /// Of so many segments one may come out of order: what the scheduler and a full queue do, not the steering of flows.
 const ORDERLY_SHARE: u64 = 100;
+
+/// Where all hosts listen.
+const PORT: u16 = 6783;
 
 const OFF: [&str; 6] = ["--tap-offload", "off", "--udp-gso", "off", "--udp-gro", "off"];
 const AUTO: [&str; 6] = ["--tap-offload", "auto", "--udp-gso", "auto", "--udp-gro", "auto"];
@@ -110,6 +113,42 @@ fn check_traffic(a: &Guest, b: &Guest) {
         traffic::check_udp_sizes(from, to, &address, 60_000);
     }
     traffic::check_broadcast(a, &[b], "10.47.255.255");
+}
+
+/// Source ports of the UDP datagrams over IPv4 to weaved's port in these Ethernet frames, where they come from `from`.
+fn source_ports(frames: &[Vec<u8>], from: IpAddr) -> BTreeSet<u16> {
+    let IpAddr::V4(from) = from else { return BTreeSet::new() };
+    let number = |frame: &[u8], at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let is_ours = |frame: &&Vec<u8>| {
+        let is_udp = frame.len() > 42 && number(frame, 12) == 0x0800 && frame[14] == 0x45 && frame[23] == 17;
+        is_udp && frame[26..30] == from.octets() && number(frame, 36) == PORT
+    };
+    frames.iter().filter(is_ours).map(|frame| number(frame, 34)).collect()
+}
+
+#[test]
+fn with_two_source_ports_flows_leave_by_both_and_the_peer_stays_where_it_is() {
+    let Some(mut lab) = Lab::open("ports") else { return };
+    let hosts: [Arc<Host>; 2] = [lab.host("a"), lab.host("b")];
+    let [a, b] = hosts.each_ref().map(AsRef::as_ref);
+    lab.launch_cluster(&[a, b]);
+    let (in_a, in_b) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    for (count, is_spread) in [("1", false), ("2", true)] {
+        relaunch(a, "2", &["--source-ports", count], 1);
+        traffic::wait_for_ping(&in_a, in_b.address());
+        let capture = lab.capture(a, &format!("ports-{count}.pcap"));
+        // The sender takes another port each time: some flows are the first worker's, some the second's.
+        for _ in 0..12 {
+            traffic::check_tcp(&in_a, &in_b, &in_b.address().to_string(), 1 << 14);
+        }
+        let mut ports = source_ports(&capture.finish(), a.ipv4());
+        assert!(ports.remove(&PORT), "the first worker sends from the port of all");
+        assert_eq!(ports.len(), usize::from(is_spread), "{ports:?}");
+        let endpoint = b.weaved().connected_peers()[0]["endpoint"].to_string();
+        assert!(endpoint.contains(&format!("{}:{PORT}", a.ipv4())), "{endpoint}");
+    }
+    let screen = a.weaved().run(&["status", "dataplane"]).ok().stdout;
+    assert!(screen.contains("; sending from 2 ports"), "{screen}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use weaved_api::{Switch, WorkerCount};
+use weaved_api::{SourcePorts, Switch, WorkerCount};
 use zeroize::Zeroizing;
 
 use super::output;
@@ -77,6 +77,10 @@ pub(super) struct Args {
     /// Threads that carry frames: auto (one on one or two processors, at most four) or 1 to 8 [default: auto]
     #[arg(long, value_name = "COUNT")]
     workers: Option<WorkerCount>,
+    /// Ports that the workers send from, for bundled links and network cards with several queues. Only where nothing between the
+    /// hosts (NAT, a stateful firewall) expects one port [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    source_ports: Option<SourcePorts>,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
@@ -209,6 +213,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         bridge_redirect: args.offload.bridge_redirect,
         container_gso: args.offload.container_gso,
         workers: args.workers,
+        source_ports: args.source_ports,
         http_port: if args.http.no_http { Some(None) } else { args.http.http_port.map(Some) },
         http_token_file: args.http.http_token_file.as_deref().map(absolute).transpose()?,
     })

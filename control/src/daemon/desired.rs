@@ -82,6 +82,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory, rules: Option<
         quarantined: wanted.quarantined.clone(),
         offload: memory.settings.offload,
         workers: memory.settings.workers,
+        source_ports: memory.settings.source_ports,
         bridge_rules: rules.cloned(),
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use weaved_api::{OffloadSwitches, Switch, WorkerCount};
+use weaved_api::{OffloadSwitches, SourcePorts, Switch, WorkerCount};
 
 use super::Record;
 use crate::{defaults, node::Start};
@@ -64,6 +64,9 @@ pub struct Settings {
     /// How many threads carry frames.
     #[serde(default)]
     pub workers: WorkerCount,
+    /// From how many ports their datagrams leave.
+    #[serde(default)]
+    pub source_ports: SourcePorts,
     /// The HTTP API.
     #[serde(default)]
     pub http: HttpSettings,
@@ -131,6 +134,8 @@ pub struct Requested {
     pub container_gso: Option<Switch>,
     /// `--workers`
     pub workers: Option<WorkerCount>,
+    /// `--source-ports`
+    pub source_ports: Option<SourcePorts>,
     /// `--http-port` or `--no-http`
     pub http_port: Option<Option<u16>>,
     /// `--http-token-file`; an empty path for none
@@ -180,6 +185,7 @@ impl Settings {
             offload: OffloadSwitches::default(),
             container_gso: Switch::default(),
             workers: WorkerCount::Auto,
+            source_ports: SourcePorts::default(),
             http: HttpSettings::default(),
             start,
         };
@@ -220,6 +226,7 @@ impl Settings {
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
         note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
         note("workers", self.workers.to_string(), older.workers.to_string());
+        note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
         note("the HTTP API", self.http.to_string(), older.http.to_string());
         changes
     }
@@ -244,6 +251,7 @@ impl Settings {
             },
             container_gso: requested.container_gso.unwrap_or(self.container_gso),
             workers: requested.workers.unwrap_or(self.workers),
+            source_ports: requested.source_ports.unwrap_or(self.source_ports),
             http: HttpSettings {
                 port: requested.http_port.unwrap_or(self.http.port),
                 token_file: match &requested.http_token_file {
@@ -395,7 +403,7 @@ mod tests {
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for name in ["offload", "container_gso", "workers"] {
+        for name in ["offload", "container_gso", "workers", "source_ports"] {
             json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey, WorkerCount};
+use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey, SourcePorts, WorkerCount};
 
 /// All that the data plane should be doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct DesiredState {
     /// How many threads carry frames.
     #[serde(default)]
     pub workers: WorkerCount,
+    /// From how many ports their datagrams leave; at most one for each worker.
+    #[serde(default)]
+    pub source_ports: SourcePorts,
     /// What control has found in the rules of iptables, which decides whether frames may skip the bridge. None while
     /// nobody has looked.
     pub bridge_rules: Option<RulesVerdict>,

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::{
         ClusterSecret, DesiredState, Generation, MacAddr, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId,
-        Request, SecretKey, WorkerCount,
+        Request, SecretKey, SourcePorts, WorkerCount,
     };
 
     fn state() -> DesiredState {
@@ -107,6 +107,7 @@ mod tests {
             quarantined: vec![PeerId([4; 32])],
             offload: OffloadSwitches::default(),
             workers: WorkerCount::Auto,
+            source_ports: SourcePorts::default(),
             bridge_rules: None,
         }
     }

@@ -22,7 +22,7 @@ pub use stats::{
     Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats,
     WorkersStatus,
 };
-pub use threads::{MAX_WORKERS, WorkerCount, WorkerCountError};
+pub use threads::{MAX_WORKERS, SourcePorts, SourcePortsError, WorkerCount, WorkerCountError};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
 pub const API_VERSION: u32 = 2;

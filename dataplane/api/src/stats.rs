@@ -132,6 +132,8 @@ pub struct WorkersStatus {
     pub wanted: WorkerCount,
     /// How many there are, each with a queue of the TAP and a socket of its own.
     pub count: u8,
+    /// From how many ports their datagrams leave.
+    pub source_port_count: u8,
     /// Why, in a phrase.
     pub reason: String,
 }

@@ -18,6 +18,61 @@ pub enum WorkerCount {
     Exactly(NonZeroU8),
 }
 
+/// From how many ports of the sender datagrams leave, so that bundled links and queues of network cards share the work.
+///
+/// With more than one, nothing between the hosts may insist that datagrams come from the port that the handshake came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourcePorts(NonZeroU8);
+
+/// A text that is no number of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("choose a number from 1 to {MAX_WORKERS}")]
+pub struct SourcePortsError;
+
+impl SourcePorts {
+    /// How many.
+    pub fn count(self) -> usize {
+        self.0.get().into()
+    }
+}
+
+impl Default for SourcePorts {
+    /// The one that all others send to.
+    fn default() -> Self {
+        Self(NonZeroU8::MIN)
+    }
+}
+
+impl fmt::Display for SourcePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for SourcePorts {
+    type Err = SourcePortsError;
+
+    fn from_str(text: &str) -> Result<Self, SourcePortsError> {
+        let count = text.parse().ok().filter(|count: &NonZeroU8| usize::from(count.get()) <= MAX_WORKERS);
+        count.map(Self).ok_or(SourcePortsError)
+    }
+}
+
+impl TryFrom<String> for SourcePorts {
+    type Error = SourcePortsError;
+
+    fn try_from(text: String) -> Result<Self, SourcePortsError> {
+        text.parse()
+    }
+}
+
+impl From<SourcePorts> for String {
+    fn from(count: SourcePorts) -> Self {
+        count.to_string()
+    }
+}
+
 /// A text that is no number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("choose auto or a number from 1 to {MAX_WORKERS}")]
@@ -70,6 +125,9 @@ mod tests {
             assert_eq!(serde_json::to_string(&count).unwrap(), format!("\"{text}\""));
             assert_eq!(serde_json::from_str::<WorkerCount>(&format!("\"{text}\"")).unwrap(), count);
         }
+        assert_eq!(SourcePorts::default().to_string(), "1");
+        assert_eq!("8".parse::<SourcePorts>().map(SourcePorts::count), Ok(8));
+        assert!(["0", "9", "auto"].iter().all(|text| text.parse::<SourcePorts>().is_err()));
         for text in ["0", "9", "256", "-1", "", "Auto", "2 "] {
             assert_eq!(text.parse::<WorkerCount>(), Err(WorkerCountError), "{text:?}");
             assert!(serde_json::from_str::<WorkerCount>(&format!("\"{text}\"")).is_err(), "{text:?}");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use weaved_core::{
-    forward::{Datagrams, Decapsulator, Encapsulator, ForwardingTable, Outcome, WorkerStats},
+    forward::{Datagrams, Decapsulator, Encapsulator, ForwardingTable, Outcome, Punt, WorkerStats},
     offload::vnet_hdr::VnetHeader,
     testing::{
         Conditions, Network,
@@ -155,6 +155,23 @@ fn datagrams_of_several_lanes_are_all_delivered_by_whichever_worker_gets_them() 
     let delivered = pair.open([&one, &other]);
     assert_eq!(delivered.len() as u32, 2 * BATCHES);
     assert!(delivered.values().all(|count| *count == 1));
+}
+
+#[test]
+fn only_the_first_two_lanes_move_a_peer_to_where_they_come_from() {
+    let pair = Pair::new();
+    let elsewhere = SocketAddr::from(([192, 0, 2, 9], 40_000));
+    for (lane, moves) in [(Lane(1), true), (Lane(2), false)] {
+        let sealed = pair.seal([lane, Lane(3)], small);
+        let mut decapsulator = Decapsulator::new(Arc::<WorkerStats>::default());
+        decapsulator.begin_batch(&pair.tables[1]);
+        let (bytes, mut punts) = (&sealed[0], Vec::new());
+        let datagrams = Datagrams { from: elsewhere, bytes, segment_len: bytes.len(), ecn: Ecn::NotEct };
+        decapsulator.handle(datagrams, |punt| punts.push(punt));
+        assert!(matches!(decapsulator.poll(), Some(Outcome::Deliver(_))), "both are authentic");
+        let has_moved = matches!(punts[..], [Punt::Roamed { from, .. }] if from == elsewhere);
+        assert_eq!((has_moved, punts.is_empty()), (moves, !moves), "{lane:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 use weaved_api::{
     API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, LinkEnd, OffloadSwitches,
-    Overlay, PeerId, Request, SecretKey, Stats, Switch, WorkerCount, framing,
+    Overlay, PeerId, Request, SecretKey, SourcePorts, Stats, Switch, WorkerCount, framing,
 };
 
 use super::*;
@@ -95,6 +95,7 @@ impl Host {
             quarantined: vec![],
             offload: OffloadSwitches::default(),
             workers: WorkerCount::Auto,
+            source_ports: SourcePorts::default(),
             bridge_rules: None,
         }
     }
@@ -309,6 +310,22 @@ fn data_planes_of_several_workers_carry_every_flow_and_tell_how_many_they_are() 
             }
         }
     }
+}
+
+#[test]
+fn workers_that_send_from_ports_of_their_own_move_their_peer_nowhere() {
+    let (a, mut control_a, b, mut control_b) =
+        pair_with(|desired| DesiredState { workers: workers(3), source_ports: "2".parse().unwrap(), ..desired });
+    check_flows(&a, &b);
+    for (control, peer) in [(&mut control_a, &b), (&mut control_b, &a)] {
+        let stats = control.stats();
+        let device = stats.device.unwrap();
+        assert_eq!((device.workers.count, device.workers.source_port_count), (3, 2), "{device:?}");
+        assert_eq!(stats.peers[0].endpoint, Some(peer.underlay()));
+    }
+    // A change is told as an event; there was none since the connection.
+    control_b.send(&Request::QueryStats);
+    assert!(matches!(control_b.next(), Event::Stats(_)));
 }
 
 #[test]

@@ -166,6 +166,15 @@ impl UdpSocket {
         Ok(group)
     }
 
+    /// Opens any free port to send from. What comes to it is not read.
+    pub(crate) fn open_sender(switches: OffloadSwitches, stats: Arc<IoStats>) -> Result<Self, SocketError> {
+        let socket = Self::open_group(0, switches, [stats])?.remove(0);
+        // As little as the kernel allows: nobody is to have us keep what nobody reads.
+        let other = |error: Errno| SocketError::Other { port: 0, step: "size the buffers", source: error.into() };
+        sockopt::set_socket_recv_buffer_size(&socket.fd, 0).map_err(other)?;
+        Ok(socket)
+    }
+
     fn set_up(
         port: u16,
         (fd, family): (OwnedFd, Family),
@@ -266,13 +275,14 @@ impl UdpSocket {
         }
     }
 
-    /// Waits until there is room to send or something to receive, or the timeout is over.
-    pub fn wait_for_room(&self, timeout: Duration) -> Waited {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT | PollFlags::IN)];
+    /// Waits until there is room to send here or something to receive at `incoming`, which may be the same, or the timeout
+    /// is over.
+    pub fn wait_for_room(&self, incoming: &Self, timeout: Duration) -> Waited {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT), PollFd::new(&incoming.fd, PollFlags::IN)];
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => Waited::Nothing,
-            Ok(_) if fds[0].revents() == PollFlags::IN => Waited::Datagrams,
+            Ok(_) if fds[0].revents().is_empty() => Waited::Datagrams,
             // Whatever else it is, the next send tells.
             _ => Waited::Room,
         }

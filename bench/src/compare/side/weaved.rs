@@ -11,7 +11,8 @@ use std::{
 
 use serde_json::Value;
 use weaved_api::{
-    ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey, WorkerCount,
+    ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey, SourcePorts,
+    WorkerCount,
 };
 use weaved_core::noise::peer_id_of;
 use weaved_netns_tests::{Host, Output, Place, Process, SOON, wait_until, weaved_path};
@@ -132,6 +133,7 @@ pub(crate) fn desired_state(number: u8, peers: Vec<PeerConfig>) -> DesiredState 
         quarantined: Vec::new(),
         offload: OffloadSwitches::default(),
         workers: WorkerCount::Auto,
+        source_ports: SourcePorts::default(),
         bridge_rules: None,
     }
 }

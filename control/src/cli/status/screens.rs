@@ -152,7 +152,14 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 device.bridge, device.tap, device.listen_port
             ));
             let workers = &device.workers;
-            lines.push(format!("workers      {} (wanted: {}): {}", workers.count, workers.wanted, workers.reason));
+            let ports = match workers.source_port_count {
+                0 | 1 => String::new(),
+                count => format!("; sending from {count} ports"),
+            };
+            lines.push(format!(
+                "workers      {} (wanted: {}): {}{ports}",
+                workers.count, workers.wanted, workers.reason
+            ));
             lines.push(format!(
                 "queues       UDP receive {}, UDP send {}, TAP {} frames",
                 bytes(device.receive_buffer_bytes),

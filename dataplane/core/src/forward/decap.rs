@@ -186,14 +186,14 @@ impl Decapsulator {
         }
     }
 
-    /// Opens one sealed datagram to its place. Gives the session that it was authentic on.
+    /// Opens one sealed datagram to its place. Gives the session that it was authentic on, if it tells where the peer is.
     fn open(&mut self, datagram: &[u8], ecn: Ecn) -> Option<ReceiverIndex> {
         let opened = self.try_open(datagram, ecn);
         match opened {
-            Ok(index) => {
+            Ok(header) => {
                 self.stats.tally(Tally::DatagramsIn, 1);
                 self.count_losses();
-                Some(index)
+                header.lane.tells_endpoint().then_some(header.receiver)
             }
             Err(reason) => {
                 self.stats.count_drop(reason);
@@ -202,7 +202,7 @@ impl Decapsulator {
         }
     }
 
-    fn try_open(&mut self, datagram: &[u8], ecn: Ecn) -> Result<ReceiverIndex, DropReason> {
+    fn try_open(&mut self, datagram: &[u8], ecn: Ecn) -> Result<DataHeader, DropReason> {
         let header = DataHeader::parse(datagram).ok_or(DropReason::DatagramMalformed)?;
         let inbound = self.table.inbound(header.receiver).ok_or(DropReason::UnknownSession)?;
         let chunk_len = datagram.len() - DATA_OVERHEAD;
@@ -218,7 +218,7 @@ impl Decapsulator {
         })?;
         // Whether a train is ready is what polling tells.
         let _ = slot.commit(ecn);
-        Ok(header.receiver)
+        Ok(header)
     }
 
     fn punt_handshake(&self, from: SocketAddr, datagram: &[u8], punt: &mut impl FnMut(Punt)) {

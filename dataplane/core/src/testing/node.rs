@@ -8,7 +8,7 @@ use std::{
 
 use weaved_api::{
     ClusterSecret, DesiredState, Event, Generation, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey,
-    WorkerCount,
+    SourcePorts, WorkerCount,
 };
 
 use crate::{
@@ -82,6 +82,7 @@ impl Node {
                 quarantined: Vec::new(),
                 offload: OffloadSwitches::default(),
                 workers: WorkerCount::Auto,
+                source_ports: SourcePorts::default(),
                 bridge_rules: None,
             },
             encapsulator: Encapsulator::new(Lane(1), stats.clone(), now),

@@ -43,6 +43,14 @@ pub struct Counter(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lane(pub u8);
 
+impl Lane {
+    /// Whether datagrams of this lane come from the port that the node is reached at. Those of the others may come from ports
+    /// that only send, which say nothing about where the node is.
+    pub fn tells_endpoint(self) -> bool {
+        self.0 <= 1
+    }
+}
+
 /// Header of a data message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataHeader {

@@ -15,12 +15,15 @@ pub mod blocking;
 pub mod catalog;
 pub mod convert;
 pub mod json;
+pub mod kv;
 pub mod listen;
 pub mod query;
 pub mod request;
 pub mod routes;
 pub mod server;
+pub mod session;
 pub mod shapes;
+pub mod txn;
 
 #[cfg(test)]
 mod tests;

@@ -5,21 +5,26 @@ use hyper::{Method, StatusCode};
 use super::{
     agent,
     answer::{Answer, Standing},
-    catalog, not_allowed, not_here,
+    catalog,
+    kv::{self, Keys},
+    not_allowed, not_here,
     request::Ask,
     server::Handler,
+    session, txn,
 };
 use crate::{daemon::Views, node::MemberState};
 
 /// Everything that routes need to answer.
-pub struct Routes {
+pub struct Routes<K> {
     /// What runs where.
     pub views: Views,
+    /// The key-value store.
+    pub keys: K,
     /// What a client must know; None for an open door.
     pub token: Option<String>,
 }
 
-impl Handler for Routes {
+impl<K: Keys + 'static> Handler for Routes<K> {
     async fn answer(&self, ask: Ask) -> Answer {
         match self.route(&ask).await {
             Ok(Some(answer)) | Err(answer) => answer,
@@ -41,13 +46,18 @@ impl Handler for Routes {
     }
 }
 
-impl Routes {
+impl<K: Keys> Routes<K> {
     async fn route(&self, ask: &Ask) -> Result<Option<Answer>, Answer> {
+        if let Some(key) = ask.behind("kv") {
+            return kv::answer(ask, key, &self.keys).await.map(Some);
+        }
         let (area, rest) = ask.path.split_once('/').unwrap_or((&ask.path, ""));
         match (area, rest) {
             ("catalog", rest) => catalog::catalog(ask, rest, &self.views).await,
             ("health", rest) => catalog::health(ask, rest, &self.views).await,
             ("agent", rest) => agent::answer(ask, rest, &self.views).await,
+            ("session", rest) => session::answer(ask, rest, &self.keys, &self.views).await,
+            ("txn", "") if ask.is_put() => txn::answer(ask, &self.keys).await.map(Some),
             ("status", rest) if ask.method == Method::GET => Ok(catalog::status(rest, &self.views.borrow())),
             (
                 "event" | "query" | "coordinate" | "snapshot" | "operator" | "acl" | "connect" | "config"
@@ -61,7 +71,7 @@ impl Routes {
 
 /// A path that there is for another method, or is not at all.
 fn unknown(ask: &Ask) -> Answer {
-    const AREAS: [&str; 4] = ["catalog", "health", "agent", "status"];
+    const AREAS: [&str; 6] = ["catalog", "health", "agent", "session", "txn", "status"];
     let is_known_area = AREAS.contains(&ask.path.split('/').next().unwrap_or_default());
     if is_known_area && ask.method != Method::GET && !ask.is_put() {
         return not_allowed(&ask.method);

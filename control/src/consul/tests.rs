@@ -9,6 +9,7 @@ use weaved_api::PeerId;
 
 use super::{
     answer::{Answer, Body},
+    kv::Keys,
     request::Ask,
     routes::Routes,
     server::Handler,
@@ -18,8 +19,18 @@ use crate::{
         Check, CheckId, Drain, Health, Index, Instance, InstanceId, InstanceView, NodeFacts, NodeView, Readiness,
         ServiceView, Source, Standing, View,
     },
+    kv,
     node::MemberState,
 };
+
+/// A store that is ending.
+struct NoKeys;
+
+impl Keys for NoKeys {
+    async fn call(&self, _request: kv::Request) -> kv::Answer {
+        Err(kv::KvError::Ending)
+    }
+}
 
 const ME: PeerId = PeerId([1; 32]);
 const OTHER: PeerId = PeerId([2; 32]);
@@ -84,7 +95,7 @@ async fn get_from(view: View, path: &str) -> Answer {
     let (_sender, views) = watch::channel(Arc::new(view));
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
-        Ok(ask) => Routes { views, token: None }.answer(ask).await,
+        Ok(ask) => Routes { views, keys: NoKeys, token: None }.answer(ask).await,
         Err(answer) => answer,
     }
 }

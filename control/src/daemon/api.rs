@@ -8,9 +8,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::Daemon;
+use super::{Daemon, KvClient};
 use crate::{
     consul::{
+        kv::Keys,
         listen::{self, Listening},
         routes::Routes,
     },
@@ -31,7 +32,10 @@ pub(super) struct Api {
 
 impl Api {
     /// Starts it. Nothing else fails when it cannot be: the reason stands in the status.
-    pub(super) fn start(settings: &HttpSettings, routes: impl FnOnce(Option<String>) -> Routes) -> Self {
+    pub(super) fn start<K: Keys + 'static>(
+        settings: &HttpSettings,
+        routes: impl FnOnce(Option<String>) -> Routes<K>,
+    ) -> Self {
         let (wanted, addresses) = watch::channel(BTreeSet::new());
         let (state, listening) = watch::channel(Listening::new());
         let started = read_token(settings.token_file.as_deref())
@@ -62,6 +66,12 @@ impl Api {
             *wanted = addresses;
             has_changed
         });
+    }
+}
+
+impl Keys for KvClient {
+    fn call(&self, request: crate::kv::Request) -> impl Future<Output = crate::kv::Answer> + Send {
+        Self::call(self, request)
     }
 }
 

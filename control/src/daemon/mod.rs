@@ -215,7 +215,8 @@ impl Daemon {
         };
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
         let views = watch::Sender::new(Arc::clone(node.view()));
-        let api = Api::start(&memory.settings.http, |token| Routes { views: views.subscribe(), token });
+        let (shown, keys) = (views.subscribe(), kv_client.clone());
+        let api = Api::start(&memory.settings.http, |token| Routes { views: shown, keys, token });
         Self {
             memory,
             node,

@@ -1,0 +1,177 @@
+//! `/v1/session`: who may hold locks.
+
+use hyper::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    answer::Answer,
+    blocking::with_jitter,
+    json,
+    kv::{Keys, refusal},
+    query::go_duration,
+    request::Ask,
+};
+use crate::{
+    daemon::Views,
+    kv::{
+        Behaviour, DEFAULT_LOCK_DELAY_US, KvError, Reply, Request, SessionId, SessionRow, SessionSpec, Sessions, Wait,
+    },
+};
+
+/// The body of a creation, in lower case. Checks are ignored: a session dies with its node and its time to live.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    name: String,
+    node: String,
+    ttl: String,
+    lockdelay: Option<serde_json::Value>,
+    behavior: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Made {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Shape {
+    #[serde(rename = "ID")]
+    id: String,
+    name: String,
+    node: String,
+    /// Nanoseconds.
+    lock_delay: u64,
+    behavior: Behaviour,
+    #[serde(rename = "TTL")]
+    ttl: String,
+    checks: Option<[&'static str; 1]>,
+    node_checks: [&'static str; 1],
+    service_checks: Option<[&'static str; 0]>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+/// Answers below `/v1/session`; None for paths that there are not.
+pub async fn answer(ask: &Ask, rest: &str, keys: &impl Keys, views: &Views) -> Result<Option<Answer>, Answer> {
+    let answer = match rest.split_once('/').unwrap_or((rest, "")) {
+        ("create", "") if ask.is_put() => create(ask, keys, views).await?,
+        ("destroy" | "renew" | "info", "") => return Err(Answer::bad("Missing session")),
+        ("destroy", id) if ask.is_put() => match keys.call(Request::SessionDestroy { id: id_of(id)? }).await {
+            Ok(_) | Err(KvError::NoSession { .. }) => Answer::json(&true),
+            Err(error) => return Err(refusal(&error)),
+        },
+        ("renew", id) if ask.is_put() => renew(id_of(id)?, keys).await?,
+        ("info", id) if ask.method == Method::GET => listed(ask, Some(id_of(id)?), keys, |_| true).await?,
+        ("list", "") if ask.method == Method::GET => listed(ask, None, keys, |_| true).await?,
+        ("node", node) if ask.method == Method::GET => {
+            listed(ask, None, keys, |row| row.session.spec.node_name == node).await?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(answer))
+}
+
+async fn create(ask: &Ask, keys: &impl Keys, views: &Views) -> Result<Answer, Answer> {
+    let wanted: Wanted = if ask.body.is_empty() { Wanted::default() } else { json::decode(&ask.body, &[])? };
+    let own_name = {
+        let view = views.borrow();
+        view.nodes.get(&view.me).map(|node| node.facts.name.clone()).unwrap_or_default()
+    };
+    if !wanted.node.is_empty() && wanted.node != own_name {
+        let reason =
+            format!("a session belongs to the node that is asked, {own_name}; ask {} for one of its own", wanted.node);
+        return Err(Answer::bad(reason));
+    }
+    let spec = SessionSpec {
+        name: wanted.name,
+        node_name: own_name,
+        ttl_us: match wanted.ttl.as_str() {
+            "" | "0" | "0s" => None,
+            text => Some(go_duration(text).ok_or_else(|| Answer::bad("Request TTL decode failed"))?.as_micros() as u64),
+        },
+        lock_delay_us: lock_delay(wanted.lockdelay.as_ref())?,
+        behaviour: match wanted.behavior.as_str() {
+            "" | "release" => Behaviour::Release,
+            "delete" => Behaviour::Delete,
+            other => return Err(Answer::bad(format!("Invalid Behavior setting '{other}'"))),
+        },
+    };
+    match keys.call(Request::SessionCreate { spec }).await {
+        Ok(Reply::SessionMade(id)) => Ok(Answer::json(&Made { id: id.to_string() })),
+        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Err(error) => Err(refusal(&error)),
+    }
+}
+
+/// A duration of Go, or a number: of nanoseconds as Go's client sends it, of seconds when it is as small as people write.
+fn lock_delay(wanted: Option<&serde_json::Value>) -> Result<u64, Answer> {
+    const SECONDS_BELOW: u64 = 1000;
+    let bad = || Answer::bad("Request LockDelay decode failed");
+    match wanted {
+        None => Ok(DEFAULT_LOCK_DELAY_US),
+        Some(serde_json::Value::String(text)) => Ok(go_duration(text).ok_or_else(bad)?.as_micros() as u64),
+        Some(number) => {
+            let number = number.as_u64().ok_or_else(bad)?;
+            Ok(if number < SECONDS_BELOW { number * 1_000_000 } else { number / 1000 })
+        }
+    }
+}
+
+async fn renew(id: SessionId, keys: &impl Keys) -> Result<Answer, Answer> {
+    match keys.call(Request::SessionRenew { id }).await {
+        Ok(Reply::Sessions(sessions)) => Ok(shapes(&sessions, |_| true)),
+        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Err(KvError::NoSession { id }) => {
+            Err(Answer::refused(StatusCode::NOT_FOUND, format!("Session id '{id}' not found")).because("no-session"))
+        }
+        Err(error) => Err(refusal(&error)),
+    }
+}
+
+async fn listed(
+    ask: &Ask,
+    id: Option<SessionId>,
+    keys: &impl Keys,
+    is_wanted: impl Fn(&SessionRow) -> bool,
+) -> Result<Answer, Answer> {
+    let wait = ask
+        .query
+        .blocking()?
+        .map(|blocking| Wait { index: blocking.seen, at_most_ms: with_jitter(blocking.wait).as_millis() as u64 });
+    match keys.call(Request::Sessions { id, wait }).await {
+        Ok(Reply::Sessions(sessions)) => Ok(shapes(&sessions, is_wanted)),
+        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Err(KvError::NoSession { .. }) => Ok(Answer::json(&[(); 0])),
+        Err(error) => Err(refusal(&error)),
+    }
+}
+
+fn shapes(sessions: &Sessions, is_wanted: impl Fn(&SessionRow) -> bool) -> Answer {
+    let kept = sessions.sessions.iter().filter(|row| is_wanted(row));
+    Answer::json(&kept.map(shape).collect::<Vec<_>>()).at(sessions.index)
+}
+
+fn shape(row: &SessionRow) -> Shape {
+    let spec = &row.session.spec;
+    Shape {
+        id: row.id.to_string(),
+        name: spec.name.clone(),
+        node: spec.node_name.clone(),
+        lock_delay: spec.lock_delay_us * 1000,
+        behavior: spec.behaviour,
+        ttl: spec.ttl_us.map_or_else(String::new, |ttl_us| format!("{}s", ttl_us / 1_000_000)),
+        checks: Some(["serfHealth"]),
+        node_checks: ["serfHealth"],
+        service_checks: None,
+        create_index: row.create_index,
+        modify_index: row.modify_index,
+    }
+}
+
+fn id_of(text: &str) -> Result<SessionId, Answer> {
+    text.parse().map_err(|error: crate::kv::NotASessionId| Answer::bad(error.to_string()))
+}

@@ -57,10 +57,12 @@ impl Rx {
     /// Takes in what has arrived, up to the cap; tells whether anything had.
     pub(super) fn batch(&mut self) -> anyhow::Result<bool> {
         let mut has_received = false;
-        self.decapsulator.begin_batch(&self.shared.table.load());
         for _ in 0..MAX_BATCH_RECEIVES {
             let received = self.shared.socket.receive(&mut self.buffer);
-            let Some(received) = received.context("cannot receive datagrams")? else {
+            let received = received.context("cannot receive datagrams")?;
+            // After the receive: a peer uses new keys only when it knows that our table has them.
+            self.decapsulator.begin_batch(&self.shared.table.load());
+            let Some(received) = received else {
                 self.decapsulator.on_socket_empty();
                 self.deliver();
                 break;

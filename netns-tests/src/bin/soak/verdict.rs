@@ -39,10 +39,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("drop_hairpin", "a bridge floods what it has not learned yet, also towards the overlay"),
     ("drop_handshake_not_fresh", "first contact, which is answered by a challenge"),
     ("drop_handshake_invalid", "two hosts began at the same time, and one handshake is given up"),
-    (
-        "drop_unknown_session",
-        "datagrams with new keys in the batch of a worker that began before there were these keys; at each rekey",
-    ),
+    ("drop_unknown_session", "datagrams at the very start, when both ends dial and one of two sessions is given up"),
     ("drop_bum_limited", "broadcasts above the rate limit"),
 ];
 

@@ -29,6 +29,9 @@ pub const STATE_DIR: &str = "/var/lib/weaved";
 /// Where sockets and pid files are when neither `--run-dir` nor `WEAVED_RUN_DIR` says otherwise.
 pub const RUN_DIR: &str = "/run/weaved";
 
+/// Directory of service definitions when `launch` was not told another.
+pub const SERVICES_DIR: &str = "/etc/weaved/services.d";
+
 /// How long `launch` waits for the devices before it gives up and says why.
 pub const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 

@@ -38,7 +38,7 @@ const RUN_FILES: [&str; 10] = [
     "verb.lock",
 ];
 /// Files of the state directory.
-pub const STATE_FILES: [&str; 15] = [
+pub const STATE_FILES: [&str; 19] = [
     "kv.redb",
     "identity.json",
     "secret.json",
@@ -46,12 +46,16 @@ pub const STATE_FILES: [&str; 15] = [
     "wishes.json",
     "node.json",
     "docker.json",
+    "services.json",
+    "checks.json",
     ".identity.json.new",
     ".secret.json.new",
     ".settings.json.new",
     ".wishes.json.new",
     ".node.json.new",
     ".docker.json.new",
+    ".services.json.new",
+    ".checks.json.new",
     "weaved.log",
     "weaved.log.1",
 ];

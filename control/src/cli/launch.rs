@@ -81,6 +81,9 @@ pub(super) struct Args {
     /// hosts (NAT, a stateful firewall) expects one port [default: 1]
     #[arg(long, value_name = "COUNT")]
     source_ports: Option<SourcePorts>,
+    /// Directory of service definitions (*.json) [default: /etc/weaved/services.d]
+    #[arg(long, value_name = "DIR")]
+    services_dir: Option<PathBuf>,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
@@ -207,6 +210,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         mtu: args.mtu,
         name: args.name.clone(),
         docker,
+        services_dir: args.services_dir.as_deref().map(|dir| absolute("--services-dir", dir)).transpose()?,
         tap_offload: args.offload.tap_offload,
         udp_gso: args.offload.udp_gso,
         udp_gro: args.offload.udp_gro,
@@ -215,16 +219,21 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         workers: args.workers,
         source_ports: args.source_ports,
         http_port: if args.http.no_http { Some(None) } else { args.http.http_port.map(Some) },
-        http_token_file: args.http.http_token_file.as_deref().map(absolute).transpose()?,
+        http_token_file: args
+            .http
+            .http_token_file
+            .as_deref()
+            .map(|file| absolute("--http-token-file", file))
+            .transpose()?,
     })
 }
 
 /// Control reads it at its start, from another directory.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+fn absolute(option: &str, path: &Path) -> Result<PathBuf, Failure> {
     if path.as_os_str().is_empty() {
         return Ok(PathBuf::new());
     }
-    std::path::absolute(path).map_err(|error| Failure::usage(format!("--http-token-file {}: {error}", path.display())))
+    std::path::absolute(path).map_err(|error| Failure::usage(format!("{option} {}: {error}", path.display())))
 }
 
 fn secret_source(token_file: Option<&Path>, password_file: Option<&Path>) -> Result<SecretSource, Failure> {

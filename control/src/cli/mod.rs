@@ -18,6 +18,7 @@ mod launch;
 pub mod output;
 mod ps;
 mod reset;
+mod service;
 mod status;
 mod stop;
 mod supervise;
@@ -51,6 +52,7 @@ verbs! {
     status => Status,
     ps => Ps,
     dns_lookup => DnsLookup,
+    service => Service,
     token => Token,
     docker_config => DockerConfig,
     expose => Expose,

@@ -12,6 +12,7 @@
 //! INVARIANT: only this loop touches the [`Node`]; everything else sends it messages. Nothing in the loop waits for
 //! anybody but the disk.
 
+mod agent;
 mod api;
 mod desired;
 mod gateway;
@@ -34,6 +35,7 @@ use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
 use weaved_dataplane::container_ends::ContainerEnds;
 
 use self::{
+    agent::Agent,
     api::Api,
     desired::DesiredSender,
     gateway::Names,
@@ -45,7 +47,7 @@ use crate::{
     catalogue::View,
     consul::routes::Routes,
     dataplane_client::{DataplaneClient, DataplaneEvent},
-    docker::watch::{DockerState, Seen, Watch},
+    docker::watch::{DockerState, Listeners, Seen, Watch},
     failure::Failure,
     firewall,
     gateway_client::{GatewayClient, GatewayNews},
@@ -53,6 +55,7 @@ use crate::{
     kv::StoredRows,
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
     paths::{Part, Paths},
+    registration::agent::AgentHandle,
     serve::{self, Call, protocol::Reply},
     state::{DockerChoice, Identity, SecretRecord, Settings, Store, Wishes, kv_file::KvFile},
     targets::{self, Resolved, Target},
@@ -89,6 +92,7 @@ struct Daemon {
     rules_question: watch::Sender<Option<u32>>,
     rules: Option<RulesVerdict>,
     docker: DockerState,
+    agent: Option<AgentHandle>,
     containers: Vec<Container>,
     bridge_mac: Option<MacAddr>,
     /// None where it could not be started.
@@ -111,6 +115,7 @@ struct Inputs {
     kv: mpsc::Receiver<KvCall>,
     docker: mpsc::Receiver<Seen>,
     resolved: mpsc::Receiver<Resolved>,
+    instances: agent::Instances,
     rules: mpsc::Receiver<RulesVerdict>,
 }
 
@@ -163,14 +168,16 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), settings.port, resolved_sender));
     let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
+    let Agent { handle, instances, containers } = agent::start(&settings, &daemon.memory.store)?;
+    daemon.agent = Some(handle);
     if settings.docker != DockerChoice::Off {
         let watch = Watch { choice: settings.docker, bridge: settings.bridge, range: settings.range };
-        tokio::spawn(watch.run(docker_sender.clone()));
+        tokio::spawn(watch.run(Listeners { seen: docker_sender.clone(), facts: containers }));
     }
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
-    let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, rules };
+    let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, instances, rules };
     tokio::select! {
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
@@ -230,6 +237,7 @@ impl Daemon {
             rules_question: watch::Sender::default(),
             rules: None,
             docker,
+            agent: None,
             containers: Vec::new(),
             bridge_mac: None,
             container_ends: None,
@@ -254,6 +262,7 @@ impl Daemon {
                 Some(call) = inputs.kv.recv() => self.handle_kv_call(call, &mut inputs.kv, Instant::now()),
                 Some(seen) = inputs.docker.recv() => self.handle_docker(seen, Instant::now()),
                 Some(resolved) = inputs.resolved.recv() => self.handle_resolved(resolved, Instant::now()),
+                Ok(()) = inputs.instances.changed() => self.handle_instances(&mut inputs.instances, Instant::now()),
                 Some(verdict) = inputs.rules.recv() => {
                     self.rules = Some(verdict);
                     self.desired.gather(Instant::now());

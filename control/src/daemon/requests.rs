@@ -25,6 +25,7 @@ impl Daemon {
             Request::Status => return self.begin_status(reply, now),
             Request::Leave => return self.begin_leave(reply, now),
             Request::Kv { ask } => return self.handle_kv_verb(ask, reply, now),
+            Request::Service { ask } => return self.ask_agent(ask, reply),
             Request::Connect { targets, mode } => self.connect(&targets, mode, now),
             Request::Forget { targets } => self.forget(&targets, now),
             Request::Expose => self.expose(now),

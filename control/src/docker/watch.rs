@@ -5,22 +5,28 @@
 //!
 //! INVARIANT: while Docker does not answer, the last list stays: its containers go on without it.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    models::{ContainerSummary, EndpointSettings, Network},
+    Docker,
+    models::{ContainerSummary, EndpointSettings, EventMessage, Network},
     query_parameters::EventsOptionsBuilder,
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::{node::Container, state::DockerChoice};
+use super::{
+    inspect::{Inspector, Overlay},
+    one_line,
+};
+use crate::{node::Container, registration::facts::ContainerFacts, state::DockerChoice};
 
-/// Where Docker listens when nothing else is said.
-const USUAL_SOCKET: &str = "unix:///var/run/docker.sock";
 /// Repairs what a missed event left wrong.
 const RELIST_INTERVAL: Duration = Duration::from_secs(30);
 /// An event stream begins a little after the list that came before it; the gap is closed by one more list.
@@ -29,11 +35,23 @@ const FIRST_RELIST: Duration = Duration::from_millis(500);
 const GATHER: Duration = Duration::from_millis(20);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// The driver option that names a network's Linux bridge.
 const BRIDGE_OPTION: &str = "com.docker.network.bridge.name";
-/// Only these change who is on the bridge. Health checks cause many others.
-const EVENTS: [&str; 7] = ["start", "die", "rename", "connect", "disconnect", "create", "destroy"];
+/// Only these change what is seen. Health checks cause many others: one for each run.
+const EVENTS: [&str; 12] = [
+    "start",
+    "die",
+    "kill",
+    "pause",
+    "unpause",
+    "health_status",
+    "update",
+    "rename",
+    "connect",
+    "disconnect",
+    "create",
+    "destroy",
+];
 
 /// Whether Docker can be seen, and whether it uses our bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,21 +102,53 @@ pub struct Watch {
     pub range: Ipv4Net,
 }
 
+/// Who is told what is seen.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// Whether Docker is there, and who is on the overlay; each change.
+    pub seen: mpsc::Sender<Seen>,
+    /// What all running containers say of themselves; the newest. None before the first look.
+    pub facts: watch::Sender<Option<Vec<ContainerFacts>>>,
+}
+
+/// What is remembered from look to look, also while Docker is away.
+#[derive(Default)]
+struct Memory {
+    last: Option<Seen>,
+    inspector: Inspector,
+}
+
+/// Our bridge, for whoever wants to know which network is on it.
+struct OurBridge<'a> {
+    watch: &'a Watch,
+    networks: &'a [&'a Network],
+}
+
+impl Overlay for OurBridge<'_> {
+    fn holds(&self, name: &str) -> bool {
+        self.networks.iter().any(|network| network.name.as_deref() == Some(name))
+    }
+
+    fn addresses(&self, endpoint: &EndpointSettings) -> Vec<IpAddr> {
+        self.watch.addresses(endpoint)
+    }
+}
+
 impl Watch {
     /// Tells what it sees, whenever that changes, until nobody listens.
-    pub async fn run(self, seen: mpsc::Sender<Seen>) {
+    pub async fn run(self, listeners: Listeners) {
         let mut pause = RETRY_INTERVAL;
-        let mut last = None;
-        while !seen.is_closed() {
+        let mut memory = Memory::default();
+        while !listeners.seen.is_closed() {
             let reason = match self.connect().await {
                 Ok((docker, version)) => {
                     pause = RETRY_INTERVAL;
-                    self.follow(&docker, &version, &seen, &mut last).await
+                    self.follow(&docker, &version, &mut memory, &listeners).await
                 }
                 Err(reason) => reason,
             };
             let absent = Seen { state: DockerState::Absent { reason }, containers: None };
-            if tell(absent, &seen, &mut last).await.is_err() {
+            if tell(absent, &listeners.seen, &mut memory.last).await.is_err() {
                 return;
             }
             tokio::time::sleep(pause).await;
@@ -107,51 +157,44 @@ impl Watch {
     }
 
     async fn connect(&self) -> Result<(Docker, String), String> {
-        let host = match &self.choice {
-            DockerChoice::Host(host) => host.as_str(),
-            DockerChoice::Usual | DockerChoice::Off => USUAL_SOCKET,
-        };
-        if !host.starts_with("unix://") {
-            return Err(format!("DOCKER_HOST is {host}; only the Docker of this host, unix://PATH, can be watched"));
-        }
-        let docker = Docker::connect_with_unix(host, REQUEST_PATIENCE.as_secs(), API_DEFAULT_VERSION);
-        let docker = docker.map_err(|error| one_line(&error))?;
-        let docker = docker.negotiate_version().await.map_err(|error| one_line(&error))?;
+        let docker = super::connect(&self.choice).await?;
         let version = docker.version().await.map_err(|error| one_line(&error))?;
         Ok((docker, version.version.unwrap_or_default()))
     }
 
     /// Returns why Docker no longer answers.
-    async fn follow(
-        &self,
-        docker: &Docker,
-        version: &str,
-        seen: &mpsc::Sender<Seen>,
-        last: &mut Option<Seen>,
-    ) -> String {
+    async fn follow(&self, docker: &Docker, version: &str, memory: &mut Memory, listeners: &Listeners) -> String {
         let mut events = std::pin::pin!(changes(docker));
         let mut relist = FIRST_RELIST;
         loop {
-            match self.look(docker, version).await {
-                Ok(found) => {
-                    if tell(found, seen, last).await.is_err() {
-                        return "nobody listens".into();
-                    }
-                }
-                Err(reason) => return reason,
+            if let Err(reason) = self.look(docker, version, memory, listeners).await {
+                return reason;
             }
             tokio::select! {
                 change = events.next() => match change {
-                    Some(Ok(())) => tokio::time::sleep(GATHER).await,
+                    Some(Ok(event)) => {
+                        memory.inspector.on_event(&event, Instant::now());
+                        tokio::time::sleep(GATHER).await;
+                    }
                     Some(Err(reason)) => return reason,
                     None => return "its event stream has ended".into(),
                 },
                 () = tokio::time::sleep(relist) => relist = RELIST_INTERVAL,
             }
+            // What has come meanwhile is seen by the same look.
+            while let Some(Some(Ok(event))) = events.next().now_or_never() {
+                memory.inspector.on_event(&event, Instant::now());
+            }
         }
     }
 
-    async fn look(&self, docker: &Docker, version: &str) -> Result<Seen, String> {
+    async fn look(
+        &self,
+        docker: &Docker,
+        version: &str,
+        memory: &mut Memory,
+        listeners: &Listeners,
+    ) -> Result<(), String> {
         let networks = docker.list_networks(None).await.map_err(|error| one_line(&error))?;
         let containers = docker.list_containers(None).await.map_err(|error| one_line(&error))?;
         let ours: Vec<&Network> = networks.iter().filter(|network| self.is_on_our_bridge(network)).collect();
@@ -163,7 +206,16 @@ impl Watch {
             fixed_cidr: fixed_cidr(network),
         });
         let state = DockerState::Connected { version: version.to_owned(), network };
-        Ok(Seen { state, containers: Some(found) })
+        let seen = Seen { state, containers: Some(found) };
+        tell(seen, &listeners.seen, &mut memory.last).await.map_err(|()| "nobody listens".to_owned())?;
+        let bridge = OurBridge { watch: self, networks: &ours };
+        let facts = memory.inspector.look(docker, &containers, &bridge, Instant::now()).await?;
+        listeners.facts.send_if_modified(|known| {
+            let is_new = known.as_ref() != Some(&facts);
+            *known = Some(facts);
+            is_new
+        });
+        Ok(())
     }
 
     fn is_on_our_bridge(&self, network: &Network) -> bool {
@@ -200,10 +252,10 @@ fn fixed_cidr(network: &Network) -> Option<String> {
     configs.iter().find_map(|config| config.ip_range.clone().or_else(|| config.subnet.clone()))
 }
 
-fn changes(docker: &Docker) -> impl Stream<Item = Result<(), String>> {
+fn changes(docker: &Docker) -> impl Stream<Item = Result<EventMessage, String>> {
     let filters = HashMap::from([("event", EVENTS.to_vec())]);
     let options = EventsOptionsBuilder::default().filters(&filters).build();
-    docker.events(Some(options)).map(|event| event.map(drop).map_err(|error| one_line(&error)))
+    docker.events(Some(options)).map(|event| event.map_err(|error| one_line(&error)))
 }
 
 async fn tell(seen: Seen, sender: &mpsc::Sender<Seen>, last: &mut Option<Seen>) -> Result<(), ()> {
@@ -214,15 +266,11 @@ async fn tell(seen: Seen, sender: &mpsc::Sender<Seen>, last: &mut Option<Seen>) 
     sender.send(seen).await.map_err(drop)
 }
 
-fn one_line(error: &bollard::errors::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn watch() -> Watch {
+    fn watching() -> Watch {
         Watch { choice: DockerChoice::Usual, bridge: "weave".into(), range: "10.32.0.0/12".parse().unwrap() }
     }
 
@@ -247,9 +295,9 @@ mod tests {
     #[test]
     fn a_container_on_a_network_of_our_bridge_is_ours() {
         let ours = network("bridge", "weave");
-        assert!(watch().is_on_our_bridge(&ours));
+        assert!(watching().is_on_our_bridge(&ours));
         assert_eq!(fixed_cidr(&ours).as_deref(), Some("10.32.3.0/24"));
-        let container = watch().container(&summary("bridge", "10.32.3.2"), &[&ours]).unwrap();
+        let container = watching().container(&summary("bridge", "10.32.3.2"), &[&ours]).unwrap();
         assert_eq!((container.name.as_str(), container.mac.to_string().as_str()), ("web", "02:42:0a:20:03:02"));
         assert_eq!(container.ips, ["10.32.3.2".parse::<IpAddr>().unwrap()]);
     }
@@ -257,10 +305,10 @@ mod tests {
     #[test]
     fn containers_elsewhere_or_without_an_overlay_address_are_not() {
         let ours = network("bridge", "weave");
-        assert!(!watch().is_on_our_bridge(&network("bridge", "docker0")));
-        assert_eq!(watch().container(&summary("host", "10.32.3.2"), &[&ours]), None);
-        assert_eq!(watch().container(&summary("bridge", "172.17.0.2"), &[&ours]), None);
-        assert_eq!(watch().container(&summary("bridge", ""), &[&ours]), None);
+        assert!(!watching().is_on_our_bridge(&network("bridge", "docker0")));
+        assert_eq!(watching().container(&summary("host", "10.32.3.2"), &[&ours]), None);
+        assert_eq!(watching().container(&summary("bridge", "172.17.0.2"), &[&ours]), None);
+        assert_eq!(watching().container(&summary("bridge", ""), &[&ours]), None);
     }
 
     #[tokio::test]
@@ -268,7 +316,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let choice = DockerChoice::Host(format!("unix://{}/docker.sock", dir.path().display()));
         let (sender, mut seen) = mpsc::channel(8);
-        let task = tokio::spawn(Watch { choice, ..watch() }.run(sender));
+        let listeners = Listeners { seen: sender, facts: watch::Sender::new(None) };
+        let task = tokio::spawn(Watch { choice, ..watching() }.run(listeners));
         let first = seen.recv().await.unwrap();
         assert!(matches!(first, Seen { state: DockerState::Absent { .. }, containers: None }));
         task.abort();
@@ -276,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_docker_elsewhere_is_refused_with_the_reason() {
-        let elsewhere = Watch { choice: DockerChoice::Host("tcp://192.0.2.1:2375".into()), ..watch() };
+        let elsewhere = Watch { choice: DockerChoice::Host("tcp://192.0.2.1:2375".into()), ..watching() };
         assert!(elsewhere.connect().await.unwrap_err().contains("unix://PATH"));
     }
 }

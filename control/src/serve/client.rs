@@ -31,7 +31,7 @@ pub fn request(paths: &Paths, request: &Request) -> Result<Done, Failure> {
     match call(paths, request)? {
         Reply::Done(done) => Ok(done),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Status(_) | Reply::Docker(_) | Reply::Kv(_) => Err(other_version()),
+        Reply::Status(_) | Reply::Docker(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
     }
 }
 
@@ -40,7 +40,7 @@ pub fn status(paths: &Paths) -> Result<StatusReport, Failure> {
     match call(paths, &Request::Status)? {
         Reply::Status(report) => Ok(*report),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Docker(_) | Reply::Kv(_) => Err(other_version()),
+        Reply::Done(_) | Reply::Docker(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
     }
 }
 
@@ -49,7 +49,7 @@ pub fn kv(paths: &Paths, ask: kv::Request) -> Result<kv::Reply, Failure> {
     match call(paths, &Request::Kv { ask })? {
         Reply::Kv(answer) => answer.map_err(Failure::refused),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Status(_) | Reply::Docker(_) => Err(other_version()),
+        Reply::Done(_) | Reply::Status(_) | Reply::Docker(_) | Reply::Services(_) => Err(other_version()),
     }
 }
 
@@ -58,11 +58,12 @@ pub fn docker_options(paths: &Paths) -> Result<DockerOptions, Failure> {
     match call(paths, &Request::DockerConfig)? {
         Reply::Docker(options) => Ok(options),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Status(_) | Reply::Kv(_) => Err(other_version()),
+        Reply::Done(_) | Reply::Status(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
     }
 }
 
-fn other_version() -> Failure {
+/// An answer that this verb does not know.
+pub fn other_version() -> Failure {
     Failure::unreachable("the running weaved is of another version; restart it: `weaved stop`, then `weaved launch`")
 }
 

@@ -16,7 +16,11 @@ use weaved_api::framing;
 pub use weaved_api::framing::LEN_BYTES;
 
 use super::report::StatusReport;
-use crate::{docker::config::DockerOptions, kv};
+use crate::{
+    docker::config::DockerOptions,
+    kv,
+    registration::agent::{AgentRequest, AgentView},
+};
 
 /// Room for some thousand targets, and for the longest value in base64.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -47,6 +51,11 @@ pub enum Request {
     Hide,
     /// What Docker must be told. From then on the slice counts as used.
     DockerConfig,
+    /// What the services of this host are asked.
+    Service {
+        /// What is asked.
+        ask: AgentRequest,
+    },
     /// Give back what belongs to the cluster, before a reset.
     Leave,
     /// About keys and values.
@@ -72,6 +81,8 @@ pub enum ConnectMode {
 pub enum Reply {
     /// The answer to [`Request::Status`].
     Status(Box<StatusReport>),
+    /// The answer to [`AgentRequest::Show`].
+    Services(Box<AgentView>),
     /// The answer to [`Request::DockerConfig`].
     Docker(DockerOptions),
     /// The answer to [`Request::Kv`].

@@ -70,6 +70,9 @@ pub struct Settings {
     /// The HTTP API.
     #[serde(default)]
     pub http: HttpSettings,
+    /// Directory of service definitions; None for the usual one.
+    #[serde(default)]
+    pub services_dir: Option<PathBuf>,
     /// How this node came to its cluster.
     pub start: Start,
 }
@@ -128,6 +131,8 @@ pub struct Requested {
     pub udp_gso: Option<Switch>,
     /// `--udp-gro`
     pub udp_gro: Option<Switch>,
+    /// `--services-dir`
+    pub services_dir: Option<PathBuf>,
     /// `--bridge-redirect`
     pub bridge_redirect: Option<Switch>,
     /// `--container-gso`
@@ -187,6 +192,7 @@ impl Settings {
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             http: HttpSettings::default(),
+            services_dir: None,
             start,
         };
         let fixed = Self {
@@ -228,6 +234,10 @@ impl Settings {
         note("workers", self.workers.to_string(), older.workers.to_string());
         note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
         note("the HTTP API", self.http.to_string(), older.http.to_string());
+        let dir = |settings: &Self| {
+            settings.services_dir.as_ref().map_or(defaults::SERVICES_DIR.into(), |dir| dir.display().to_string())
+        };
+        note("services-dir", dir(self), dir(older));
         changes
     }
 
@@ -259,6 +269,7 @@ impl Settings {
                     None => self.http.token_file,
                 },
             },
+            services_dir: requested.services_dir.clone().or(self.services_dir),
             ..self
         })
     }

@@ -1,0 +1,17 @@
+//! How instances are: checks that this node runs for what is registered on it.
+//!
+//! [`schedule`] decides without I/O when which check runs and what its results mean.
+
+pub mod duration;
+mod exec;
+mod grpc;
+pub mod http;
+pub mod probes;
+pub mod schedule;
+mod spec;
+mod tls;
+
+pub use spec::{
+    Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
+    MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
+};

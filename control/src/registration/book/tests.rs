@@ -1,0 +1,137 @@
+//! Who owns an id, and what a client may do about it.
+
+use super::*;
+use crate::{
+    health::Probe,
+    registration::{definition::definition, facts::Attachment},
+};
+
+fn container(name: &str) -> ContainerFacts {
+    ContainerFacts {
+        id: format!("{name:0<64}"),
+        name: name.into(),
+        image: "httpd".into(),
+        exposed: ["80".parse().unwrap()].into(),
+        attachments: vec![Attachment {
+            network: "bridge".into(),
+            ips: vec!["10.32.0.2".parse().unwrap()],
+            is_overlay: true,
+        }],
+        ..ContainerFacts::default()
+    }
+}
+
+fn book() -> Book {
+    Book::new("alpha", Clients::default())
+}
+
+fn request(book: &mut Book, request: &AgentRequest) -> Result<(), AgentError> {
+    if let Some(plan) = book.plan(request)? {
+        book.adopt(plan);
+    }
+    Ok(())
+}
+
+fn register(id: &str) -> AgentRequest {
+    AgentRequest::Register(Box::new(definition(id, "web")))
+}
+
+fn ids(book: &Book) -> Vec<String> {
+    book.instances(&|_| None).into_iter().map(|instance| instance.id.0).collect()
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what the book asks for results has this form")]
+fn passing(key: &CheckKey) -> Option<Check> {
+    Some(Check {
+        id: key.check.clone(),
+        name: key.check.0.clone(),
+        kind: "tcp".into(),
+        health: Health::Passing,
+        output: String::new(),
+    })
+}
+
+#[test]
+fn a_registrator_beside_us_doubles_nothing_and_leaves_no_ghost() {
+    let mut book = book();
+    // It was faster than our look at Docker.
+    request(&mut book, &register("alpha:web:80")).unwrap();
+    let plan = book.set_containers(&[container("web")]).unwrap();
+    book.adopt(plan);
+    assert_eq!(ids(&book), ["alpha:web:80"]);
+    // It comes again, and what it wants to take away is not its own.
+    request(&mut book, &register("alpha:web:80")).unwrap();
+    let refused = request(&mut book, &AgentRequest::Deregister(InstanceId("alpha:web:80".into())));
+    assert!(matches!(refused, Err(AgentError::Owned { owner, .. }) if owner == "container web000000000"));
+    book.set_containers(&[]);
+    assert_eq!(ids(&book), [""; 0]);
+}
+
+#[test]
+fn a_file_keeps_its_id_and_the_other_is_noted() {
+    let mut book = book();
+    request(&mut book, &register("db")).unwrap();
+    let files = Files { definitions: [("db.json".into(), vec![definition("db", "db")])].into(), notes: vec![] };
+    book.set_files(files);
+    assert_eq!(book.instances(&|_| None)[0].source, Source::File("db.json".into()));
+    assert!(book.notes()[0].text.contains("file db.json also has this id"), "{:?}", book.notes());
+    assert!(matches!(request(&mut book, &register("db")), Err(AgentError::Owned { .. })));
+    book.set_files(Files::default());
+    assert_eq!(book.instances(&|_| None)[0].source, Source::Api);
+}
+
+#[test]
+fn what_clients_registered_is_read_back_and_an_unknown_one_is_refused() {
+    let mut book = book();
+    request(&mut book, &register("db")).unwrap();
+    let stored = serde_json::to_string(&book.clients).unwrap();
+    let mut again = Book::new("alpha", serde_json::from_str(&stored).unwrap());
+    assert_eq!(ids(&again), ["db"]);
+    request(&mut again, &AgentRequest::Deregister(InstanceId("db".into()))).unwrap();
+    let refused = request(&mut again, &AgentRequest::Deregister(InstanceId("db".into())));
+    assert_eq!(refused, Err(AgentError::UnknownInstance("db".into())));
+    assert_eq!(ids(&again), [""; 0]);
+}
+
+#[test]
+fn maintenance_takes_traffic_away_from_one_or_from_all() {
+    let mut book = book();
+    request(&mut book, &register("a")).unwrap();
+    request(&mut book, &register("b")).unwrap();
+    let mut set = |instance: Option<&str>, mode| {
+        let instance = instance.map(|id| InstanceId(id.into()));
+        request(&mut book, &AgentRequest::SetMaintenance { instance, mode }).unwrap();
+        book.instances(&passing).iter().map(Instance::is_passing).collect::<Vec<_>>()
+    };
+    let on = || Maintenance::On { reason: "disk".into() };
+    assert_eq!(set(Some("a"), on()), [false, true]);
+    assert_eq!(set(None, on()), [false, false]);
+    assert_eq!(set(Some("a"), Maintenance::Off), [false, false]);
+    assert_eq!(set(None, Maintenance::Off), [true, true]);
+}
+
+#[test]
+fn a_check_of_the_node_is_a_check_of_all_its_services() {
+    let mut book = book();
+    let spec = Box::new(CheckSpec::new(CheckId("disk".into()), Probe::Ttl(std::time::Duration::from_secs(5))));
+    request(&mut book, &AgentRequest::RegisterCheck { instance: None, spec: spec.clone() }).unwrap();
+    assert_eq!(book.checks().len(), 1);
+    request(&mut book, &register("a")).unwrap();
+    assert_eq!(book.instances(&passing)[0].checks[0].id.0, "disk");
+    let nowhere = AgentRequest::RegisterCheck { instance: Some(InstanceId("x".into())), spec };
+    assert_eq!(request(&mut book, &nowhere), Err(AgentError::UnknownInstance("x".into())));
+    request(&mut book, &AgentRequest::DeregisterCheck(CheckId("disk".into()))).unwrap();
+    assert_eq!(book.checks().len(), 0);
+}
+
+#[test]
+fn a_crowd_of_registrations_is_refused_at_the_bound() {
+    let mut clients = Clients::default();
+    for index in 0..MAX_REGISTERED {
+        let definition = definition(&format!("s{index}"), "web");
+        clients.services.insert(definition.id.clone(), definition);
+    }
+    let mut book = Book::new("alpha", clients);
+    assert!(matches!(request(&mut book, &register("one-more")), Err(AgentError::Unusable(_))));
+    request(&mut book, &register("s1")).unwrap();
+}

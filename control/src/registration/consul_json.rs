@@ -1,0 +1,315 @@
+//! Definitions in Consul's JSON, as its files and its clients write them.
+//!
+//! Keys are read in any case: Go's decoder does not care, and clients rely on it. They are lowered within the text before
+//! it is parsed, byte by byte, so that an error still names the line and column of the original. Keys that an owner
+//! chooses (`meta`, `header`) stay as they are. Fields that mean nothing here are passed over, as Consul does.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::Definition;
+use crate::{
+    catalogue::{CheckId, Health, InstanceId},
+    health::{
+        Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MIN_DEREGISTER_AFTER, MIN_INTERVAL,
+        Probe, duration, http,
+    },
+};
+
+/// Objects whose keys their owner has chosen.
+const FREE_KEYS: [&str; 2] = ["meta", "header"];
+
+/// A text that is no definition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// It is no JSON, or has other types.
+    #[error("line {line}, column {column}: {reason}")]
+    Unreadable {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// It can be read and cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// A check that was defined apart from its service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckDefinition {
+    /// Which service; None for the node.
+    pub instance: Option<InstanceId>,
+    /// What is checked.
+    pub spec: CheckSpec,
+}
+
+/// The services of a file: `{"service": {…}}`, `{"services": [{…}]}`, or one service alone.
+pub fn parse_file(text: &str) -> Result<Vec<Definition>, DefinitionError> {
+    let file: File = read(text)?;
+    if file.service.is_none() && file.services.is_none() {
+        return Ok(vec![parse_service(text)?]);
+    }
+    file.service.into_iter().chain(file.services.into_iter().flatten()).map(Service::into_definition).collect()
+}
+
+/// One service, as `PUT /v1/agent/service/register` has it.
+pub fn parse_service(text: &str) -> Result<Definition, DefinitionError> {
+    read::<Service>(text)?.into_definition()
+}
+
+/// One check, as `PUT /v1/agent/check/register` has it.
+pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
+    let check: Check = read(text)?;
+    let id = [&check.id, &check.checkid, &check.name].into_iter().flatten().find(|id| !id.is_empty()).cloned();
+    let id = id.ok_or_else(|| unusable("a check needs a Name or a CheckID"))?;
+    let instance = check.serviceid.clone().filter(|id| !id.is_empty()).map(InstanceId);
+    Ok(CheckDefinition { instance, spec: check.into_spec(CheckId(id))? })
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, DefinitionError> {
+    serde_json::from_str(&lower_keys(text)).map_err(|error| {
+        let reason = error.to_string();
+        let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
+        DefinitionError::Unreadable { line: error.line(), column: error.column(), reason }
+    })
+}
+
+fn unusable(text: impl Into<String>) -> DefinitionError {
+    DefinitionError::Unusable(text.into())
+}
+
+#[derive(Deserialize)]
+struct File {
+    service: Option<Service>,
+    services: Option<Vec<Service>>,
+}
+
+#[derive(Deserialize)]
+struct Service {
+    id: Option<String>,
+    name: Option<String>,
+    tags: Option<Vec<String>>,
+    address: Option<String>,
+    port: Option<u16>,
+    meta: Option<BTreeMap<String, String>>,
+    check: Option<Check>,
+    checks: Option<Vec<Check>>,
+}
+
+#[derive(Deserialize)]
+struct Check {
+    id: Option<String>,
+    #[serde(alias = "check_id")]
+    checkid: Option<String>,
+    #[serde(alias = "service_id")]
+    serviceid: Option<String>,
+    name: Option<String>,
+    http: Option<String>,
+    method: Option<String>,
+    header: Option<BTreeMap<String, Vec<String>>>,
+    body: Option<String>,
+    #[serde(alias = "tls_skip_verify")]
+    tlsskipverify: Option<bool>,
+    tcp: Option<String>,
+    grpc: Option<String>,
+    #[serde(alias = "grpc_use_tls")]
+    grpcusetls: Option<bool>,
+    ttl: Option<String>,
+    #[serde(alias = "args", alias = "script_args")]
+    scriptargs: Option<Vec<String>>,
+    script: Option<String>,
+    #[serde(alias = "docker_container_id")]
+    dockercontainerid: Option<String>,
+    shell: Option<String>,
+    interval: Option<String>,
+    timeout: Option<String>,
+    status: Option<String>,
+    #[serde(alias = "start_period")]
+    startperiod: Option<String>,
+    #[serde(alias = "success_before_passing")]
+    successbeforepassing: Option<u32>,
+    #[serde(alias = "failures_before_critical")]
+    failuresbeforecritical: Option<u32>,
+    #[serde(alias = "deregister_critical_service_after")]
+    deregistercriticalserviceafter: Option<String>,
+}
+
+impl Service {
+    fn into_definition(self) -> Result<Definition, DefinitionError> {
+        let service = self.name.filter(|name| !name.is_empty()).ok_or_else(|| unusable("the service has no name"))?;
+        let id = InstanceId(self.id.filter(|id| !id.is_empty()).unwrap_or_else(|| service.clone()));
+        let address = self.address.filter(|address| !address.is_empty());
+        let address = address.map(|text| {
+            let not_one = |_| unusable(format!("address {text:?} is no IP address; names are not looked up"));
+            text.parse::<IpAddr>().map_err(not_one)
+        });
+        let checks: Vec<Check> = self.check.into_iter().chain(self.checks.into_iter().flatten()).collect();
+        let count = checks.len();
+        let mut specs = Vec::new();
+        for (index, check) in checks.into_iter().enumerate() {
+            let given = [&check.checkid, &check.id].into_iter().flatten().find(|id| !id.is_empty()).cloned();
+            // Consul numbers them from 1 when there are several.
+            let usual =
+                if count == 1 { format!("service:{}", id.0) } else { format!("service:{}:{}", id.0, index + 1) };
+            specs.push(check.into_spec(CheckId(given.unwrap_or(usual)))?);
+        }
+        let definition = Definition {
+            id,
+            service,
+            address: address.transpose()?,
+            port: self.port.unwrap_or(0),
+            tags: self.tags.unwrap_or_default(),
+            meta: self.meta.unwrap_or_default(),
+            checks: specs,
+        };
+        definition.check().map_err(|error| unusable(error.0))?;
+        Ok(definition)
+    }
+}
+
+impl Check {
+    fn into_spec(self, id: CheckId) -> Result<CheckSpec, DefinitionError> {
+        let mut spec = CheckSpec::new(id, self.probe()?);
+        if let Some(name) = self.name.clone().filter(|name| !name.is_empty()) {
+            spec.name = name;
+        }
+        spec.interval = time("Interval", self.interval.as_ref())?.unwrap_or(spec.interval).max(MIN_INTERVAL);
+        spec.timeout = time("Timeout", self.timeout.as_ref())?.unwrap_or(spec.timeout).max(MIN_INTERVAL);
+        spec.start_period = time("StartPeriod", self.startperiod.as_ref())?.unwrap_or_default();
+        let after = time("DeregisterCriticalServiceAfter", self.deregistercriticalserviceafter.as_ref())?;
+        spec.deregister_after = after.filter(|after| !after.is_zero()).map(|after| after.max(MIN_DEREGISTER_AFTER));
+        // Consul counts how many must come before the change.
+        spec.rise = self.successbeforepassing.unwrap_or(0).min(MAX_THRESHOLD) + 1;
+        spec.fall = self.failuresbeforecritical.unwrap_or(0).min(MAX_THRESHOLD) + 1;
+        spec.initial = match self.status.as_deref() {
+            None | Some("" | "critical") => Health::Critical,
+            Some("passing") => Health::Passing,
+            Some("warning") => Health::Warning,
+            Some(other) => return Err(unusable(format!("Status {other:?} is none of passing, warning, critical"))),
+        };
+        Ok(spec)
+    }
+
+    fn probe(&self) -> Result<Probe, DefinitionError> {
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let skip = self.tlsskipverify == Some(true);
+        let certificates = if skip { Certificates::Unverified } else { Certificates::Verified };
+        if let Some(url) = said(&self.http) {
+            if let Some(problem) = http::problem_of(&url) {
+                return Err(unusable(problem));
+            }
+            let headers = self.header.iter().flatten();
+            let headers = headers.flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
+            return Ok(Probe::Http(HttpProbe {
+                url,
+                method: said(&self.method).unwrap_or_else(|| "GET".into()),
+                headers: headers.collect(),
+                body: self.body.clone().unwrap_or_default(),
+                certificates,
+            }));
+        }
+        if let Some(target) = said(&self.tcp) {
+            return Ok(Probe::Tcp(endpoint(target)?));
+        }
+        if let Some(target) = said(&self.grpc) {
+            let (target, service) = target.split_once('/').unwrap_or((&target, ""));
+            let tls = (self.grpcusetls == Some(true)).then_some(certificates);
+            return Ok(Probe::Grpc(GrpcProbe { target: endpoint(target.into())?, service: service.into(), tls }));
+        }
+        if let Some(ttl) = time("TTL", self.ttl.as_ref())? {
+            return Ok(Probe::Ttl(ttl.max(MIN_INTERVAL)));
+        }
+        self.command().map(Probe::Exec)
+    }
+
+    fn command(&self) -> Result<ExecProbe, DefinitionError> {
+        let shell = self.shell.clone().unwrap_or_else(|| "sh".into());
+        let script = self.script.clone().map(|script| vec![shell, "-c".into(), script]);
+        let command = self.scriptargs.clone().or(script).filter(|command| !command.is_empty());
+        let command = command.ok_or_else(|| unusable("a check needs one of HTTP, TCP, GRPC, TTL, Args"))?;
+        match self.dockercontainerid.clone().filter(|id| !id.is_empty()) {
+            Some(container) => Ok(ExecProbe { container, command }),
+            None => Err(unusable(
+                "a check by a command on the host is not run; give DockerContainerID, or use HTTP, TCP, GRPC or TTL",
+            )),
+        }
+    }
+}
+
+fn time(what: &str, text: Option<&String>) -> Result<Option<std::time::Duration>, DefinitionError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let value = duration::parse(text);
+    value.map(Some).ok_or_else(|| unusable(format!("{what} {text:?} is no duration such as 10s")))
+}
+
+fn endpoint(text: String) -> Result<String, DefinitionError> {
+    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if is_one { Ok(text) } else { Err(unusable(format!("{text:?} is no HOST:PORT"))) }
+}
+
+/// The same text with its keys in lower case; each byte stays in its place.
+fn lower_keys(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut keys = KeyFinder::default();
+    for index in 0..bytes.len() {
+        if let Some(range) = keys.step(&bytes, index) {
+            bytes[range].make_ascii_lowercase();
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Walks over JSON, and over what only looks like it, and finds the keys whose case does not matter.
+#[derive(Default)]
+struct KeyFinder {
+    /// For each container that is open: whether its keys are its owner's.
+    free: Vec<bool>,
+    string_start: Option<usize>,
+    is_escaped: bool,
+    last_string: std::ops::Range<usize>,
+    last_key: std::ops::Range<usize>,
+}
+
+impl KeyFinder {
+    fn step(&mut self, bytes: &[u8], index: usize) -> Option<std::ops::Range<usize>> {
+        if let Some(start) = self.string_start {
+            match bytes[index] {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' => self.is_escaped = true,
+                b'"' => {
+                    self.last_string = start..index;
+                    self.string_start = None;
+                }
+                _ => {}
+            }
+            return None;
+        }
+        match bytes[index] {
+            b'"' => self.string_start = Some(index + 1),
+            b'{' | b'[' => {
+                let key = &bytes[self.last_key.clone()];
+                let is_free = FREE_KEYS.iter().any(|name| key.eq_ignore_ascii_case(name.as_bytes()));
+                self.free.push(is_free || self.free.last() == Some(&true));
+                self.last_key = 0..0;
+            }
+            b'}' | b']' => {
+                self.free.pop();
+                self.last_key = 0..0;
+            }
+            b',' => self.last_key = 0..0,
+            b':' => {
+                self.last_key = self.last_string.clone();
+                return (self.free.last() == Some(&false)).then(|| self.last_string.clone());
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Bodies and files as they are really written.
+
+use std::time::Duration;
+
+use super::*;
+
+fn probe_of(check: &str) -> Probe {
+    let text = format!(r#"{{"name":"web","check":{check}}}"#);
+    parse_service(&text).unwrap().checks.remove(0).probe
+}
+
+fn refusal(text: &str) -> String {
+    parse_file(text).unwrap_err().to_string()
+}
+
+#[test]
+fn consulates_lower_case_and_the_capitals_of_go_are_the_same() {
+    let consulate = r#"{"name":"web","port":80,"address":"10.32.0.2","tags":["a","b"],"check":{"HTTP":"http://10.32.0.2/","interval":"10s"}}"#;
+    let go = r#"{"Name":"web","Port":80,"Address":"10.32.0.2","Tags":["a","b"],"Check":{"HTTP":"http://10.32.0.2/","Interval":"10s","DeregisterCriticalServiceAfter":""}}"#;
+    let parsed = parse_service(consulate).unwrap();
+    assert_eq!(parse_service(go).unwrap(), parsed);
+    assert_eq!((parsed.id.0.as_str(), parsed.port, parsed.tags.len()), ("web", 80, 2));
+    assert_eq!(parsed.checks[0].id.0, "service:web");
+    assert_eq!(parsed.checks[0].interval, Duration::from_secs(10));
+}
+
+#[test]
+fn what_its_owner_has_named_keeps_its_case() {
+    let parsed = parse_service(
+        r#"{"Name":"web","META":{"Version":"1","Nested":"{\"Key\":1}"},"Check":{"http":"http://x/","Header":{"X-Token":["T"]}}}"#,
+    );
+    let parsed = parsed.unwrap();
+    assert_eq!(parsed.meta["Version"], "1");
+    assert_eq!(parsed.meta["Nested"], r#"{"Key":1}"#);
+    let Probe::Http(http) = &parsed.checks[0].probe else { panic!("no http") };
+    assert_eq!(http.headers, [("X-Token".to_owned(), "T".to_owned())]);
+}
+
+#[test]
+fn a_file_holds_one_service_or_several() {
+    let ids = |text: &str| parse_file(text).unwrap().into_iter().map(|each| each.id.0).collect::<Vec<_>>();
+    assert_eq!(ids(r#"{"service":{"name":"a","id":"a1"}}"#), ["a1"]);
+    assert_eq!(ids(r#"{"Services":[{"Name":"a"},{"Name":"b"}]}"#), ["a", "b"]);
+    assert_eq!(ids(r#"{"name":"a","tags":null,"enable_tag_override":true}"#), ["a"]);
+    assert_eq!(ids(r#"{"services":[]}"#), [""; 0]);
+}
+
+#[test]
+fn every_kind_of_check_is_read_in_either_spelling() {
+    assert_eq!(probe_of(r#"{"TCP":"127.0.0.1:80"}"#), Probe::Tcp("127.0.0.1:80".into()));
+    assert_eq!(probe_of(r#"{"ttl":"15s"}"#), Probe::Ttl(Duration::from_secs(15)));
+    let grpc = GrpcProbe { target: "127.0.0.1:1".into(), service: "shop".into(), tls: Some(Certificates::Unverified) };
+    let snake = r#"{"grpc":"127.0.0.1:1/shop","grpc_use_tls":true,"tls_skip_verify":true}"#;
+    assert_eq!(probe_of(snake), Probe::Grpc(grpc.clone()));
+    assert_eq!(probe_of(r#"{"GRPC":"127.0.0.1:1/shop","GRPCUseTLS":true,"TLSSkipVerify":true}"#), Probe::Grpc(grpc));
+    let exec = ExecProbe { container: "f00".into(), command: vec!["true".into()] };
+    assert_eq!(probe_of(r#"{"docker_container_id":"f00","args":["true"]}"#), Probe::Exec(exec));
+}
+
+#[test]
+fn thresholds_count_what_comes_before_as_consul_does() {
+    let parsed =
+        parse_service(r#"{"name":"a","checks":[{"tcp":"a:1","failures_before_critical":2},{"tcp":"a:2"}]}"#).unwrap();
+    assert_eq!((parsed.checks[0].fall, parsed.checks[1].fall), (3, 1));
+    let ids: Vec<&str> = parsed.checks.iter().map(|check| check.id.0.as_str()).collect();
+    assert_eq!(ids, ["service:a:1", "service:a:2"]);
+}
+
+#[test]
+fn errors_name_the_place_in_the_original() {
+    assert_eq!(
+        refusal("{\n  \"Service\": {\n    \"Name\": \"a\",\n    \"Port\": \"80\"\n  }\n}"),
+        "line 4, column 16: invalid type: string \"80\", expected u16"
+    );
+    assert!(refusal("{\"service\":").starts_with("line 1, column 11: EOF"));
+    assert!(refusal("").starts_with("line 1, column 0"));
+    assert!(refusal(r#"{"Name":"a","NAME":"b"}"#).contains("duplicate field"));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_the_reason() {
+    for (text, word) in [
+        ("{}", "no name"),
+        (r#"{"name":"a","address":"host.example"}"#, "no IP address"),
+        (r#"{"name":"a","port":65536}"#, "65536"),
+        (r#"{"name":"a","check":{}}"#, "one of HTTP"),
+        (r#"{"name":"a","check":{"script":"rm -rf /"}}"#, "on the host is not run"),
+        (r#"{"name":"a","check":{"http":"ftp://x"}}"#, "http://"),
+        (r#"{"name":"a","check":{"tcp":"x"}}"#, "HOST:PORT"),
+        (r#"{"name":"a","check":{"tcp":"x:1","interval":"soon"}}"#, "Interval"),
+        (r#"{"name":"a","check":{"ttl":"5s","status":"fine"}}"#, "Status"),
+    ] {
+        assert!(refusal(text).contains(word), "{text}: {}", refusal(text));
+    }
+}
+
+#[test]
+fn a_check_apart_names_its_service_or_the_node() {
+    let apart = parse_check(r#"{"Name":"disk","ServiceID":"web","TTL":"10s"}"#).unwrap();
+    assert_eq!((apart.instance, apart.spec.id.0.as_str()), (Some(InstanceId("web".into())), "disk"));
+    assert_eq!(parse_check(r#"{"ID":"d","Name":"disk","TTL":"10s"}"#).unwrap().instance, None);
+    assert!(parse_check(r#"{"TTL":"10s"}"#).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_is_too_strange(text in "[{}\\[\\]\":,\\\\a-zA-Zä0-9 \n]{0,80}") {
+        let _ = parse_file(&text);
+        proptest::prop_assert_eq!(lower_keys(&text).len(), text.len());
+    }
+}

@@ -1,0 +1,130 @@
+//! A service as somebody describes it, before anybody knows how it is.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalogue::{InstanceId, limits},
+    health::CheckSpec,
+};
+
+/// What is registered: an instance without its health, and how that is to be found out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Names it on its node.
+    pub id: InstanceId,
+    /// The service.
+    pub service: String,
+    /// Where it answers; None for the address of its node.
+    pub address: Option<IpAddr>,
+    /// At which port; 0 for none.
+    pub port: u16,
+    /// In the order in which they were given.
+    pub tags: Vec<String>,
+    /// Whatever its owner says about it.
+    pub meta: BTreeMap<String, String>,
+    /// How its health is found out.
+    pub checks: Vec<CheckSpec>,
+}
+
+/// Something that was ignored, cut or mapped, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Note {
+    /// The container, file or instance that it is about.
+    pub about: String,
+    /// One line for the operator.
+    pub text: String,
+}
+
+impl Note {
+    /// A note about something.
+    pub fn new(about: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { about: about.into(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.about, self.text)
+    }
+}
+
+/// A definition that is not taken; nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(pub String);
+
+impl Definition {
+    /// Refuses what is longer or more than the catalogue carries. For definitions that somebody can correct at once;
+    /// what containers say is cut instead.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let refuse = |text: String| Err(Unusable(text));
+        for (what, text) in [("the service's name", &self.service), ("the id", &self.id.0)] {
+            if text.is_empty() {
+                return refuse(format!("{what} is empty"));
+            }
+            if text.len() > limits::MAX_NAME_BYTES {
+                return refuse(format!("{what} has {} bytes, at most {} fit", text.len(), limits::MAX_NAME_BYTES));
+            }
+            if text.chars().any(char::is_control) {
+                return refuse(format!("{what} holds a control character"));
+            }
+        }
+        let counts = [
+            ("tags", self.tags.len(), limits::MAX_TAGS),
+            ("pairs of metadata", self.meta.len(), limits::MAX_META),
+            ("checks", self.checks.len(), limits::MAX_CHECKS),
+        ];
+        if let Some((what, count, most)) = counts.into_iter().find(|(_, count, most)| count > most) {
+            return refuse(format!("{count} {what}, at most {most} fit"));
+        }
+        if let Some(tag) = self.tags.iter().find(|tag| tag.len() > limits::MAX_TAG_BYTES) {
+            return refuse(format!("a tag of {} bytes, at most {} fit", tag.len(), limits::MAX_TAG_BYTES));
+        }
+        let is_long = |(key, value): &(&String, &String)| {
+            key.len() > limits::MAX_META_KEY_BYTES || value.len() > limits::MAX_META_VALUE_BYTES
+        };
+        if let Some((key, _)) = self.meta.iter().find(is_long) {
+            let key: String = key.chars().take(32).collect();
+            return refuse(format!("metadata {key} is too long: keys have at most 128 bytes, values 512"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn definition(id: &str, service: &str) -> Definition {
+    Definition {
+        id: InstanceId(id.into()),
+        service: service.into(),
+        address: None,
+        port: 80,
+        tags: vec![],
+        meta: BTreeMap::new(),
+        checks: vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_catalogue_cannot_carry_is_refused_with_the_bound() {
+        let good = definition("a", "web");
+        assert_eq!(good.check(), Ok(()));
+        let refused = [
+            Definition { service: String::new(), ..good.clone() },
+            Definition { service: "web\n".into(), ..good.clone() },
+            Definition { id: InstanceId("x".repeat(256)), ..good.clone() },
+            Definition { tags: vec!["t".into(); 65], ..good.clone() },
+            Definition { tags: vec!["t".repeat(256)], ..good.clone() },
+            Definition { meta: [("k".repeat(129), String::new())].into(), ..good.clone() },
+            Definition { meta: [("k".into(), "v".repeat(513))].into(), ..good },
+        ];
+        for definition in refused {
+            assert!(definition.check().is_err(), "{definition:?}");
+        }
+    }
+}

@@ -33,6 +33,7 @@ pub struct Dockerd {
     host: String,
     namespace: Namespace,
     socket: PathBuf,
+    command: Vec<String>,
     process: Mutex<Option<Process>>,
 }
 
@@ -62,9 +63,10 @@ impl Dockerd {
             format!("--host=unix://{}", socket.display()),
         ];
         let own: Vec<&str> = std::iter::once("dockerd").chain(own.iter().map(String::as_str)).collect();
+        let command: Vec<String> = own.iter().chain(flags).map(ToString::to_string).collect();
         let process = namespace.spawn(&[&own, flags].concat());
         let (host, namespace) = (host.to_owned(), namespace.clone());
-        let dockerd = Self { host, namespace, socket, process: Mutex::new(Some(process)) };
+        let dockerd = Self { host, namespace, socket, command, process: Mutex::new(Some(process)) };
         dockerd.await_readiness();
         dockerd.import_image(lab_dir);
         dockerd
@@ -110,6 +112,20 @@ impl Dockerd {
         self.end();
     }
 
+    /// Ends dockerd, which ends the containers, and starts it again with the same data. Only containers with a restart
+    /// policy run then.
+    #[track_caller]
+    pub fn restart(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = process.take().unwrap_or_else(|| panic!("dockerd of host {} does not run", self.host));
+        terminate(&old);
+        assert!(old.finish(START_DEADLINE).success(), "dockerd of host {} did not end in order", self.host);
+        let command: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        *process = Some(self.namespace.spawn(&command));
+        drop(process);
+        self.await_readiness();
+    }
+
     /// The last lines of its log.
     pub(crate) fn log_tail(&self) -> String {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,9 +142,7 @@ impl Dockerd {
         if !ids.is_empty() {
             self.docker(&[&["rm", "--force", "--volumes"], ids.as_slice()].concat());
         }
-        let pid = nix::unistd::Pid::from_raw(process.pid().cast_signed());
-        // If it has ended by itself, its exit code tells.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        terminate(&process);
         Some(process.finish(STOP_DEADLINE))
     }
 
@@ -181,6 +195,12 @@ impl Place for Container {
     fn labtool(&self) -> String {
         "/bin/labtool".to_owned()
     }
+}
+
+/// Asks it to end. If it has ended by itself, its exit code tells.
+fn terminate(process: &Process) {
+    let pid = nix::unistd::Pid::from_raw(process.pid().cast_signed());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
 }
 
 #[track_caller]

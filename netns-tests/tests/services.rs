@@ -1,0 +1,183 @@
+//! Services of containers, files and the operator, as one host lists them.
+
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, random::Random, wait_for, wait_until};
+
+/// `dockerd $(weaved docker-config --flags)`
+fn start_docker(host: &Host) -> Arc<Dockerd> {
+    let flags = host.weaved().docker_flags();
+    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The instances of this host as `weaved service ls --json` has them; empty while it does not answer.
+fn instances(host: &Host) -> Vec<Value> {
+    let output = host.weaved().run(&["service", "ls", "--json"]);
+    let view: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    view["instances"].as_array().cloned().unwrap_or_default()
+}
+
+fn ids(host: &Host) -> BTreeSet<String> {
+    instances(host).iter().filter_map(|instance| instance["id"].as_str()).map(str::to_owned).collect()
+}
+
+/// Waits until there is an instance with this id that is so.
+#[track_caller]
+fn wait_for_instance(host: &Host, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let find = || instances(host).into_iter().find(|instance| instance["id"] == id).filter(|instance| is_so(instance));
+    wait_for(&format!("instance {id} is as it should be: {:?}", find()), SOON, find)
+}
+
+#[track_caller]
+fn wait_until_gone(host: &Host, id: &str) {
+    wait_until(&format!("instance {id} is gone"), SOON, || !ids(host).contains(id));
+}
+
+fn health(instance: &Value) -> Vec<&str> {
+    let checks = instance["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    checks.iter().filter_map(|check| check["health"].as_str()).collect()
+}
+
+#[test]
+fn containers_register_drain_and_leave() {
+    let Some(mut lab) = Lab::open("reg") else { return };
+    let host = lab.host("alpha");
+    host.weaved().launch(&[]);
+    let docker = start_docker(&host);
+
+    let options = ["--expose", "80", "-e", "SERVICE_80_NAME=apache-80", "-e", "SERVICE_TAGS=production,eu"];
+    let check = ["-e", "SERVICE_CHECK_HTTP=/busybox", "-e", "SERVICE_CHECK_INTERVAL=200ms"];
+    // It answers its signal late, so that there is time to see it drain.
+    let command = "trap 'sleep 3; exit' TERM; httpd -f -p 80 -h /bin & while :; do sleep 0.1; done";
+    let web = docker.run_container("web", &[&options[..], &check].concat(), &["sh", "-c", command]);
+    let instance = wait_for_instance(&host, "alpha:web:80", |instance| health(instance) == ["passing"]);
+    assert_eq!(instance["service"], "apache-80");
+    assert_eq!(instance["address"], web.address().to_string());
+    assert_eq!(instance["tags"], serde_json::json!(["production", "eu"]));
+    assert_eq!(instance["drain"], "serving");
+
+    let stop = host.spawn(&["docker", "-H", &docker.docker_host(), "stop", "web"]);
+    wait_for_instance(&host, "alpha:web:80", |instance| instance["drain"] == "draining");
+    wait_until_gone(&host, "alpha:web:80");
+    stop.finish(SOON).ok();
+    docker.docker(&["start", "web"]).ok();
+    wait_for_instance(&host, "alpha:web:80", |instance| instance["drain"] == "serving");
+
+    docker.run_container("in-vain", &[], &["sleep", "1000000"]);
+    wait_until("what is ignored is told", SOON, || {
+        host.weaved().run(&["service", "ls"]).ok().stderr.contains("in-vain: ignored: it exposes no port")
+    });
+}
+
+#[test]
+fn checks_of_containers_decide_their_health() {
+    let Some(mut lab) = Lab::open("check") else { return };
+    let host = lab.host("alpha");
+    host.weaved().launch(&[]);
+    let docker = start_docker(&host);
+
+    let health_options = ["--expose", "80", "--health-cmd", "test -e /tmp/up", "--health-interval", "300ms"];
+    let own = docker.run_container("own", &health_options, &["sleep", "1000000"]);
+    wait_for_instance(&host, "alpha:own:80", |instance| health(instance) == ["critical"]);
+    own.run(&["touch", "/tmp/up"]).ok();
+    let instance = wait_for_instance(&host, "alpha:own:80", |instance| health(instance) == ["passing"]);
+    assert_eq!(instance["checks"][0]["kind"], "docker");
+
+    let script = |script: &str| format!("SERVICE_CHECK_SCRIPT={script}");
+    let common = ["--expose", "80", "-e", "SERVICE_CHECK_INTERVAL=300ms", "-e", "SERVICE_CHECK_TIMEOUT=700ms", "-e"];
+    let run = |name: &str, text: &str| {
+        docker.run_container(name, &[&common[..], &[&script(text)]].concat(), &["sleep", "1000000"])
+    };
+    run("good", "echo fine on $SERVICE_PORT");
+    let giant = run("giant", "yes | head -c 1000000; exit 2");
+    let hangs = run("hangs", "sleep 500 & sleep 600");
+    let good = wait_for_instance(&host, "alpha:good:80", |instance| health(instance) == ["passing"]);
+    assert_eq!(good["checks"][0]["output"], "fine on 80");
+    let said = wait_for_instance(&host, "alpha:giant:80", |instance| instance["checks"][0]["output"] != "");
+    assert!(said["checks"][0]["output"].as_str().is_some_and(|text| text.starts_with("exit code 2")), "{said}");
+    let said = wait_for_instance(&host, "alpha:hangs:80", |instance| instance["checks"][0]["output"] != "");
+    assert!(said["checks"][0]["output"].as_str().is_some_and(|text| text.contains("killed after")), "{said}");
+    // Several rounds later there is one round's processes, and not one for each.
+    std::thread::sleep(Duration::from_secs(3));
+    let sleeping = hangs.run(&["sh", "-c", "ps | grep -c 'sleep [56]00'"]).stdout;
+    assert!(sleeping.trim().parse::<u32>().is_ok_and(|count| count <= 8), "{sleeping}");
+    drop(giant);
+}
+
+#[test]
+fn what_is_no_container_is_registered_by_hand_or_by_files_and_survives() {
+    let Some(mut lab) = Lab::open("hand") else { return };
+    let host = lab.host("alpha");
+    let dir = host.dir().join("services.d");
+    fs::create_dir(&dir).unwrap();
+    host.weaved().launch(&["--no-docker", "--services-dir", &dir.display().to_string()]);
+    let weaved = host.weaved();
+
+    weaved.run(&["service", "register", "db", "--port", "5432", "--tag", "primary", "--check-tcp", "127.0.0.1:1"]).ok();
+    let db = wait_for_instance(&host, "db", |instance| health(instance) == ["critical"]);
+    assert_eq!((&db["port"], &db["tags"]), (&5432.into(), &serde_json::json!(["primary"])));
+    fs::write(dir.join("cache.json"), r#"{"Service":{"Name":"cache","Port":6379}}"#).unwrap();
+    wait_for_instance(&host, "cache", |instance| instance["source"]["file"] == "cache.json");
+    fs::write(dir.join("cache.json"), "{\"Service\":\n  {\"Name\": 7}}").unwrap();
+    wait_until("the bad file is named with its place", SOON, || {
+        weaved.run(&["service", "ls"]).ok().stderr.contains("cache.json: line 2, column 12: ")
+    });
+    assert!(ids(&host).contains("cache"), "the old content stays");
+    let why = weaved.run(&["service", "deregister", "cache"]).refused(1);
+    assert!(why.contains("change or remove the file"), "{why}");
+
+    let old = weaved.kill9(Part::Control);
+    weaved.wait_for_restart(Part::Control, old);
+    wait_for_instance(&host, "db", |_| true);
+    weaved.run(&["service", "deregister", "db"]).ok();
+    wait_until_gone(&host, "db");
+    let why = weaved.run(&["service", "deregister", "db"]).refused(1);
+    assert!(why.contains("no service db"), "{why}");
+}
+
+/// The ids that Docker's containers should have.
+fn truth(docker: &Dockerd) -> BTreeSet<String> {
+    let names = docker.docker(&["ps", "--format", "{{.Names}}"]).ok().stdout;
+    names.split_whitespace().map(|name| format!("alpha:{name}:80")).collect()
+}
+
+#[test]
+fn containers_that_come_and_go_while_docker_dies_leave_no_ghost_and_no_gap() {
+    let Some(mut lab) = Lab::open("churn") else { return };
+    let host = lab.host("alpha");
+    host.weaved().launch(&[]);
+    let docker = start_docker(&host);
+    let seed = 4;
+    let mut random = Random::new(seed);
+    let mut count = 0;
+    for round in 0..4 {
+        for _ in 0..10 {
+            let running: Vec<String> = truth(&docker).into_iter().collect();
+            if running.len() > 3 && random.below(2) == 0 {
+                let id = &running[random.below(running.len() as u64) as usize];
+                let name = id.split(':').nth(1).unwrap();
+                let verb = if random.below(2) == 0 { "kill" } else { "restart" };
+                let args: &[&str] = if verb == "kill" { &["kill", name] } else { &["restart", "-t", "0", name] };
+                docker.docker(args).ok();
+            } else {
+                count += 1;
+                let restart = if random.below(2) == 0 { "no" } else { "always" };
+                let options = ["--expose", "80", "--restart", restart, "--stop-timeout", "1"];
+                docker.run_container(&format!("c{count}"), &options, &["sleep", "1000000"]);
+            }
+        }
+        match round {
+            0 => docker.restart(),
+            1 => {
+                let old = host.weaved().kill9(Part::Control);
+                docker.docker(&["kill", truth(&docker).pop_first().unwrap().split(':').nth(1).unwrap()]).ok();
+                host.weaved().wait_for_restart(Part::Control, old);
+            }
+            _ => {}
+        }
+        let what = format!("the services are Docker's containers, round {round} of seed {seed}");
+        wait_until(&what, Duration::from_secs(35), || ids(&host) == truth(&docker));
+    }
+    assert!(!ids(&host).is_empty());
+}

@@ -89,6 +89,8 @@ fn containers_find_each_other_by_name_across_hosts() {
     assert!(found.contains(&pair.web.address().to_string()), "{found}");
     let lookup = pair.a.weaved().run(&["dns-lookup", "web"]).ok().stdout;
     assert!(lookup.contains(&pair.web.address().to_string()) && lookup.contains("passing"), "{lookup}");
+    let status = pair.a.weaved().run(&["status", "dns"]).ok().stdout;
+    assert!(status.contains(":53 udp") && status.contains("queries_udp"), "{status}");
     let refused = pair.a.weaved().run(&["dns-lookup", "nobody"]).refused(1);
     assert!(refused.contains("no such name"), "{refused}");
     assert_eq!(pair.a.weaved().problems(), Vec::<String>::new());

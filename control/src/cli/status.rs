@@ -5,9 +5,10 @@ mod screens;
 use std::fmt;
 
 use clap::ValueEnum;
+use weaved_api::gateway::{GatewayEvent, GatewayRequest};
 
 use super::output;
-use crate::{failure::Failure, paths::Paths, serve::client};
+use crate::{failure::Failure, gateway_client, paths::Paths, serve::client};
 
 /// Show who is connected, how, and what is wrong
 #[derive(clap::Args)]
@@ -34,15 +35,20 @@ enum Subject {
     Targets,
     /// The Docker of this host
     Docker,
+    /// Names: where they are answered, and counters
+    Dns,
     /// Devices and counters
     Dataplane,
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    if args.subject == Some(Subject::Dns) {
+        return dns(args, paths);
+    }
     let report = client::status(paths)?;
     if args.json {
         return match args.subject {
-            None => output::say_json(&report),
+            None | Some(Subject::Dns) => output::say_json(&report),
             Some(Subject::Peers) => output::say_json(&report.cluster.members),
             Some(Subject::Connections) => output::say_json(&report.dataplane.stats.map(|stats| stats.peers)),
             Some(Subject::Ipam) => output::say_json(&report.cluster.ipam),
@@ -52,7 +58,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         };
     }
     let screen: Box<dyn fmt::Display> = match args.subject {
-        None => Box::new(screens::overview(&report)),
+        None | Some(Subject::Dns) => Box::new(screens::overview(&report)),
         Some(Subject::Peers) => Box::new(screens::peers(&report)),
         Some(Subject::Connections) => Box::new(screens::connections(&report)),
         Some(Subject::Ipam) => Box::new(screens::ipam(&report)),
@@ -61,5 +67,17 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         Some(Subject::Dataplane) => Box::new(screens::dataplane(&report)),
     };
     output::say(screen);
+    Ok(())
+}
+
+/// Asked of the gateway itself, so that it works while control is away.
+fn dns(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    let GatewayEvent::Stats(stats) = gateway_client::ask(paths, &GatewayRequest::QueryStats)? else {
+        return Err(Failure::unreachable("the gateway gives an answer to another question; restart weaved"));
+    };
+    if args.json {
+        return output::say_json(&stats);
+    }
+    output::say(screens::dns(&stats));
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The screens of `weaved status`. Pure: a report in, text out.
 
-use weaved_api::{FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerStatus, SessionStatus};
+use weaved_api::{
+    FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerStatus, SessionStatus, gateway::GatewayStats,
+};
 
 use crate::{
     cli::output::{Table, ago, bytes},
@@ -140,6 +142,24 @@ pub(super) fn docker(report: &StatusReport) -> String {
         Err(reason) => reason,
     };
     format!("docker       {}\nto be told   {told}", docker_line(report))
+}
+
+pub(super) fn dns(stats: &GatewayStats) -> String {
+    let upstreams: Vec<String> = stats.upstreams.iter().map(ToString::to_string).collect();
+    let upstreams =
+        if upstreams.is_empty() { "nobody: /etc/resolv.conf names none".into() } else { upstreams.join(", ") };
+    let mut lines = vec![
+        format!("names        {} known, up {}", stats.name_count, ago(stats.uptime_ms)),
+        format!("answered at  {}", stats.listening.join(", ")),
+        format!("others from  {upstreams}; {} answers kept", stats.cached_count),
+    ];
+    lines.extend(stats.problems.iter().map(|problem| format!("  ! {}", problem.message)));
+    let mut table = Table::new(&["COUNTER", "VALUE", "MEANING"]);
+    for counter in stats.counters.iter().filter(|counter| counter.value > 0) {
+        table.row([counter.name.clone(), counter.value.to_string(), counter.help.clone()]);
+    }
+    lines.push(format!("\n{table}"));
+    lines.join("\n")
 }
 
 pub(super) fn dataplane(report: &StatusReport) -> String {

@@ -107,6 +107,9 @@ fn verbs_that_need_the_daemon_say_that_it_does_not_run() {
         &["status"][..],
         &["status", "peers", "--json"],
         &["ps"],
+        &["services"],
+        &["services", "web"],
+        &["watch", "services"],
         &["connect", "127.0.0.1"],
         &["forget", "b"],
         &["expose"],
@@ -145,9 +148,21 @@ fn help_of_each_verb_has_an_example() {
     let node = Node::new();
     let all = node.weaved(&["--help"]);
     assert_eq!(all.code, 0);
-    for verb in
-        ["launch", "connect", "forget", "status", "ps", "token", "docker-config", "expose", "hide", "stop", "reset"]
-    {
+    for verb in [
+        "launch",
+        "connect",
+        "forget",
+        "status",
+        "ps",
+        "services",
+        "watch",
+        "token",
+        "docker-config",
+        "expose",
+        "hide",
+        "stop",
+        "reset",
+    ] {
         assert!(all.stdout.contains(&format!("  {verb} ")), "{verb}");
         let help = node.weaved(&[verb, "--help"]);
         assert_eq!(help.code, 0);

@@ -1,13 +1,15 @@
 //! A single node, or two that talk directly: what it does with what it is told.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
 
 use proptest::prelude::*;
-use weaved::node::{
-    Container, DockerUse, MemberState, Node, NodeConfig, NodeError, NodeEvent, Persisted, SliceState, Start,
+use weaved::{
+    catalogue::{Drain, Instance, InstanceId, Source},
+    node::{Container, DockerUse, MemberState, Node, NodeConfig, NodeError, NodeEvent, Persisted, SliceState, Start},
 };
 use weaved_api::{LinkEnd, MacAddr, PeerId};
 
@@ -70,6 +72,20 @@ fn container(number: u8) -> Container {
         name: format!("web-{number}"),
         mac: MacAddr([2, 0x42, 0, 0, 0, number]),
         ips: vec!["10.32.5.2".parse().expect("an address")],
+    }
+}
+
+fn instance(number: u16) -> Instance {
+    Instance {
+        id: InstanceId(format!("h:web-{number}:80")),
+        service: "web".into(),
+        address: None,
+        port: 8000 + number,
+        tags: vec!["blue".into()],
+        meta: BTreeMap::new(),
+        source: Source::Api,
+        drain: Drain::Serving,
+        checks: vec![],
     }
 }
 
@@ -301,6 +317,8 @@ fn real_messages() -> Vec<Vec<u8>> {
     let mut now = Instant::now();
     let (mut a, mut b) = (node(A, Start::Founder, now), node(B, Start::Joiner, now));
     a.handle_containers((0..50).map(container).collect(), now);
+    a.handle_instances((0..50).map(instance).collect(), now);
+    b.handle_instances(vec![], now);
     a.handle_peer_up(B, endpoint(B), None, now);
     b.handle_peer_up(A, endpoint(A), None, now);
     let mut messages = Vec::new();
@@ -332,6 +350,7 @@ proptest! {
         victim.handle_peer_up(A, endpoint(A), None, now);
         let slice = victim.status(now).ipam.slice;
         victim.handle_docker_use(DockerUse::Used, now);
+        victim.handle_instances(vec![instance(7)], now);
         for (which, position, value) in damage {
             let mut bytes = which.get(&messages).clone();
             let position = position.index(bytes.len());
@@ -345,6 +364,9 @@ proptest! {
             turn(&mut victim);
         }
         prop_assert_eq!(victim.status(now).ipam.slice, slice);
+        victim.handle_timeout(now + Duration::from_secs(10));
+        let own: Vec<_> = victim.view().nodes[&B].instances.iter().map(|listed| listed.instance.clone()).collect();
+        prop_assert_eq!(own, vec![instance(7)]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod instance;
 pub mod limits;
 mod log;
 mod replica;
+#[cfg(test)]
+mod scenarios;
 mod view;
 mod wire;
 

@@ -19,11 +19,13 @@ pub mod output;
 mod ps;
 mod reset;
 mod service;
+mod services;
 mod status;
 mod stop;
 mod supervise;
 mod token;
 mod version;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -53,6 +55,8 @@ verbs! {
     ps => Ps,
     dns_lookup => DnsLookup,
     service => Service,
+    services => Services,
+    watch => Watch,
     token => Token,
     docker_config => DockerConfig,
     expose => Expose,

@@ -26,6 +26,12 @@ pub fn complain(text: impl fmt::Display) {
     drop(writeln!(io::stderr().lock(), "weaved: {text}"));
 }
 
+/// A table for people.
+pub fn say_table(table: Table) -> Result<(), Failure> {
+    say(table);
+    Ok(())
+}
+
 /// State for programs.
 pub fn say_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value);

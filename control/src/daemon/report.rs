@@ -12,6 +12,7 @@ use crate::{
     serve::{
         protocol::Reply,
         report::{DataplaneReport, StatusReport, TargetReport, TargetState, explain},
+        services::ServicesSummary,
     },
 };
 
@@ -48,6 +49,7 @@ impl Daemon {
             gateway: self.names.report(now),
             targets,
             docker: self.docker.clone(),
+            services: ServicesSummary::of(&self.views.borrow()),
             exposed: self.memory.wishes.exposed,
         }
     }

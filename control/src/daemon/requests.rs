@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{Daemon, LEAVE_PATIENCE, STATS_PATIENCE};
+use super::{Daemon, LEAVE_PATIENCE, STATS_PATIENCE, services::Question};
 use crate::{
     serve::protocol::{ConnectMode, Reply, Request},
     state::Wishes,
@@ -26,6 +26,10 @@ impl Daemon {
             Request::Leave => return self.begin_leave(reply, now),
             Request::Kv { ask } => return self.handle_kv_verb(ask, reply, now),
             Request::Service { ask } => return self.ask_agent(ask, reply),
+            Request::Services => return self.tell_services(Question::Services, reply),
+            Request::Instances { service, after } => {
+                return self.tell_services(Question::Instances { service, after }, reply);
+            }
             Request::Connect { targets, mode } => self.connect(&targets, mode, now),
             Request::Forget { targets } => self.forget(&targets, now),
             Request::Expose => self.expose(now),

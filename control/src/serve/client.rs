@@ -5,6 +5,7 @@ use std::{io, os::unix::net::UnixStream, time::Duration};
 use super::{
     protocol::{self, Done, MAX_REPLY_BYTES, Reply, Request},
     report::StatusReport,
+    services::{InstancesReport, ServiceReport},
 };
 use crate::{docker::config::DockerOptions, failure::Failure, kv, paths::Paths};
 
@@ -31,7 +32,7 @@ pub fn request(paths: &Paths, request: &Request) -> Result<Done, Failure> {
     match call(paths, request)? {
         Reply::Done(done) => Ok(done),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Status(_) | Reply::Docker(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
+        _ => Err(other_version()),
     }
 }
 
@@ -40,7 +41,7 @@ pub fn status(paths: &Paths) -> Result<StatusReport, Failure> {
     match call(paths, &Request::Status)? {
         Reply::Status(report) => Ok(*report),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Docker(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
+        _ => Err(other_version()),
     }
 }
 
@@ -49,7 +50,7 @@ pub fn kv(paths: &Paths, ask: kv::Request) -> Result<kv::Reply, Failure> {
     match call(paths, &Request::Kv { ask })? {
         Reply::Kv(answer) => answer.map_err(Failure::refused),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Status(_) | Reply::Docker(_) | Reply::Services(_) => Err(other_version()),
+        _ => Err(other_version()),
     }
 }
 
@@ -58,7 +59,25 @@ pub fn docker_options(paths: &Paths) -> Result<DockerOptions, Failure> {
     match call(paths, &Request::DockerConfig)? {
         Reply::Docker(options) => Ok(options),
         Reply::Refused { reason } => Err(Failure::refused(reason)),
-        Reply::Done(_) | Reply::Status(_) | Reply::Kv(_) | Reply::Services(_) => Err(other_version()),
+        _ => Err(other_version()),
+    }
+}
+
+/// Asks for all services.
+pub fn services(paths: &Paths) -> Result<Vec<ServiceReport>, Failure> {
+    match call(paths, &Request::Services)? {
+        Reply::ServiceList(services) => Ok(services),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        _ => Err(other_version()),
+    }
+}
+
+/// Asks for instances, by [`Request::Instances`].
+pub fn instances(paths: &Paths, request: &Request) -> Result<InstancesReport, Failure> {
+    match call(paths, request)? {
+        Reply::Instances(report) => Ok(report),
+        Reply::Refused { reason } => Err(Failure::refused(reason)),
+        _ => Err(other_version()),
     }
 }
 

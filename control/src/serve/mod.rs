@@ -9,6 +9,7 @@
 pub mod client;
 pub mod protocol;
 pub mod report;
+pub mod services;
 
 use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 

@@ -15,8 +15,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weaved_api::framing;
 pub use weaved_api::framing::LEN_BYTES;
 
-use super::report::StatusReport;
+use super::{
+    report::StatusReport,
+    services::{InstancesReport, ServiceReport},
+};
 use crate::{
+    catalogue::Index,
     docker::config::DockerOptions,
     kv,
     registration::agent::{AgentRequest, AgentView},
@@ -63,6 +67,15 @@ pub enum Request {
         /// What.
         ask: kv::Request,
     },
+    /// All services at a glance.
+    Services,
+    /// Instances.
+    Instances {
+        /// Of this service; of all without it.
+        service: Option<String>,
+        /// Wait a while for something that is newer than this.
+        after: Option<Index>,
+    },
 }
 
 /// What `connect` does with the targets that there are.
@@ -87,6 +100,10 @@ pub enum Reply {
     Docker(DockerOptions),
     /// The answer to [`Request::Kv`].
     Kv(Box<kv::Answer>),
+    /// The answer to [`Request::Services`].
+    ServiceList(Vec<ServiceReport>),
+    /// The answer to [`Request::Instances`].
+    Instances(InstancesReport),
     /// It is done.
     Done(Done),
     /// It is refused; nothing has changed.

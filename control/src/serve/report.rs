@@ -12,6 +12,7 @@ use crate::{
         watch::DockerState,
     },
     node::{ClusterStatus, SliceState},
+    serve::services::ServicesSummary,
     state::Settings,
 };
 
@@ -34,6 +35,9 @@ pub struct StatusReport {
     pub targets: Vec<TargetReport>,
     /// The Docker of this host.
     pub docker: DockerState,
+    /// Services of all hosts.
+    #[serde(default)]
+    pub services: ServicesSummary,
     /// Whether the host's own address is announced.
     pub exposed: bool,
     /// What somebody should look at, one line each.

@@ -28,6 +28,10 @@ pub(super) fn overview(report: &StatusReport) -> String {
         format!("addresses    {slice} of {}", cluster.ipam.range),
         format!("members      {} up of {}, this host included", up_count + 1, cluster.members.len() + 1),
         format!("containers   {} here, {others} elsewhere", cluster.containers.len()),
+        format!(
+            "services     {}, {} of {} instances passing, {} here",
+            report.services.services, report.services.passing, report.services.instances, report.services.here
+        ),
         format!("data plane   {}", dataplane_line(report)),
         format!("names        {}", names_line(report)),
         format!("docker       {}", docker_line(report)),

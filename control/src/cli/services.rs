@@ -1,0 +1,166 @@
+//! `weaved services`: what runs where.
+
+use super::output::{self, Table};
+use crate::{
+    catalogue::{Check, Drain, Health, Source},
+    failure::Failure,
+    node::MemberState,
+    paths::Paths,
+    serve::{
+        client,
+        protocol::Request,
+        services::{InstanceReport, ServiceReport},
+    },
+};
+
+/// List the services of all hosts, or the instances of one
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  weaved services\n  weaved services web\n  weaved services web --json")]
+pub(super) struct Args {
+    /// The instances of this service, with their checks
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    match &args.name {
+        None => {
+            let services = client::services(paths)?;
+            if args.json { output::say_json(&services) } else { output::say_table(overview(&services)) }
+        }
+        Some(name) => {
+            let report = client::instances(paths, &Request::Instances { service: Some(name.clone()), after: None })?;
+            if args.json { output::say_json(&report) } else { output::say_table(instances(&report.instances)) }
+        }
+    }
+}
+
+fn overview(services: &[ServiceReport]) -> Table {
+    let mut table = Table::new(&["SERVICE", "INSTANCES", "PASSING", "NODES", "TAGS"]);
+    for service in services {
+        let list = |names: &std::collections::BTreeSet<String>| {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            or_dash(names.join(", "))
+        };
+        table.row([
+            service.service.clone(),
+            service.instances.to_string(),
+            service.passing.to_string(),
+            list(&service.nodes),
+            list(&service.tags),
+        ]);
+    }
+    table
+}
+
+fn instances(instances: &[InstanceReport]) -> Table {
+    let mut table = Table::new(&["NODE", "ADDRESS", "STATE", "TAGS", "FROM", "ID", "CHECKS"]);
+    for instance in instances {
+        let checks = instance.checks.iter().map(check).collect::<Vec<_>>().join("; ");
+        table.row([
+            instance.node.clone(),
+            place(instance),
+            state(instance).into(),
+            or_dash(instance.tags.join(", ")),
+            source(&instance.source),
+            instance.id.clone(),
+            or_dash(checks),
+        ]);
+    }
+    table
+}
+
+/// Where an instance answers, in one word.
+pub(super) fn place(instance: &InstanceReport) -> String {
+    match (instance.address, instance.port) {
+        (None, _) => "-".into(),
+        (Some(address), 0) => address.to_string(),
+        (Some(address), port) => std::net::SocketAddr::new(address, port).to_string(),
+    }
+}
+
+/// How an instance is, and whose fault that is.
+pub(super) fn state(instance: &InstanceReport) -> &'static str {
+    match (instance.node_state, instance.drain, instance.health) {
+        (MemberState::Down, ..) => "host down",
+        (MemberState::Away, ..) => "host away",
+        (_, Drain::Draining, _) => "draining",
+        (_, _, Health::Passing) => "passing",
+        (_, _, Health::Warning) => "warning",
+        (_, _, Health::Critical) => "critical",
+    }
+}
+
+fn source(source: &Source) -> String {
+    match source {
+        Source::Docker(id) => format!("container {}", id.chars().take(12).collect::<String>()),
+        Source::File(name) => name.clone(),
+        Source::Api => "API".into(),
+    }
+}
+
+fn check(check: &Check) -> String {
+    let health = match check.health {
+        Health::Passing => "passing",
+        Health::Warning => "warning",
+        Health::Critical => "critical",
+    };
+    let output = check.output.lines().next().unwrap_or_default().trim();
+    let said = if output.is_empty() { String::new() } else { format!(" ({output})") };
+    format!("{} {health}{said}", check.kind)
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".into() } else { text }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::catalogue::CheckId;
+
+    pub(in crate::cli) fn report(id: &str, health: Health) -> InstanceReport {
+        InstanceReport {
+            service: "web".into(),
+            id: id.into(),
+            node: "alpha".into(),
+            node_state: MemberState::Up,
+            address: Some("10.32.0.2".parse().unwrap()),
+            port: 80,
+            health,
+            drain: Drain::Serving,
+            passing: health == Health::Passing,
+            tags: vec!["blue".into()],
+            meta: BTreeMap::new(),
+            source: Source::Docker("0123456789abcdef".into()),
+            checks: vec![Check {
+                id: CheckId("c".into()),
+                name: "answers".into(),
+                kind: "http".into(),
+                health,
+                output: "HTTP 503\nsorry".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn an_instance_is_one_line_that_says_why() {
+        let text = instances(&[report("a:web:80", Health::Critical)]).to_string();
+        let line = text.lines().nth(1).unwrap();
+        for part in ["alpha", "10.32.0.2:80", "critical", "blue", "container 0123456789ab ", "http critical (HTTP 503)"]
+        {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_dead_host_is_named_as_the_reason() {
+        let instance = InstanceReport { node_state: MemberState::Down, ..report("a", Health::Critical) };
+        assert_eq!(state(&instance), "host down");
+    }
+}

@@ -165,7 +165,7 @@ impl Node {
             replica: Replica::new(config.id, first),
             allocator,
             services: Services::new(config.id, Version(floor), clock.wall_us),
-            kv: Kv::new(KvConfig::new(config.id), &Vec::new(), now).expect("an empty store is sound"),
+            kv: Kv::new(KvConfig::new(config.id), &Vec::new(), [0; 32], now).expect("an empty store is sound"),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),
             containers: Vec::new(),
@@ -208,6 +208,7 @@ impl Node {
         if before.is_none() {
             self.membership.announce(id, now);
             self.send_digests(id);
+            self.kv.handle_peer_up(id);
             self.send_heads(id);
         }
         self.has_changed |= before != Some(endpoint);
@@ -218,6 +219,7 @@ impl Node {
     /// itself.
     pub fn handle_peer_down(&mut self, id: PeerId, end: LinkEnd, now: Instant) {
         self.has_changed |= self.sessions.remove(&id).is_some();
+        self.kv.handle_peer_down(id);
         if end == LinkEnd::PeerSaidGoodbye {
             self.membership.handle_goodbye(id, now);
         }
@@ -234,6 +236,7 @@ impl Node {
             }
             Ok(Message::Digest(digest)) => self.on_digest(from, &digest),
             Ok(Message::Delta(delta)) => self.on_delta(&delta, now),
+            Ok(Message::Kv(bytes)) => self.kv.handle_message(from, &bytes, now, self.clock.wall_us(now)),
             Ok(Message::Ipam(IpamMessage::HandoverSeen)) => self.finish_farewell(now),
             Ok(Message::Ipam(message)) => {
                 self.allocator.handle_message(from, message);
@@ -341,7 +344,7 @@ impl Node {
     /// Bytes for a peer's control half.
     #[must_use = "the bytes are handed out once"]
     pub fn poll_send(&mut self) -> Option<(PeerId, Vec<u8>)> {
-        let sent = self.outbox.pop(self.storing);
+        let sent = self.outbox.pop(self.storing).or_else(|| self.poll_kv_send());
         self.counters.messages_sent += u64::from(sent.is_some());
         sent
     }
@@ -371,6 +374,7 @@ impl Node {
         }
         self.drain_allocator();
         if has_changed {
+            self.tell_kv_who_is_there(now);
             self.update_own_record();
             self.update_wanted();
             if self.has_found_somebody() {

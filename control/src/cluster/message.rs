@@ -31,6 +31,8 @@ pub enum Message {
     Ipam(IpamMessage),
     /// About instances of services.
     Catalogue(CatalogueMessage),
+    /// About keys and values.
+    Kv(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// Bytes that are not a message. Nothing has been changed.

@@ -8,7 +8,7 @@ use weaved_api::PeerId;
 
 use super::{
     entry::{Entry, Value},
-    session::{Behaviour, SessionId},
+    session::{Behaviour, Phase, Session, SessionId},
 };
 use crate::hlc::Hlc;
 
@@ -32,6 +32,15 @@ pub enum Change {
     },
     /// Nothing: reads what was decided.
     Look,
+    /// The entry is a session: it lives on.
+    RenewSession,
+    /// The entry is a session: it ends.
+    EndSession {
+        /// Why.
+        phase: Phase,
+        /// Only if it was renewed so often and no more.
+        renewals: Option<u64>,
+    },
     /// A session that holds the lock has ended.
     Unlock {
         /// Which.
@@ -93,6 +102,14 @@ pub fn decide(current: Option<&Entry>, change: &Change, author: Author) -> Decis
             }
             _ => Decision::Refused,
         },
+        Change::RenewSession => {
+            let renewed = |session: Session| Session { renewals: session.renewals + 1, ..session };
+            session_change(live, None, Author { now: modified, ..author }, renewed)
+        }
+        Change::EndSession { phase, renewals } => {
+            let ended = |session| Session { phase: *phase, ..session };
+            session_change(live, *renewals, Author { now: modified, ..author }, ended)
+        }
         Change::Unlock { session, behaviour, delay_us } => match live {
             Some(entry) if entry.session == Some(*session) => {
                 let author = Author { now: modified, ..author };
@@ -136,6 +153,27 @@ fn put(current: Option<&Entry>, live: Option<&Entry>, to: (&Value, u64), rule: R
         held_back_until,
         value: Some(value.clone()),
     })
+}
+
+/// Changes a session that lives.
+fn session_change(
+    live: Option<&Entry>,
+    renewals: Option<u64>,
+    author: Author,
+    change: impl FnOnce(Session) -> Session,
+) -> Decision {
+    let session = live.and_then(|entry| entry.value.as_ref()).and_then(Session::from_value);
+    let fits =
+        |session: &Session| session.phase == Phase::Live && renewals.is_none_or(|count| session.renewals == count);
+    match (live, session.filter(fits)) {
+        (Some(entry), Some(session)) => Decision::Changed(Entry {
+            modified: author.now,
+            writer: author.writer,
+            value: Some(change(session).to_value()),
+            ..entry.clone()
+        }),
+        _ => Decision::Refused,
+    }
 }
 
 fn deleted(entry: &Entry, author: Author) -> Entry {

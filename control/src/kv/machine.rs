@@ -6,21 +6,31 @@
 //! INVARIANT: no answer and no message leaves before what it rests on is stored.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use super::{
-    change::{Author, Change, Decision, decide},
-    entry::Entry,
+    change::{Author, Change, Decision, Rule, decide},
+    entry::{Entry, Lineage},
+    guard::{Consensus, Decided, GuardedStore as _, OpId, World},
+    keeper::Keeper,
     key::{Key, SESSIONS},
     limits::{MAX_STAMP, MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
-    request::{Answer, KvConfig, KvError, Reply, Request, Rows as ReadRows, SessionRow, Sessions, Topic, check_prefix},
+    message::KvMessage,
+    parts::Reassembly,
+    request::{
+        Answer, KvConfig, KvError, Reply, Request, Row, Rows as ReadRows, SessionRow, Sessions, Topic, check_prefix,
+    },
     rows::{Batch, Damaged, Rows, StoreFacts, StoredRows, Table, read},
-    session::{Phase, Session, SessionId},
+    session::{Phase, Session, SessionId, SessionSpec},
+    spread::{Origin, Spread},
     store::{Held, Merged, Store},
 };
 use crate::hlc::Hlc;
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use weaved_api::PeerId;
 
 /// How often old tombstones are looked for.
 const COLLECT_EVERY: Duration = Duration::from_mins(10);
@@ -31,11 +41,57 @@ const STORE_FACTS: &[u8] = b"store";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// The others, as far as the store cares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// All members, this node included, dead or alive.
+    pub known: BTreeSet<PeerId>,
+    /// Who has left for good.
+    pub gone: BTreeSet<PeerId>,
+    /// Who is alive, this node included.
+    pub live: BTreeSet<PeerId>,
+    /// Set on the node that has founded the cluster.
+    pub founding: Option<Lineage>,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvCounters {
+    /// Messages that are none.
+    pub garbage: u64,
+    /// Entries of others for which there was no room, or that are none.
+    pub refused: u64,
+    /// Messages that were not sent because too many waited.
+    pub dropped: u64,
+}
+
+/// Who waits for a guarded change.
+#[derive(Debug)]
+enum Pending {
+    Written(RequestId),
+    Read(RequestId),
+    Made(RequestId, SessionId),
+    Renewed(RequestId, SessionId),
+    Destroyed(RequestId),
+    /// The session that wants the lock is looked at first.
+    Locks(RequestId, SessionId, Key, Change),
+    /// Nobody: upkeep.
+    Upkeep,
+}
+
 /// The store of one node.
 #[derive(Debug)]
 pub struct Kv {
     config: KvConfig,
-    store: Store,
+    pub(super) store: Store,
+    pub(super) members: Members,
+    pub(super) keeper: Keeper,
+    spread: Spread,
+    parts: Reassembly,
+    guard: Consensus,
+    pending: BTreeMap<OpId, Pending>,
+    next_op: u64,
+    counters: KvCounters,
     rows: Rows,
     answers: VecDeque<(RequestId, Answer)>,
     changed: BTreeSet<Key>,
@@ -44,7 +100,7 @@ pub struct Kv {
 
 impl Kv {
     /// The store as an earlier run left it.
-    pub fn new(config: KvConfig, stored: &StoredRows, now: Instant) -> Result<Self, Damaged> {
+    pub fn new(config: KvConfig, stored: &StoredRows, seed: [u8; 32], now: Instant) -> Result<Self, Damaged> {
         let fact = stored.iter().find(|(table, key, _)| *table == Table::Facts && key == STORE_FACTS);
         let facts: StoreFacts = fact.map(|(_, _, value)| read(value)).transpose()?.unwrap_or_default();
         let mut store = Store::new(Hlc(facts.latest), facts.collected);
@@ -53,30 +109,142 @@ impl Kv {
             let (entry, arrival): (Entry, u64) = read(value)?;
             store.restore(Key::try_from(key).map_err(|_| Damaged)?, Held { entry, arrival });
         }
-        let rows = Rows::default();
-        Ok(Self { config, store, rows, answers: VecDeque::new(), changed: BTreeSet::new(), collect_at: now })
+        let mut rng = StdRng::from_seed(seed);
+        let guard = Consensus::restore(config.id, StdRng::from_seed(rng.random()), stored)?;
+        Ok(Self {
+            config,
+            store,
+            members: Members::default(),
+            keeper: Keeper::new(now),
+            spread: Spread::new(rng, now),
+            parts: Reassembly::default(),
+            guard,
+            pending: BTreeMap::new(),
+            next_op: 0,
+            counters: KvCounters::default(),
+            rows: Rows::default(),
+            answers: VecDeque::new(),
+            changed: BTreeSet::new(),
+            collect_at: now,
+        })
     }
 
-    /// A client asks. Reads are answered by [`Self::read`]; they are not waited for here.
-    pub fn handle_request(&mut self, id: RequestId, request: Request, _now: Instant, wall_us: u64) {
+    /// A client asks. Reads are answered with what is there: waiting is the driver's business ([`Self::has_news`]).
+    pub fn handle_request(&mut self, id: RequestId, request: Request, now: Instant, wall_us: u64) {
         let answer = match request {
             Request::Read { topic, after, .. } => self.read(&topic, after.as_deref()).map(Reply::Rows),
-            Request::ReadConsistent { key } => self.read(&Topic::Key(key), None).map(Reply::Rows),
-            Request::Write { key, change } => self.write(&key, &change, wall_us).map(Reply::Written),
-            Request::DeletePrefix { prefix } => self.delete_prefix(&prefix, wall_us).map(Reply::Written),
             Request::Sessions { id, .. } => Ok(Reply::Sessions(self.sessions(id))),
-            Request::SessionCreate { spec } => {
-                spec.check().and(Err(KvError::NoElectorate { key: Key::of_session(SessionId([0; 16])) }))
+            Request::DeletePrefix { prefix } => self.delete_prefix(&prefix, now, wall_us).map(Reply::Written),
+            Request::ReadConsistent { key } => match Key::new(&key) {
+                Ok(key) if self.is_guarded(&key) => {
+                    return self.begin(Pending::Read(id), key, Change::Look, now, wall_us);
+                }
+                Ok(key) => Ok(Reply::Rows(self.store.read_key(key.as_str()))),
+                Err(error) => Err(error),
+            },
+            Request::Write { key, change } => match self.write(id, &key, change, now, wall_us) {
+                Ok(None) => return,
+                Ok(Some(is_allowed)) => Ok(Reply::Written(is_allowed)),
+                Err(error) => Err(error),
+            },
+            Request::SessionCreate { spec } => match spec.check() {
+                Ok(()) => return self.make_session(id, spec, now, wall_us),
+                Err(error) => Err(error),
+            },
+            Request::SessionDestroy { id: session } => {
+                let change = Change::EndSession { phase: Phase::Destroyed, renewals: None };
+                return self.begin(Pending::Destroyed(id), Key::of_session(session), change, now, wall_us);
             }
-            Request::SessionDestroy { id } | Request::SessionRenew { id } => {
-                Err(KvError::NoElectorate { key: Key::of_session(id) })
+            Request::SessionRenew { id: session } => {
+                let pending = Pending::Renewed(id, session);
+                return self.begin(pending, Key::of_session(session), Change::RenewSession, now, wall_us);
             }
         };
         self.answers.push_back((id, answer));
     }
 
+    /// A session with this peer is up.
+    pub fn handle_peer_up(&mut self, id: PeerId) {
+        self.spread.on_peer_up(id, &self.store);
+        self.guard.tell(id);
+    }
+
+    /// No session with this peer is left.
+    pub fn handle_peer_down(&mut self, id: PeerId) {
+        self.spread.on_peer_down(id);
+    }
+
+    /// Who is there has changed.
+    pub fn handle_members(&mut self, members: Members, now: Instant, wall_us: u64) {
+        if let Some(lineage) = members.founding {
+            let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
+            self.guard.found(lineage, &mut world);
+        }
+        self.guard.handle_members(&members.known, &members.gone, &members.live, now);
+        self.members = members;
+    }
+
+    /// Bytes from a peer's store.
+    pub fn handle_message(&mut self, from: PeerId, bytes: &[u8], now: Instant, wall_us: u64) {
+        let message = match self.parts.handle(from, bytes) {
+            Ok(None) => return,
+            Ok(Some(whole)) => postcard::from_bytes(&whole).ok(),
+            Err(()) => None,
+        };
+        match message {
+            Some(KvMessage::Entries(entries)) => {
+                for (key, entry) in entries {
+                    self.take(&key, entry, Origin::Elsewhere, now, wall_us);
+                }
+            }
+            Some(KvMessage::Sums(sums)) => self.spread.on_sums(from, &sums, &self.store),
+            Some(KvMessage::List { buckets, items }) => self.spread.on_list(from, &buckets, &items, &self.store),
+            Some(KvMessage::Want(wanted)) => self.spread.on_want(from, &wanted, &self.store),
+            Some(KvMessage::Guard(message)) => {
+                let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
+                self.guard.handle_message(from, *message, &mut world);
+                self.drain_guard(now, wall_us);
+            }
+            None => self.counters.garbage += 1,
+        }
+    }
+
+    /// Bytes for a peer's store. None while there is something to store.
+    #[must_use = "the bytes are handed out once"]
+    pub fn poll_send(&mut self) -> Option<(PeerId, Vec<u8>)> {
+        if !self.rows.is_settled() {
+            return None;
+        }
+        while let Some((to, message)) = self.guard.poll_send() {
+            self.spread.send(to, &KvMessage::Guard(Box::new(message)));
+        }
+        self.spread.poll_send()
+    }
+
+    /// This node.
+    pub(super) fn id(&self) -> PeerId {
+        self.config.id
+    }
+
+    /// Who decides guarded keys, as far as this node knows.
+    pub fn electorate(&self) -> Option<&super::Electorate> {
+        self.guard.electorate()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> KvCounters {
+        KvCounters { dropped: self.spread.dropped_count, ..self.counters }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant, wall_us: u64) {
+        let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
+        self.guard.handle_timeout(&mut world);
+        self.drain_guard(now, wall_us);
+        for (key, change) in self.upkeep(now) {
+            self.begin(Pending::Upkeep, key, change, now, wall_us);
+        }
+        self.spread.handle_timeout(&self.store, now);
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
             let collected = self.store.collect(wall_us);
@@ -91,7 +259,8 @@ impl Kv {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        Some(self.collect_at)
+        let timeouts = [Some(self.collect_at), Some(self.spread.next_timeout()), self.guard.poll_timeout()];
+        timeouts.into_iter().flatten().chain([self.keeper.next_timeout()]).min()
     }
 
     /// What is there now.
@@ -178,12 +347,30 @@ impl Kv {
             || self.store.get(key.as_str()).is_some_and(|held| held.entry.guard.is_some())
     }
 
-    fn write(&mut self, key: &str, change: &Change, wall_us: u64) -> Result<bool, KvError> {
+    /// None when a majority has to decide first.
+    fn write(
+        &mut self,
+        id: RequestId,
+        key: &str,
+        change: Change,
+        now: Instant,
+        wall_us: u64,
+    ) -> Result<Option<bool>, KvError> {
         let key = Key::new(key)?;
-        self.check(&key, change)?;
-        if self.is_guarded(&key) {
-            return Err(KvError::NoElectorate { key });
+        self.check(&key, &change)?;
+        if let Change::Put { rule: Rule::Acquire(session), .. } = change {
+            let pending = Pending::Locks(id, session, key, change);
+            self.begin(pending, Key::of_session(session), Change::Look, now, wall_us);
+            return Ok(None);
         }
+        if self.is_guarded(&key) {
+            self.begin(Pending::Written(id), key, change, now, wall_us);
+            return Ok(None);
+        }
+        self.write_plain(key, &change, now, wall_us).map(Some)
+    }
+
+    fn write_plain(&mut self, key: Key, change: &Change, now: Instant, wall_us: u64) -> Result<bool, KvError> {
         let author = Author { writer: self.config.id, now: self.store.tick(wall_us) };
         let current = self.store.get(key.as_str()).map(|held| &held.entry);
         match decide(current, change, author) {
@@ -191,9 +378,66 @@ impl Kv {
             Decision::Unchanged => Ok(true),
             Decision::Changed(entry) if entry.modified.0 >= MAX_STAMP => Err(KvError::IndexExhausted { key }),
             Decision::Changed(entry) => {
-                self.take(&key, entry, wall_us);
+                self.take(&key, entry, Origin::Here, now, wall_us);
                 Ok(true)
             }
+        }
+    }
+
+    fn make_session(&mut self, id: RequestId, spec: SessionSpec, now: Instant, wall_us: u64) {
+        let session = SessionId(self.spread.rng().random());
+        let value = Session { spec, node: self.config.id, phase: Phase::Live, renewals: 0 }.to_value();
+        let change = Change::Put { value, flags: 0, rule: Rule::AtIndex(0) };
+        self.begin(Pending::Made(id, session), Key::of_session(session), change, now, wall_us);
+    }
+
+    fn begin(&mut self, pending: Pending, key: Key, change: Change, now: Instant, wall_us: u64) {
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.pending.insert(op, pending);
+        let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
+        self.guard.begin(op, key, change, &mut world);
+        self.drain_guard(now, wall_us);
+    }
+
+    /// Takes what a majority has decided into the replica, and answers.
+    fn drain_guard(&mut self, now: Instant, wall_us: u64) {
+        while let Some((op, outcome)) = self.guard.poll_outcome() {
+            if let Ok(Decided { key, entry: Some(entry), .. }) = &outcome {
+                self.take(key, entry.clone(), Origin::Here, now, wall_us);
+            }
+            let Some(pending) = self.pending.remove(&op) else { continue };
+            let is_live = |decided: &Decided| {
+                let session = decided.entry.as_ref().and_then(|entry| Session::from_value(entry.value.as_ref()?));
+                session.is_some_and(|session| session.phase == Phase::Live)
+            };
+            let answer = match pending {
+                Pending::Upkeep => continue,
+                Pending::Locks(id, _, key, change) if outcome.as_ref().is_ok_and(is_live) => {
+                    self.begin(Pending::Written(id), key, change, now, wall_us);
+                    continue;
+                }
+                Pending::Locks(id, session, ..) => (id, outcome.and(Err(KvError::NoSession { id: session }))),
+                Pending::Written(id) => (id, outcome.map(|decided| Reply::Written(decided.is_allowed))),
+                Pending::Destroyed(id) => (id, outcome.map(|_| Reply::Written(true))),
+                Pending::Made(id, session) => (id, outcome.map(|_| Reply::SessionMade(session))),
+                Pending::Renewed(id, session) => (
+                    id,
+                    outcome.and_then(|decided| {
+                        let is_renewed = decided.is_allowed;
+                        is_renewed.then_some(Reply::Written(true)).ok_or(KvError::NoSession { id: session })
+                    }),
+                ),
+                Pending::Read(id) => (
+                    id,
+                    outcome.map(|decided| {
+                        let row = decided.entry.as_ref().and_then(|entry| Row::of(&decided.key, entry));
+                        let index = self.store.key_index(decided.key.as_str());
+                        Reply::Rows(ReadRows { index, rows: row.into_iter().collect(), more_after: None })
+                    }),
+                ),
+            };
+            self.answers.push_back(answer);
         }
     }
 
@@ -202,7 +446,11 @@ impl Kv {
         if let Some(reason) = self.rows.failure() {
             return Err(KvError::Disk { reason: reason.into() });
         }
-        let Change::Put { value, .. } = change else { return Ok(()) };
+        let value = match change {
+            Change::Put { value, .. } => value,
+            Change::Delete { .. } => return Ok(()),
+            _ => return Err(KvError::BadKey { reason: "this change is the store's own".into() }),
+        };
         let len = value.as_bytes().len();
         if len > MAX_VALUE_BYTES {
             return Err(KvError::ValueTooLong { len });
@@ -212,7 +460,7 @@ impl Kv {
         if grown > MAX_TOTAL_BYTES { Err(KvError::Full { used_bytes }) } else { Ok(()) }
     }
 
-    fn delete_prefix(&mut self, prefix: &str, wall_us: u64) -> Result<bool, KvError> {
+    fn delete_prefix(&mut self, prefix: &str, now: Instant, wall_us: u64) -> Result<bool, KvError> {
         check_prefix(prefix)?;
         let live = self.store.range(prefix).filter(|(key, held)| held.entry.is_live() && !key.is_internal());
         let keys: Vec<_> = live.map(|(key, _)| key.clone()).collect();
@@ -221,21 +469,24 @@ impl Kv {
             return Err(KvError::GuardedBelow { count: guarded.len(), first: first.clone() });
         }
         for key in keys {
-            self.write(key.as_str(), &Change::Delete { rule: super::Rule::Always }, wall_us)?;
+            self.write_plain(key, &Change::Delete { rule: Rule::Always }, now, wall_us)?;
         }
         Ok(true)
     }
 
     /// Takes an entry into the replica, to be stored and told.
-    fn take(&mut self, key: &Key, entry: Entry, wall_us: u64) -> Merged {
-        let merged = self.store.merge(key, entry, wall_us);
-        if merged == Merged::Newer {
-            let held = self.store.get(key.as_str()).expect("it was taken in");
-            self.rows.put(Table::Entries, key.as_str().as_bytes(), &(&held.entry, held.arrival));
-            self.store_facts();
-            self.changed.insert(key.clone());
+    fn take(&mut self, key: &Key, entry: Entry, origin: Origin, now: Instant, wall_us: u64) {
+        match self.store.merge(key, entry, wall_us) {
+            Merged::Newer => {
+                let held = self.store.get(key.as_str()).expect("it was taken in");
+                self.rows.put(Table::Entries, key.as_str().as_bytes(), &(&held.entry, held.arrival));
+                self.store_facts();
+                self.changed.insert(key.clone());
+                self.spread.on_news(key, origin, now);
+            }
+            Merged::Refused => self.counters.refused += 1,
+            Merged::Stale => {}
         }
-        merged
     }
 
     fn store_facts(&mut self) {
@@ -252,7 +503,7 @@ mod tests {
     use crate::kv::{Rule, Value};
 
     fn kv(stored: &StoredRows) -> Kv {
-        Kv::new(KvConfig::new(PeerId([1; 32])), stored, Instant::now()).unwrap()
+        Kv::new(KvConfig::new(PeerId([1; 32])), stored, [1; 32], Instant::now()).unwrap()
     }
 
     fn ask(kv: &mut Kv, request: Request, wall_us: u64) -> Answer {

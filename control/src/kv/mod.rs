@@ -9,23 +9,34 @@
 //! * [`Key`], [`Entry`], [`Change`]: what there is and what may become of it.
 //! * [`Store`]: the replica, its indexes and sums.
 //! * [`Watchers`]: reads that wait.
+//! * [`GuardedStore`], [`Consensus`]: how a majority decides.
 //! * [`Kv`]: ties them together, facts in by `handle_*`, effects out by `poll_*`.
 
 mod change;
+#[cfg(test)]
+mod checker;
 mod entry;
+mod guard;
+mod keeper;
 mod key;
 pub mod limits;
 mod machine;
+mod message;
+mod parts;
 mod request;
 mod rows;
+#[cfg(test)]
+mod scenarios;
 mod session;
+mod spread;
 mod store;
 mod watch;
 
 pub use change::{Author, Change, Decision, Rule, decide};
 pub use entry::{Entry, Lineage, Value};
+pub use guard::{Consensus, Decided, Electorate, GuardedStore, OpId, World};
 pub use key::Key;
-pub use machine::{Kv, RequestId};
+pub use machine::{Kv, KvCounters, Members, RequestId};
 pub use request::{Answer, KvConfig, KvError, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
 pub use rows::{Batch, Damaged, StoredRows, Table};
 pub use session::{

@@ -251,7 +251,7 @@ pub enum KvError {
         /// Which.
         key: Key,
     },
-    /// The disk takes nothing.
+    /// The disk takes nothing. What met it first may be seen until a restart.
     #[error("the store cannot be written: {reason}")]
     Disk {
         /// What the system says.

@@ -1,14 +1,23 @@
 //! The node's key-value store: its requests, and its place between the store and the rest of the node.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
+
+use rand::RngExt as _;
+use weaved_api::PeerId;
 
 use super::{Node, NodeError};
-use crate::kv::{Answer, Batch, Key, Kv, KvConfig, Request, RequestId, StoredRows};
+use crate::{
+    cluster::{Message, Presence},
+    ipam::Ring,
+    kv::{Answer, Batch, Key, Kv, KvConfig, Members, Request, RequestId, StoredRows},
+};
 
 impl Node {
     /// The key-value store as an earlier run left it. To be called once, before anything else.
     pub fn restore_kv(&mut self, stored: &StoredRows, now: Instant) -> Result<(), NodeError> {
-        self.kv = Kv::new(KvConfig::new(self.config.id), stored, now).map_err(|_| NodeError::CorruptState)?;
+        let seed = self.rng.random();
+        self.kv = Kv::new(KvConfig::new(self.config.id), stored, seed, now).map_err(|_| NodeError::CorruptState)?;
+        self.tell_kv_who_is_there(now);
         Ok(())
     }
 
@@ -45,6 +54,28 @@ impl Node {
     #[must_use = "an answer is handed out once"]
     pub fn poll_kv_answer(&mut self) -> Option<(RequestId, Answer)> {
         self.kv.poll_answer()
+    }
+
+    /// Bytes for a peer's key-value store. Only what has been stored is in them.
+    pub(super) fn poll_kv_send(&mut self) -> Option<(PeerId, Vec<u8>)> {
+        let (to, bytes) = self.kv.poll_send()?;
+        Some((to, Message::Kv(bytes).encode()))
+    }
+
+    pub(super) fn tell_kv_who_is_there(&mut self, now: Instant) {
+        let me = self.config.id;
+        let with_me = |ids: BTreeSet<PeerId>| ids.into_iter().chain([me]).collect();
+        let known: BTreeSet<_> = self.replica.members().map(|(id, _)| id).collect();
+        let left = self.replica.records().filter(|(_, record)| record.presence == Presence::Left).map(|(id, _)| id);
+        // Who leaves stops voting while he can still be asked.
+        let leaving = self.farewell.is_some().then_some(me);
+        let members = Members {
+            live: with_me(known.iter().copied().filter(|&id| self.membership.is_up(id)).collect()),
+            known: with_me(known),
+            gone: left.chain(leaving).collect(),
+            founding: self.allocator.ring().map(Ring::seed).filter(|seed| seed.founder == me),
+        };
+        self.kv.handle_members(members, now, self.clock.wall_us(now));
     }
 
     /// A key that has changed, for those who wait for it.

@@ -32,7 +32,7 @@ impl Outbox {
     pub(super) fn push(&mut self, to: PeerId, message: &Message) -> bool {
         let queue = match message {
             Message::Membership(_) | Message::Digest(_) => &mut self.free,
-            Message::Delta(_) | Message::Ipam(_) | Message::Catalogue(_) => &mut self.after_storing,
+            Message::Delta(_) | Message::Ipam(_) | Message::Catalogue(_) | Message::Kv(_) => &mut self.after_storing,
         };
         let has_room = queue.len() < MAX_SEND_QUEUE;
         if has_room {

@@ -322,6 +322,10 @@ impl World {
         if host.disk_is_full && stored.take().is_some() {
             node.handle_persist_failed();
         }
+        // Keys and values have simulations of their own; here they only take part in the traffic.
+        if node.poll_kv_persist().is_some() {
+            node.handle_kv_stored();
+        }
         let has_stored = stored.is_some();
         host.disk = stored.or_else(|| host.disk.take());
         let mut sent = Vec::new();

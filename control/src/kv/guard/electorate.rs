@@ -1,0 +1,55 @@
+//! Who votes, and which electorate goes before which.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use weaved_api::PeerId;
+
+use super::Tag;
+use crate::{cluster::limits::MAX_MEMBERS, kv::entry::Lineage};
+
+/// The voters of one epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Electorate {
+    /// Whose founding. Of two that meet the older one stays.
+    pub lineage: Lineage,
+    /// Grows by one with each decree.
+    pub epoch: u64,
+    /// Who votes.
+    pub voters: BTreeSet<PeerId>,
+    /// Who voted in the epoch before: whoever votes now has asked a majority of these.
+    pub before: BTreeSet<PeerId>,
+}
+
+impl Electorate {
+    /// The first one: its founder alone.
+    pub fn found(lineage: Lineage) -> Self {
+        Self { lineage, epoch: 1, voters: BTreeSet::from([lineage.founder]), before: BTreeSet::new() }
+    }
+
+    /// The one that a decree makes of this one.
+    #[must_use]
+    pub fn next(&self, voters: BTreeSet<PeerId>) -> Self {
+        Self { lineage: self.lineage, epoch: self.epoch + 1, voters, before: self.voters.clone() }
+    }
+
+    /// Which one.
+    pub(super) fn tag(&self) -> Tag {
+        Tag { lineage: self.lineage, epoch: self.epoch }
+    }
+
+    /// True if this one replaces the other.
+    pub fn replaces(&self, other: &Self) -> bool {
+        self.lineage < other.lineage || (self.lineage == other.lineage && self.epoch > other.epoch)
+    }
+
+    /// True for what may come from others.
+    pub fn is_valid(&self) -> bool {
+        (1..=MAX_MEMBERS).contains(&self.voters.len()) && self.before.len() <= MAX_MEMBERS && self.epoch < 1 << 48
+    }
+}
+
+/// The smallest number that is more than half.
+pub(super) fn majority(of: &BTreeSet<PeerId>) -> usize {
+    of.len() / 2 + 1
+}

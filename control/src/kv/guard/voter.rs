@@ -1,0 +1,133 @@
+//! A voter: what it has promised and accepted, for each key and for the next electorate.
+//!
+//! INVARIANT: a cell's promise never goes back, and what it has accepted has at most that ballot.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ballot, Decree, GuardMessage, Target};
+use crate::kv::{
+    key::Key,
+    rows::{Damaged, Rows, StoredRows, Table, read},
+};
+
+/// The row of [`Target::Next`]. No key of people begins so.
+const NEXT: &[u8] = b"\0next";
+/// A page of cells is cut here.
+const PAGE_BYTES: usize = 512 << 10;
+
+/// What a voter remembers of one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cell {
+    promised: Ballot,
+    accepted: Option<(Ballot, Decree)>,
+}
+
+/// All cells of this node.
+#[derive(Debug, Default)]
+pub(super) struct Voter {
+    cells: BTreeMap<Target, Cell>,
+}
+
+impl Voter {
+    pub(super) fn restore(stored: &StoredRows) -> Result<Self, Damaged> {
+        let mut cells = BTreeMap::new();
+        for (_, name, value) in stored.iter().filter(|(table, ..)| *table == Table::Ballots) {
+            let target = if name == NEXT {
+                Target::Next
+            } else {
+                let key = String::from_utf8(name.clone()).map_err(|_| Damaged)?;
+                Target::Key(Key::try_from(key).map_err(|_| Damaged)?)
+            };
+            cells.insert(target, read(value)?);
+        }
+        Ok(Self { cells })
+    }
+
+    /// True if it takes no more rounds about keys in this epoch.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.cells.contains_key(&Target::Next)
+    }
+
+    pub(super) fn prepare(&mut self, target: &Target, ballot: Ballot, rows: &mut Rows) -> GuardMessage {
+        if let Some(refusal) = self.refusal(target, ballot) {
+            return refusal;
+        }
+        let accepted = self.cells.get(target).and_then(|cell| cell.accepted.clone());
+        self.put(target, Cell { promised: ballot, accepted: accepted.clone() }, rows);
+        GuardMessage::Promised(target.clone(), ballot, accepted)
+    }
+
+    pub(super) fn accept(&mut self, target: &Target, ballot: Ballot, decree: Decree, rows: &mut Rows) -> GuardMessage {
+        if let Some(refusal) = self.refusal(target, ballot) {
+            return refusal;
+        }
+        self.put(target, Cell { promised: ballot, accepted: Some((ballot, decree)) }, rows);
+        GuardMessage::Accepted(target.clone(), ballot)
+    }
+
+    /// A page of what was accepted about keys.
+    pub(super) fn page(&self, after: Option<&Key>) -> (Vec<(Key, Ballot, Decree)>, bool) {
+        let begin = after.map_or(Bound::Excluded(Target::Next), |key| Bound::Excluded(Target::Key(key.clone())));
+        let (mut page, mut len_bytes) = (Vec::new(), 0);
+        for (target, cell) in self.cells.range((begin, Bound::Unbounded)) {
+            let (Target::Key(key), Some((ballot, decree))) = (target, &cell.accepted) else { continue };
+            let value_bytes = match decree {
+                Decree::Entry(Some(entry)) => entry.cost_bytes(),
+                _ => 0,
+            };
+            len_bytes += key.as_str().len() + value_bytes + 64;
+            if len_bytes > PAGE_BYTES && !page.is_empty() {
+                return (page, true);
+            }
+            page.push((key.clone(), *ballot, decree.clone()));
+        }
+        (page, false)
+    }
+
+    /// Takes over what another voter has accepted, unless ours is newer.
+    pub(super) fn adopt(&mut self, key: Key, ballot: Ballot, decree: Decree, rows: &mut Rows) {
+        let target = Target::Key(key);
+        let ours = self.cells.get(&target);
+        if ours.is_some_and(|cell| cell.accepted.as_ref().is_some_and(|(accepted, _)| *accepted >= ballot)) {
+            return;
+        }
+        let promised = ours.map_or(ballot, |cell| cell.promised.max(ballot));
+        self.put(&target, Cell { promised, accepted: Some((ballot, decree)) }, rows);
+    }
+
+    /// A new epoch begins: the seal is broken.
+    pub(super) fn unseal(&mut self, rows: &mut Rows) {
+        if self.cells.remove(&Target::Next).is_some() {
+            rows.remove(Table::Ballots, NEXT);
+        }
+    }
+
+    /// Another cluster's electorate has won: all that ours has decided is void.
+    pub(super) fn clear(&mut self, rows: &mut Rows) {
+        for target in std::mem::take(&mut self.cells).into_keys() {
+            rows.remove(Table::Ballots, name(&target));
+        }
+    }
+
+    fn refusal(&self, target: &Target, ballot: Ballot) -> Option<GuardMessage> {
+        let rejected = |promised| Some(GuardMessage::Rejected(target.clone(), ballot, promised));
+        match (target, self.cells.get(&Target::Next)) {
+            (Target::Key(_), Some(seal)) => rejected(seal.promised),
+            _ => self.cells.get(target).filter(|cell| cell.promised > ballot).and_then(|cell| rejected(cell.promised)),
+        }
+    }
+
+    fn put(&mut self, target: &Target, cell: Cell, rows: &mut Rows) {
+        rows.put(Table::Ballots, name(target), &cell);
+        self.cells.insert(target.clone(), cell);
+    }
+}
+
+fn name(target: &Target) -> &[u8] {
+    match target {
+        Target::Next => NEXT,
+        Target::Key(key) => key.as_str().as_bytes(),
+    }
+}

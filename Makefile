@@ -2,9 +2,9 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux
+DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv
 
-.PHONY: demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak fuzz deps
+.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -22,7 +22,7 @@ unit: build
 	$(CARGO) test --workspace --exclude weaved-netns-tests
 
 # Real processes and real dockerds in namespaces, one test after the other: they share two cores.
-e2e: build
+e2e: build clients
 	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test -p weaved-netns-tests --no-fail-fast -- --test-threads=1
 
 # The suites that carry traffic, with each switch in each position.
@@ -35,6 +35,16 @@ e2e-matrix: build
 	  echo "== $$position"; \
 	  WEAVED_TEST_LAUNCH_FLAGS="--$$(echo $$position | sed 's/,/ --/g')" WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
 	    $(CARGO) test -p weaved-netns-tests --no-fail-fast $(MATRIX_SUITES:%=--test %) -- --test-threads=1 || exit 1; \
+	done
+
+# Consul's clients as they are published, each in an environment of its own, for the contract tests.
+CLIENTS := $(TARGET_DIR)/consul-clients
+
+clients: deps
+	@for client in consulate==0.6.0 python-consul==1.1.0 py-consul==1.8.0; do \
+	  dir=$(CLIENTS)/$${client%%=*}; \
+	  test -e $$dir/$$client || \
+	    { python3 -m venv $$dir && $$dir/bin/pip install --quiet --disable-pip-version-check $$client && touch $$dir/$$client; } || exit 1; \
 	done
 
 lint:

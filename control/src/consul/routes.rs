@@ -12,7 +12,7 @@ use super::{
     server::Handler,
     session, txn,
 };
-use crate::{daemon::Views, node::MemberState};
+use crate::{daemon::Views, node::MemberState, registration::agent::AgentHandle};
 
 /// Everything that routes need to answer.
 pub struct Routes<K> {
@@ -20,6 +20,8 @@ pub struct Routes<K> {
     pub views: Views,
     /// The key-value store.
     pub keys: K,
+    /// Registrations of this node.
+    pub agent: AgentHandle,
     /// What a client must know; None for an open door.
     pub token: Option<String>,
 }
@@ -53,9 +55,13 @@ impl<K: Keys> Routes<K> {
         }
         let (area, rest) = ask.path.split_once('/').unwrap_or((&ask.path, ""));
         match (area, rest) {
+            ("catalog", "register") if ask.is_put() => {
+                agent::catalog_register(ask, &self.agent, &self.views).await.map(Some)
+            }
+            ("catalog", "deregister") if ask.is_put() => agent::catalog_deregister(ask, &self.agent).await.map(Some),
             ("catalog", rest) => catalog::catalog(ask, rest, &self.views).await,
             ("health", rest) => catalog::health(ask, rest, &self.views).await,
-            ("agent", rest) => agent::answer(ask, rest, &self.views).await,
+            ("agent", rest) => agent::answer(ask, rest, &self.agent, &self.views).await,
             ("session", rest) => session::answer(ask, rest, &self.keys, &self.views).await,
             ("txn", "") if ask.is_put() => txn::answer(ask, &self.keys).await.map(Some),
             ("status", rest) if ask.method == Method::GET => Ok(catalog::status(rest, &self.views.borrow())),

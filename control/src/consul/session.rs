@@ -121,13 +121,19 @@ fn lock_delay(wanted: Option<&serde_json::Value>) -> Result<u64, Answer> {
     }
 }
 
+/// Answered with the session as it is then.
 async fn renew(id: SessionId, keys: &impl Keys) -> Result<Answer, Answer> {
+    let gone =
+        |id| Answer::refused(StatusCode::NOT_FOUND, format!("Session id '{id}' not found")).because("no-session");
     match keys.call(Request::SessionRenew { id }).await {
+        Ok(_) => {}
+        Err(KvError::NoSession { id }) => return Err(gone(id)),
+        Err(error) => return Err(refusal(&error)),
+    }
+    match keys.call(Request::Sessions { id: Some(id), wait: None }).await {
+        Ok(Reply::Sessions(sessions)) if sessions.sessions.is_empty() => Err(gone(id)),
         Ok(Reply::Sessions(sessions)) => Ok(shapes(&sessions, |_| true)),
         Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
-        Err(KvError::NoSession { id }) => {
-            Err(Answer::refused(StatusCode::NOT_FOUND, format!("Session id '{id}' not found")).because("no-session"))
-        }
         Err(error) => Err(refusal(&error)),
     }
 }

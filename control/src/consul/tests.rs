@@ -21,6 +21,7 @@ use crate::{
     },
     kv,
     node::MemberState,
+    registration::agent::{AgentHandle, AgentView},
 };
 
 /// A store that is ending.
@@ -91,11 +92,24 @@ fn view(b: Standing, health: Health, drain: Drain) -> View {
     view
 }
 
+/// An agent that shows these to everybody.
+fn agent(instances: Vec<Instance>) -> AgentHandle {
+    let (handle, mut calls) = AgentHandle::new();
+    tokio::spawn(async move {
+        while let Some((_, answer)) = calls.recv().await {
+            let shown = AgentView { instances: instances.clone(), ..AgentView::default() };
+            drop(answer.send(Ok(shown)));
+        }
+    });
+    handle
+}
+
 async fn get_from(view: View, path: &str) -> Answer {
+    let own = view.nodes[&ME].instances.iter().map(|listed| listed.instance.clone()).collect();
     let (_sender, views) = watch::channel(Arc::new(view));
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
-        Ok(ask) => Routes { views, keys: NoKeys, token: None }.answer(ask).await,
+        Ok(ask) => Routes { views, keys: NoKeys, agent: agent(own), token: None }.answer(ask).await,
         Err(answer) => answer,
     }
 }

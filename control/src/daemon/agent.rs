@@ -71,10 +71,7 @@ impl Daemon {
 
     /// Passes a verb's request on; the loop does not wait for the answer.
     pub(super) fn ask_agent(&self, request: AgentRequest, reply: oneshot::Sender<Reply>) {
-        let Some(handle) = self.agent.clone() else {
-            drop(reply.send(Reply::refused("control is starting; try again")));
-            return;
-        };
+        let handle = self.agent.clone();
         tokio::spawn(async move {
             let is_question = request == AgentRequest::Show;
             let answer = match handle.call(request).await {

@@ -92,7 +92,7 @@ struct Daemon {
     rules_question: watch::Sender<Option<u32>>,
     rules: Option<RulesVerdict>,
     docker: DockerState,
-    agent: Option<AgentHandle>,
+    agent: AgentHandle,
     containers: Vec<Container>,
     bridge_mac: Option<MacAddr>,
     /// None where it could not be started.
@@ -161,15 +161,14 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     // What asks in this process (the HTTP APIs) gets a clone of the client.
     let (kv_client, kv) = KvClient::new();
     let (gateway_client, gateway) = GatewayClient::start(&paths.gateway_socket());
-    let mut daemon = Daemon::new(memory, node, client, gateway_client, kv_client);
+    let Agent { handle, instances, containers } = agent::start(&settings, &memory.store)?;
+    let mut daemon = Daemon::new(memory, node, client, gateway_client, kv_client, handle);
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
     tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), settings.port, resolved_sender));
     let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
-    let Agent { handle, instances, containers } = agent::start(&settings, &daemon.memory.store)?;
-    daemon.agent = Some(handle);
     if settings.docker != DockerChoice::Off {
         let watch = Watch { choice: settings.docker, bridge: settings.bridge, range: settings.range };
         tokio::spawn(watch.run(Listeners { seen: docker_sender.clone(), facts: containers }));
@@ -214,6 +213,7 @@ impl Daemon {
         dataplane: DataplaneClient,
         gateway: GatewayClient,
         kv_client: KvClient,
+        agent: AgentHandle,
     ) -> Self {
         let parsed = memory.wishes.targets.iter().filter_map(|target| target.parse().ok()).collect();
         let docker = match memory.settings.docker {
@@ -222,8 +222,9 @@ impl Daemon {
         };
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
         let views = watch::Sender::new(Arc::clone(node.view()));
-        let (shown, keys) = (views.subscribe(), kv_client.clone());
-        let api = Api::start(&memory.settings.http, |token| Routes { views: shown, keys, token });
+        let (shown, keys, registrations) = (views.subscribe(), kv_client.clone(), agent.clone());
+        let routes = |token| Routes { views: shown, keys, agent: registrations, token };
+        let api = Api::start(&memory.settings.http, routes);
         Self {
             memory,
             node,
@@ -237,7 +238,7 @@ impl Daemon {
             rules_question: watch::Sender::default(),
             rules: None,
             docker,
-            agent: None,
+            agent,
             containers: Vec::new(),
             bridge_mac: None,
             container_ends: None,
@@ -487,7 +488,7 @@ mod tests {
         let node = node(&memory, None);
         let (client, _) = DataplaneClient::start(&dir.join("dataplane.sock"));
         let (gateway, _) = GatewayClient::start(&dir.join("gateway.sock"));
-        Daemon::new(memory, node, client, gateway, KvClient::new().0)
+        Daemon::new(memory, node, client, gateway, KvClient::new().0, AgentHandle::new().0)
     }
 
     #[tokio::test]

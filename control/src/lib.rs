@@ -38,3 +38,4 @@ pub mod serve;
 pub mod state;
 pub mod supervisor;
 pub mod targets;
+pub mod template;

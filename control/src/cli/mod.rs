@@ -23,6 +23,7 @@ mod services;
 mod status;
 mod stop;
 mod supervise;
+mod template;
 mod token;
 mod version;
 mod watch;
@@ -62,6 +63,7 @@ verbs! {
     expose => Expose,
     hide => Hide,
     kv => Kv,
+    template => Template,
     stop => Stop,
     reset => Reset,
     demo => Demo,

@@ -1,0 +1,152 @@
+//! Replacing a file: a candidate in the same directory, synced, checked by the caller, renamed.
+//!
+//! The destination's owner and mode stay; where it is a symbolic link, the file behind it is replaced.
+//!
+//! INVARIANT: a reader of the destination sees the old file or the new one, whole. A candidate that is dropped is removed.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+};
+
+/// The mode of a file that is new.
+const NEW_FILE_MODE: u32 = 0o644;
+
+/// The part of a mode that is kept.
+const MODE_BITS: u32 = 0o7777;
+
+/// A new version of a file, beside it.
+#[derive(Debug)]
+pub struct Candidate {
+    path: PathBuf,
+    destination: PathBuf,
+}
+
+/// Whether the destination has this content and, if one is asked for, this mode.
+pub fn is_current(destination: &Path, content: &[u8], mode: Option<u32>) -> bool {
+    let Ok(metadata) = fs::metadata(destination) else { return false };
+    let has_mode = mode.is_none_or(|mode| metadata.mode() & MODE_BITS == mode);
+    has_mode && metadata.len() == content.len() as u64 && fs::read(destination).is_ok_and(|old| old == content)
+}
+
+impl Candidate {
+    /// Writes the candidate; the destination is not touched.
+    pub fn write(destination: &Path, content: &[u8], mode: Option<u32>) -> io::Result<Self> {
+        let destination = fs::canonicalize(destination).unwrap_or_else(|_| destination.to_path_buf());
+        let old = match fs::metadata(&destination) {
+            Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("it is no regular file")),
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let (path, mut file) = create_beside(&destination)?;
+        let candidate = Self { path, destination };
+        file.write_all(content)?;
+        if let Some(old) = &old
+            && (old.uid(), old.gid()) != (file.metadata()?.uid(), file.metadata()?.gid())
+        {
+            fchown(&file, Some(old.uid()), Some(old.gid()))
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot keep its owner: {error}")))?;
+        }
+        let kept_mode = old.map_or(NEW_FILE_MODE, |old| old.mode() & MODE_BITS);
+        file.set_permissions(Permissions::from_mode(mode.unwrap_or(kept_mode)))?;
+        file.sync_all()?;
+        Ok(candidate)
+    }
+
+    /// Where it is, for the check.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it the destination.
+    pub fn commit(self) -> io::Result<()> {
+        fs::rename(&self.path, &self.destination)?;
+        File::open(parent(&self.destination))?.sync_all()
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        // After a commit there is none.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// Readable by nobody else until it has its owner and mode.
+fn create_beside(destination: &Path) -> io::Result<(PathBuf, File)> {
+    let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
+    // Hidden, with an ending of its own: a program that includes every `*.conf` must not read it.
+    let path = parent(destination).join(format!(".{name}.{}.weaved-new", std::process::id()));
+    // Left behind by a process with our number that was killed.
+    drop(fs::remove_file(&path));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok((path, file))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn a_dropped_candidate_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "old").unwrap();
+        let candidate = Candidate::write(&path, b"new", None).unwrap();
+        assert_eq!(fs::read(candidate.path()).unwrap(), b"new");
+        drop(candidate);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn mode_and_owner_stay_unless_a_mode_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root {
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+        }
+        Candidate::write(&path, b"new", None).unwrap().commit().unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.mode() & MODE_BITS, 0o640);
+        assert!(!is_root || (metadata.uid(), metadata.gid()) == (65534, 65534));
+        assert!(is_current(&path, b"new", None) && !is_current(&path, b"old", None));
+        assert!(!is_current(&path, b"new", Some(0o600)));
+        Candidate::write(&path, b"new", Some(0o600)).unwrap().commit().unwrap();
+        assert!(is_current(&path, b"new", Some(0o600)));
+        assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn behind_a_link_the_file_is_replaced_and_the_link_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        Candidate::write(&link, b"new", None).unwrap().commit().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Candidate::write(dir.path(), b"x", None).is_err());
+        assert!(Candidate::write(&dir.path().join("no/such/dir"), b"x", None).is_err());
+    }
+}

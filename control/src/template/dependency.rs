@@ -79,7 +79,8 @@ impl Dependency {
                     path += "&passing=1";
                 }
                 if let Some(tag) = tag {
-                    path += &format!("&tag={}", utf8_percent_encode(tag, SEGMENT));
+                    path.push_str("&tag=");
+                    path.extend(utf8_percent_encode(tag, SEGMENT));
                 }
                 path
             }

@@ -62,14 +62,20 @@ impl Lookups {
         Ok(fact.map(AsRef::as_ref))
     }
 
-    /// The key's text; the outer none while it is not known, the inner one where it is not set.
-    fn text(&self, key: &str) -> Result<Option<Option<String>>, Error> {
+    fn text(&self, key: &str) -> Result<KeyText, Error> {
         match self.find(&Dependency::key(key).map_err(refusal)?)? {
-            Some(Fact::Key(None)) => Ok(Some(None)),
-            Some(Fact::Key(Some(bytes))) => Ok(Some(Some(text(key, bytes)?))),
-            _ => Ok(None),
+            Some(Fact::Key(None)) => Ok(KeyText::Unset),
+            Some(Fact::Key(Some(bytes))) => Ok(KeyText::Set(text(key, bytes)?)),
+            _ => Ok(KeyText::Unknown),
         }
     }
+}
+
+/// What is known of a key's value.
+enum KeyText {
+    Unknown,
+    Unset,
+    Set(String),
 }
 
 /// Makes the functions known to the engine.
@@ -101,12 +107,16 @@ fn register_keys(engine: &mut Environment<'_>, lookups: &Arc<Lookups>) {
     let with = || Arc::clone(lookups);
     let at = with();
     engine.add_function("key", move |key: String| match at.text(&key)? {
-        Some(None) => Err(refusal(format!("key {key:?} is not set; set it, or write key_or({key:?}, \"a default\")"))),
-        known => Ok(known.flatten().unwrap_or_default()),
+        KeyText::Set(value) => Ok(value),
+        KeyText::Unknown => Ok(String::new()),
+        KeyText::Unset => {
+            Err(refusal(format!("key {key:?} is not set; set it, or write key_or({key:?}, \"a default\")")))
+        }
     });
     let at = with();
-    engine.add_function("key_or", move |key: String, default: Value| {
-        Ok::<_, Error>(at.text(&key)?.flatten().map_or(default, Value::from))
+    engine.add_function("key_or", move |key: String, default: Value| match at.text(&key)? {
+        KeyText::Set(value) => Ok::<_, Error>(Value::from(value)),
+        KeyText::Unknown | KeyText::Unset => Ok(default),
     });
     let at = with();
     engine.add_function("key_exists", move |key: String| {

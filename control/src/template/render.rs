@@ -65,7 +65,7 @@ pub fn render(source_name: &str, source: &str, facts: &Facts) -> Rendering {
     functions::register(&mut engine, &lookups);
     let mut output = Bounded(Vec::new());
     let template = engine.template_from_named_str(source_name, source);
-    let outcome = template.and_then(|template| template.render_to_write(context!(), &mut output).map(drop));
+    let outcome = template.and_then(|template| template.render_captured_to(context!(), &mut output).map(drop));
     let asked = lookups.asked();
     let outcome = match outcome {
         // A stand-in may have led to the error.

@@ -1,4 +1,4 @@
-//! `weaved template` as its user meets it: real files, real commands, a stand-in for the API, and the real HAProxy as judge of
+//! `weaved template` as its user meets it: real files, real commands, a stand-in for the API, and the real `HAProxy` as judge of
 //! what was rendered.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -213,7 +213,7 @@ fn once_says_what_is_wrong_by_its_exit_code_and_one_line() {
     assert_eq!(lab.read("out"), "line\nblue");
 }
 
-/// Renders once in a given state, with HAProxy as the check.
+/// Renders once in a given state, with `HAProxy` as the check.
 fn render_for_haproxy(
     template: &str,
     service: &str,

@@ -148,7 +148,7 @@ mod tests {
     fn a_failure_says_in_one_line_what_the_command_said() {
         let said = shell("echo first; printf 'bad\\nline \\033[2J' >&2; exit 3").unwrap_err();
         assert!(
-            said.contains("3") && said.contains("bad line") && !said.contains('\u{1b}') && !said.contains("first"),
+            said.contains('3') && said.contains("bad line") && !said.contains('\u{1b}') && !said.contains("first"),
             "{said}"
         );
         assert!(shell("echo only here; exit 1").unwrap_err().contains("only here"));

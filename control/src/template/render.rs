@@ -209,7 +209,7 @@ mod tests {
         assert!(said.contains(r#"key "backend/current" is not set"#), "{said}");
         assert_eq!(
             text("{{ key_or('backend/current', 'blue') }} {{ key_exists('backend/current') }}", &unset),
-            "blue false"
+            "blue False"
         );
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let known = facts([(key("k"), BLUE)]);
         assert_eq!(
             text("{{ key('k') }}{{ key('/k') }}{{ key_or('k', 'x') }}{{ key_exists('k') }}", &known),
-            "bluebluebluetrue"
+            "blueblueblueTrue"
         );
     }
 
@@ -226,7 +226,7 @@ mod tests {
     fn a_value_that_is_no_text_is_an_error_only_where_its_text_is_asked_for() {
         let known = facts([(key("k"), r#"[{"Key":"k","Value":"/w=="}]"#)]);
         assert!(failure("{{ key('k') }}", &known).contains("no text"));
-        assert_eq!(text("{{ key_exists('k') }}", &known), "true");
+        assert_eq!(text("{{ key_exists('k') }}", &known), "True");
     }
 
     #[test]

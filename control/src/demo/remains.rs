@@ -182,7 +182,12 @@ mod tests {
         let remains = Remains::named(format!("{PREFIX}4999999"));
         let spawn = |directory: &Path| {
             let mut command = Command::new("sleep");
-            command.arg("1000").env(STAGE_VARIABLE, directory).stdin(Stdio::null()).spawn().unwrap()
+            let child = command.arg("1000").env(STAGE_VARIABLE, directory).stdin(Stdio::null()).spawn().unwrap();
+            // The parent goes on while the kernel still lays out the new program, whose environment is empty until then.
+            while fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
+                thread::yield_now();
+            }
+            child
         };
         let mut ours = spawn(remains.directory());
         let mut other = spawn(&remains.directory().join("other"));

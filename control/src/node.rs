@@ -26,6 +26,7 @@ mod outbox;
 mod persisted;
 mod services;
 mod status;
+mod switch;
 mod view;
 mod wanted;
 

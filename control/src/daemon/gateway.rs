@@ -11,6 +11,7 @@ use std::{
 
 use weaved_api::{
     Generation, PeerId, Problem,
+    balancer::BalancerState,
     gateway::{GatewayEvent, GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
 };
 
@@ -177,6 +178,7 @@ fn state(generation: Generation, node: &Node, cluster: &ClusterStatus, settings:
         hosts: Vec::new(),
         containers: Vec::new(),
         instances: Vec::new(),
+        balancer: BalancerState::default(),
     };
     let own = NamedHost { name: cluster.name.clone(), address: state.listen, standing: Standing::Passing };
     add_host(&mut state, own, &cluster.containers);
@@ -189,11 +191,13 @@ fn state(generation: Generation, node: &Node, cluster: &ClusterStatus, settings:
     let members = cluster.members.iter().map(|member| member.id);
     let hosts: BTreeMap<PeerId, u32> = std::iter::once(cluster.id).chain(members).zip(0..).collect();
     let listed = node.view().services.values().flat_map(|service| &service.instances);
-    state.instances = listed.filter_map(|listed| Some(instance(listed, *hosts.get(&listed.node.id)?))).collect();
+    state.instances = listed
+        .filter_map(|listed| Some(instance(listed, node.colours_of(&listed.instance), *hosts.get(&listed.node.id)?)))
+        .collect();
     state
 }
 
-fn instance(listed: &InstanceView, host: u32) -> NamedInstance {
+fn instance(listed: &InstanceView, colours: Vec<String>, host: u32) -> NamedInstance {
     let instance = &listed.instance;
     let standing = match (listed.node.standing, instance.drain, instance.health()) {
         // The gateway looks at the host's own state first.
@@ -209,6 +213,7 @@ fn instance(listed: &InstanceView, host: u32) -> NamedInstance {
         service: instance.service.clone(),
         id: instance.id.0.clone(),
         tags: instance.tags.clone(),
+        colours,
         address: instance.address.or(elsewhere),
         port: instance.port,
         host,
@@ -296,7 +301,7 @@ mod tests {
             let address = node.gateway;
             let listed =
                 InstanceView { instance: instance_shown, node, address, health, created: index, modified: index };
-            let named = instance(&listed, 0);
+            let named = instance(&listed, Vec::new(), 0);
             assert_eq!((named.standing, named.address), (expected, None));
         }
     }

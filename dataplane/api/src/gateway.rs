@@ -1,4 +1,4 @@
-//! What control says to the gateway and hears from it: the names of the cluster, complete.
+//! What control says to the gateway and hears from it: the names of the cluster and what is balanced, complete.
 //!
 //! Level-triggered like the data plane's [`crate::DesiredState`]: each [`GatewayState`] replaces the one before. The gateway
 //! keeps the last one in a file and answers from it while control is away.
@@ -8,10 +8,13 @@ use std::net::IpAddr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{Counter, Generation, Problem};
+use crate::{
+    Counter, Generation, Problem,
+    balancer::{BalancerReport, BalancerState},
+};
 
 /// Version of this part of the contract. Both ends say it first; they must agree exactly.
-pub const GATEWAY_API_VERSION: u32 = 1;
+pub const GATEWAY_API_VERSION: u32 = 2;
 
 /// All that the gateway should be answering with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,8 @@ pub struct GatewayState {
     pub containers: Vec<NamedContainer>,
     /// All instances of all services, those that get no traffic included: a lookup says why.
     pub instances: Vec<NamedInstance>,
+    /// What the balancer should be doing.
+    pub balancer: BalancerState,
 }
 
 /// One host.
@@ -65,6 +70,8 @@ pub struct NamedInstance {
     pub id: String,
     /// In the order in which they were given.
     pub tags: Vec<String>,
+    /// Colours that it has, by the rule of its service; the tags unless the operator said otherwise.
+    pub colours: Vec<String>,
     /// Where it answers; None for the address of its host.
     pub address: Option<IpAddr>,
     /// At which port; 0 for none.
@@ -132,6 +139,8 @@ pub enum GatewayEvent {
     },
     /// What keeps the gateway from doing as desired has changed. It is tried again by itself.
     Problems(Vec<Problem>),
+    /// What the balancer is doing has changed.
+    Balancer(Box<BalancerReport>),
     /// Answer to [`GatewayRequest::QueryStats`].
     Stats(Box<GatewayStats>),
     /// Answer to [`GatewayRequest::Lookup`].

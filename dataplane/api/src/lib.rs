@@ -5,6 +5,7 @@
 //!
 //! INVARIANT: types and their encodings only. No logic beyond parsing and printing, no I/O beyond [`framing`].
 
+pub mod balancer;
 mod desired;
 mod event;
 pub mod framing;

@@ -6,6 +6,7 @@ use hickory_proto::op::{Message, MessageType};
 use rand::{SeedableRng, rngs::StdRng};
 use weaved_api::{
     Generation,
+    balancer::BalancerState,
     gateway::{GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
 };
 
@@ -48,6 +49,7 @@ pub fn state() -> GatewayState {
             NamedInstance { standing: Standing::Draining, ..instance("ill", "a:i:80", &[], Some("10.32.0.9"), 0) },
             instance("api", "b:api", &["udp"], None, 1),
         ],
+        balancer: BalancerState::default(),
     }
 }
 
@@ -60,6 +62,7 @@ fn instance(service: &str, id: &str, tags: &[&str], address: Option<&str>, host:
         service: service.into(),
         id: id.into(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        colours: Vec::new(),
         address: address.map(ip),
         port: 80,
         host,

@@ -1,0 +1,28 @@
+//! The node's place between the switches of services and the balancer of its host.
+
+use std::time::Instant;
+
+use weaved_api::balancer::{BalancerReport, SwitchState};
+
+use super::Node;
+use crate::catalogue::Instance;
+
+impl Node {
+    /// Which colours of this service get traffic here. Grows [`Self::switch_version`] when it changes.
+    pub fn switch_state(&self, _service: &str) -> SwitchState {
+        SwitchState::default()
+    }
+
+    /// Grows whenever a [`Self::switch_state`] or the colours of instances may have changed.
+    pub fn switch_version(&self) -> u64 {
+        0
+    }
+
+    /// The colours of an instance, by the rule of its service.
+    pub fn colours_of(&self, instance: &Instance) -> Vec<String> {
+        instance.tags.clone()
+    }
+
+    /// What the balancer of this host does.
+    pub fn handle_balancer_report(&mut self, _report: BalancerReport, _now: Instant) {}
+}

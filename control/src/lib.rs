@@ -37,5 +37,6 @@ pub mod registration;
 pub mod serve;
 pub mod state;
 pub mod supervisor;
+pub mod switch;
 pub mod targets;
 pub mod template;

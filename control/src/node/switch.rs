@@ -5,7 +5,7 @@ use std::time::Instant;
 use weaved_api::balancer::{BalancerReport, SwitchState};
 
 use super::Node;
-use crate::catalogue::Instance;
+use crate::{catalogue::Instance, switch::ServiceFacts};
 
 impl Node {
     /// Which colours of this service get traffic here. Grows [`Self::switch_version`] when it changes.
@@ -22,6 +22,12 @@ impl Node {
     pub fn colours_of(&self, instance: &Instance) -> Vec<String> {
         instance.tags.clone()
     }
+
+    /// The services that the balancer of this host serves, all of them, as the operator's file says.
+    pub fn handle_balanced_services(&mut self, _services: Vec<ServiceFacts>, _now: Instant) {}
+
+    /// The gateway of this host does not answer, for this reason. Over with the next [`Self::handle_balancer_report`].
+    pub fn handle_balancer_away(&mut self, _reason: &str, _now: Instant) {}
 
     /// What the balancer of this host does.
     pub fn handle_balancer_report(&mut self, _report: BalancerReport, _now: Instant) {}

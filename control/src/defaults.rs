@@ -1,12 +1,18 @@
 //! The values that hold when the operator says nothing, each with its reason.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 /// UDP port for everything. Weave's, so that existing firewall rules fit.
 pub const PORT: u16 = 6783;
 
 /// TCP port of the HTTP API: Consul's.
 pub const HTTP_PORT: u16 = 8500;
+
+/// Where metrics are served: Weave's port, for this host only, because they name hosts and services.
+pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6784);
 
 /// Range of container addresses. Weave's; it collides with few company networks.
 pub const RANGE: &str = "10.32.0.0/12";

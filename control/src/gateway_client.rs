@@ -167,7 +167,7 @@ pub fn ask(paths: &Paths, request: &GatewayRequest) -> Result<GatewayEvent, Fail
         loop {
             match framing::read_message(&mut stream)? {
                 // Told to everybody, unasked.
-                Some(GatewayEvent::Problems(_)) => {}
+                Some(GatewayEvent::Problems(_) | GatewayEvent::Balancer(_)) => {}
                 Some(event) => return Ok(event),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }

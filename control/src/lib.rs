@@ -31,6 +31,7 @@ pub mod kv;
 pub mod launch;
 pub mod lifecycle;
 pub mod logging;
+pub mod metrics;
 pub mod node;
 pub mod paths;
 pub mod registration;

@@ -50,6 +50,27 @@ fn the_users_view_is_right(a: &Host, b: &Host, containers: &[&Container]) {
     }
     let overview = a.weaved().run(&["status"]).ok().stdout;
     assert!(overview.contains("192.168.77.11"), "{overview}");
+    metrics_tell_the_same(a);
+}
+
+/// As Prometheus reads it.
+fn metrics_tell_the_same(host: &Host) {
+    let page = host.run(&["curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:6784/metrics"]).ok().stdout;
+    let peer = page.lines().find(|line| line.starts_with("weaved_peer_transmit_bytes_total{peer=\"b\"} "));
+    let bytes: u64 = peer.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default();
+    assert!(bytes > 100_000, "traffic is counted: {page}");
+    for line in [
+        "weaved_problems 0.0",
+        "weaved_peer_connected{peer=\"b\"} 1.0",
+        "weaved_up{process=\"dataplane\"} 1.0",
+        "weaved_up{process=\"gateway\"} 1.0",
+        "weaved_ipam_ready 1.0",
+    ] {
+        assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
+    }
+    for process in ["supervisor", "control", "dataplane", "gateway"] {
+        assert!(page.contains(&format!("weaved_process_resident_memory_bytes{{process=\"{process}\"}}")), "{page}");
+    }
 }
 
 #[test]

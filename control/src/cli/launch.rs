@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -90,9 +91,9 @@ pub(super) struct Args {
     offload: OffloadArgs,
 }
 
-/// The HTTP API.
+/// The HTTP API, and metrics.
 #[derive(clap::Args)]
-#[command(next_help_heading = "HTTP API")]
+#[command(next_help_heading = "HTTP API and metrics")]
 struct HttpArgs {
     /// TCP port of the Consul-compatible HTTP API on loopback and on the bridge [default: 8500]
     #[arg(long, value_name = "PORT", conflicts_with = "no_http")]
@@ -103,6 +104,12 @@ struct HttpArgs {
     /// File with the token that clients of the HTTP API must send; an empty name for none [default: none]
     #[arg(long, value_name = "FILE")]
     http_token_file: Option<PathBuf>,
+    /// Where metrics are served for Prometheus (`/metrics`) [default: 127.0.0.1:6784]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "no_metrics")]
+    metrics_address: Option<SocketAddr>,
+    /// No metrics
+    #[arg(long)]
+    no_metrics: bool,
 }
 
 /// Kernel offloads: `auto` tests each at the start and falls back while it fails.
@@ -219,6 +226,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         workers: args.workers,
         source_ports: args.source_ports,
         http_port: if args.http.no_http { Some(None) } else { args.http.http_port.map(Some) },
+        metrics_address: if args.http.no_metrics { Some(None) } else { args.http.metrics_address.map(Some) },
         http_token_file: args
             .http
             .http_token_file

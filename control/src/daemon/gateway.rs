@@ -11,7 +11,7 @@ use std::{
 
 use weaved_api::{
     Generation, PeerId, Problem,
-    balancer::BalancerState,
+    balancer::{BalancerReport, BalancerState},
     gateway::{GatewayEvent, GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
 };
 
@@ -48,6 +48,7 @@ pub(super) struct Names {
     connection: Connection,
     applied: Option<Generation>,
     problems: Vec<Problem>,
+    balancer: Option<BalancerReport>,
 }
 
 #[derive(Debug)]
@@ -74,6 +75,7 @@ impl Names {
             connection: Connection::Lost { reason: "it was not asked yet".into(), since: now },
             applied: None,
             problems: Vec::new(),
+            balancer: None,
         }
     }
 
@@ -138,6 +140,7 @@ impl Names {
             }
             GatewayNews::Heard(GatewayEvent::Applied { generation }) => self.applied = Some(generation),
             GatewayNews::Heard(GatewayEvent::Problems(problems)) => self.problems = problems,
+            GatewayNews::Heard(GatewayEvent::Balancer(report)) => self.balancer = Some(*report),
             GatewayNews::Heard(_) => {}
         }
     }
@@ -156,6 +159,7 @@ impl Names {
             wanted: self.generation,
             applied: self.applied,
             problems: lost.into_iter().chain(problems).collect(),
+            balancer: self.balancer.clone(),
         }
     }
 }

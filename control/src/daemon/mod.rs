@@ -53,6 +53,7 @@ use crate::{
     gateway_client::{GatewayClient, GatewayNews},
     host::{interfaces, process::PidFile},
     kv::StoredRows,
+    metrics::{self, serve::Sources},
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
     paths::{Part, Paths},
     registration::agent::AgentHandle,
@@ -104,6 +105,8 @@ struct Daemon {
     leave_calls: Vec<(oneshot::Sender<Reply>, Instant)>,
     kv_client: KvClient,
     kv_desk: KvDesk,
+    /// Why metrics are not served.
+    metrics_problem: watch::Sender<Option<String>>,
     started: Instant,
 }
 
@@ -172,6 +175,10 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     if settings.docker != DockerChoice::Off {
         let watch = Watch { choice: settings.docker, bridge: settings.bridge, range: settings.range };
         tokio::spawn(watch.run(Listeners { seen: docker_sender.clone(), facts: containers }));
+    }
+    if let Some(address) = settings.metrics.address {
+        let sources = Sources { calls: call_sender.clone(), paths: paths.clone() };
+        tokio::spawn(metrics::serve::serve(address, sources, daemon.metrics_problem.clone()));
     }
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
@@ -248,6 +255,7 @@ impl Daemon {
             leave_calls: Vec::new(),
             kv_client,
             kv_desk: KvDesk::default(),
+            metrics_problem: watch::Sender::default(),
             started: Instant::now(),
         }
     }
@@ -457,9 +465,17 @@ fn log(event: &NodeEvent) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::node::Start;
+    use crate::{node::Start, serve::report::StatusReport};
+
+    /// The status of a node that was just launched and has heard of nobody. To be called within a runtime.
+    pub(crate) fn status() -> StatusReport {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = daemon(dir.path());
+        daemon.drain(Instant::now());
+        daemon.report(Instant::now())
+    }
 
     fn memory(dir: &std::path::Path) -> Memory {
         let store = Store::new(dir);

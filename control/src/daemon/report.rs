@@ -65,6 +65,7 @@ impl Daemon {
         problems.extend(self.names.report(now).problems);
         problems.extend(self.persist_problem.clone());
         problems.extend(self.api.problems());
+        problems.extend(self.metrics_problem.borrow().clone());
         match &cluster.ipam.state {
             SliceState::Ready => {}
             SliceState::Waiting(reason) => {

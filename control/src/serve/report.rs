@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure};
+use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure, balancer::BalancerReport};
 
 use crate::{
     defaults,
@@ -74,6 +74,9 @@ pub struct GatewayReport {
     pub applied: Option<Generation>,
     /// What stands in the way of it.
     pub problems: Vec<String>,
+    /// What its balancer does; None before it has said so.
+    #[serde(default)]
+    pub balancer: Option<BalancerReport>,
 }
 
 /// One target.

@@ -3,7 +3,7 @@
 //! What other hosts or running containers depend on (range, slice length, bridge) can only be changed after `reset`;
 //! a `launch` that asks for something else is refused. The rest may change at each launch, and the change is told.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,9 @@ pub struct Settings {
     /// The HTTP API.
     #[serde(default)]
     pub http: HttpSettings,
+    /// Where metrics are served.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
     /// Directory of service definitions; None for the usual one.
     #[serde(default)]
     pub services_dir: Option<PathBuf>,
@@ -99,6 +102,29 @@ impl fmt::Display for HttpSettings {
             (None, _) => f.write_str("off"),
             (Some(port), None) => write!(f, "on port {port}"),
             (Some(port), Some(file)) => write!(f, "on port {port} for the token in {}", file.display()),
+        }
+    }
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// None for nowhere.
+    pub address: Option<SocketAddr>,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { address: Some(defaults::METRICS_ADDRESS) }
+    }
+}
+
+impl fmt::Display for MetricsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            None => f.write_str("off"),
+            Some(address) => write!(f, "on {address}"),
         }
     }
 }
@@ -143,6 +169,8 @@ pub struct Requested {
     pub source_ports: Option<SourcePorts>,
     /// `--http-port` or `--no-http`
     pub http_port: Option<Option<u16>>,
+    /// `--metrics-address` or `--no-metrics`
+    pub metrics_address: Option<Option<SocketAddr>>,
     /// `--http-token-file`; an empty path for none
     pub http_token_file: Option<PathBuf>,
 }
@@ -192,6 +220,7 @@ impl Settings {
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             http: HttpSettings::default(),
+            metrics: MetricsSettings::default(),
             services_dir: None,
             start,
         };
@@ -234,6 +263,7 @@ impl Settings {
         note("workers", self.workers.to_string(), older.workers.to_string());
         note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
         note("the HTTP API", self.http.to_string(), older.http.to_string());
+        note("metrics", self.metrics.to_string(), older.metrics.to_string());
         let dir = |settings: &Self| {
             settings.services_dir.as_ref().map_or(defaults::SERVICES_DIR.into(), |dir| dir.display().to_string())
         };
@@ -269,6 +299,7 @@ impl Settings {
                     None => self.http.token_file,
                 },
             },
+            metrics: MetricsSettings { address: requested.metrics_address.unwrap_or(self.metrics.address) },
             services_dir: requested.services_dir.clone().or(self.services_dir),
             ..self
         })
@@ -414,7 +445,7 @@ mod tests {
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for name in ["offload", "container_gso", "workers", "source_ports"] {
+        for name in ["offload", "container_gso", "workers", "source_ports", "metrics"] {
             json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);

@@ -269,6 +269,8 @@ pub struct ColourReport {
     pub failures: u64,
     /// How long they took until the head of the answer: requests that took less than 1, 2, 4, … milliseconds, the last one the rest.
     pub latency: Vec<u64>,
+    /// The sum of those times, in microseconds.
+    pub latency_us: u64,
 }
 
 impl Default for ClientLimits {

@@ -9,6 +9,7 @@ mod http;
 mod listen;
 mod rate;
 mod tcp;
+mod web;
 
 use std::{
     io,
@@ -28,6 +29,9 @@ const USAGE: &str = "usage:
   labtool rate-blast ADDRESS PORT LEN MS    as fast as one thread can
   labtool http-serve PORT                   a small page, connections are kept
   labtool http-load ADDRESS PORT CONNS MS   requests a second and how long they take
+  labtool web-serve PORT COLOUR             a service that says its colour, upgrades, fails while /tmp/sick exists
+  labtool web-load ADDRESS PORT HOST CLIENTS COUNT MS FILE  a line in FILE for each request
+  labtool web-hold ADDRESS PORT HOST COUNT MS  upgraded connections that are used all the time
   labtool listen PORT [GROUP]               print datagrams, also of a multicast group (ff02::5%eth0)
   labtool send ADDRESS PORT TEXT            one datagram; broadcast and multicast too
   labtool garbage ADDRESS PORT COUNT SEED   random datagrams of 0 to 65,000 bytes
@@ -47,7 +51,8 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[&str]) -> io::Result<()> {
-    if matches!(words, ["tcp-serve" | "udp-echo" | "rate-serve" | "http-serve" | "listen" | "flood", ..]) {
+    if matches!(words, ["tcp-serve" | "udp-echo" | "rate-serve" | "http-serve" | "web-serve" | "listen" | "flood", ..])
+    {
         std::thread::spawn(end_with_standard_input);
     }
     match *words {
@@ -66,6 +71,14 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["http-serve", port] => http::serve(number(port)? as u16),
         ["http-load", address, port, connections, ms] => {
             http::load(endpoint(address, port)?, number(connections)?, Duration::from_millis(number(ms)?))
+        }
+        ["web-serve", port, colour] => web::serve(number(port)? as u16, colour),
+        ["web-load", address, port, host, clients, count, ms, file] => {
+            let time = Duration::from_millis(number(ms)?);
+            web::load(endpoint(address, port)?, host, number(clients)?, number(count)?, time, file)
+        }
+        ["web-hold", address, port, host, count, ms] => {
+            web::hold(endpoint(address, port)?, host, number(count)?, Duration::from_millis(number(ms)?))
         }
         ["listen", port] => listen::listen(number(port)? as u16, None),
         ["listen", port, group] => listen::listen(number(port)? as u16, Some(endpoint(group, port)?)),

@@ -12,12 +12,14 @@
 //!
 //! The same seed and the same calls give the same outputs.
 //!
-//! Inside, four state machines know nothing of each other: [`Membership`] who is alive, [`Replica`] what each says of
-//! itself, [`Allocator`] who owns which addresses, [`Catalogue`](crate::catalogue::Catalogue) what runs where. This module
+//! Inside, state machines know nothing of each other: [`Membership`] who is alive, [`Replica`] what each says of
+//! itself, [`Allocator`] who owns which addresses, [`Catalogue`](crate::catalogue::Catalogue) what runs where, [`Kv`] keys,
+//! [`Switches`] which version of a service is live. This module
 //! brings facts to them and, after each, [`Node::refresh`] makes our own record and the wanted state follow from what they
 //! know. [`Node::view`] follows a little later.
 
 mod config;
+mod drain;
 mod event;
 mod farewell;
 mod gossip;
@@ -40,6 +42,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use weaved_api::{LinkEnd, PeerId};
 
 pub use config::{Container, DockerUse, NodeConfig, NodeError, Start};
+pub use drain::{DrainNote, HostDrain};
 pub use event::NodeEvent;
 pub use persisted::{KnownPeer, Persisted};
 pub use services::GRACE;
@@ -55,12 +58,14 @@ use self::{
     services::Services,
 };
 use crate::{
+    catalogue::Instance,
     cluster::{
         Garbage, Incarnation, Membership, MembershipEvent, Message, Presence, Record, Replica, Version,
         limits::{MAX_EVENTS, MAX_MEMBERS, MAX_TARGETS},
     },
     ipam::{Allocator, IpamMessage, Overlay},
-    kv::{Kv, KvConfig},
+    kv::{Answer, Kv, KvConfig, RequestId},
+    switch::Switches,
 };
 
 /// Versions that one run may use before a new floor is stored.
@@ -82,6 +87,8 @@ pub struct Node {
     allocator: Allocator,
     services: Services,
     kv: Kv,
+    /// None only while one of its calls is going on.
+    switches: Option<Box<Switches>>,
 
     // What we were told.
     sessions: BTreeMap<PeerId, SocketAddr>,
@@ -89,6 +96,10 @@ pub struct Node {
     containers: Vec<Container>,
     docker: DockerUse,
     targets: Vec<SocketAddr>,
+    /// None until all sources have been asked.
+    instances_here: Option<Vec<Instance>>,
+    /// What the system's clock is ahead of ours.
+    clock_offset_us: i64,
 
     // What there is to do.
     has_changed: bool,
@@ -113,6 +124,9 @@ pub struct Node {
     version_floor: Version,
     incarnation: Incarnation,
     outbox: Outbox,
+    kv_answers: VecDeque<(RequestId, Answer)>,
+    /// Clients that wait for a change of a key of weaved's own.
+    own_requests: BTreeMap<u64, RequestId>,
     events: VecDeque<NodeEvent>,
     wanted: Wanted,
     wanted_version: u64,
@@ -167,11 +181,14 @@ impl Node {
             allocator,
             services: Services::new(config.id, Version(floor), clock.wall_us),
             kv: Kv::new(KvConfig::new(config.id), &Vec::new(), [0; 32], now).expect("an empty store is sound"),
+            switches: switch::new_switches(&mut rng, now),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),
             containers: Vec::new(),
             docker: DockerUse::Unknown,
             targets: Vec::new(),
+            instances_here: None,
+            clock_offset_us: 0,
             has_changed: true,
             own_changed: false,
             rumours: BTreeSet::new(),
@@ -188,6 +205,8 @@ impl Node {
             version_floor: Version(floor + VERSION_RESERVE),
             incarnation: Incarnation(incarnation + VERSION_RESERVE),
             outbox: Outbox::default(),
+            kv_answers: VecDeque::new(),
+            own_requests: BTreeMap::new(),
             events: VecDeque::new(),
             wanted: Wanted::default(),
             wanted_version: 0,
@@ -211,6 +230,7 @@ impl Node {
             self.send_digests(id);
             self.kv.handle_peer_up(id);
             self.send_heads(id);
+            self.on_switch_peer_up(id, now);
         }
         self.has_changed |= before != Some(endpoint);
         self.refresh(now);
@@ -244,6 +264,7 @@ impl Node {
                 self.has_changed = true;
             }
             Ok(Message::Catalogue(message)) => self.on_catalogue(from, message, now),
+            Ok(Message::Switch(message)) => self.on_switch_message(from, *message, now),
             Err(Garbage::OtherVersion(_)) => self.counters.other_version += 1,
             Err(Garbage::Malformed) => self.counters.garbage += 1,
         }
@@ -304,6 +325,7 @@ impl Node {
             self.update_view(now);
         }
         self.kv.handle_timeout(now, self.clock.wall_us(now));
+        self.switch_timeout(now);
         self.farewell_timeout(now);
         self.refresh(now);
     }
@@ -322,6 +344,7 @@ impl Node {
             allocator,
             farewell,
             self.kv.poll_timeout(),
+            self.next_switch_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -384,6 +407,7 @@ impl Node {
             self.tell_who_came_up(|name_is_known| name_is_known);
             self.look_again_soon(now);
         }
+        self.drain_switches(now);
         if self.own_changed || !self.rumours.is_empty() || self.services.catalogue.has_news() {
             self.flush_at.get_or_insert(now + gossip::GATHER);
         }

@@ -9,20 +9,24 @@ mod dataplane;
 mod demo;
 mod dns_lookup;
 mod docker_config;
+mod drain;
 mod expose;
 mod forget;
 mod gateway;
 mod hide;
+mod history;
 mod kv;
 mod launch;
 pub mod output;
 mod ps;
 mod reset;
+mod rollback;
 mod service;
 mod services;
 mod status;
 mod stop;
 mod supervise;
+mod switch;
 mod template;
 mod token;
 mod version;
@@ -58,6 +62,10 @@ verbs! {
     service => Service,
     services => Services,
     watch => Watch,
+    switch => Switch,
+    rollback => Rollback,
+    history => History,
+    drain => Drain,
     token => Token,
     docker_config => DockerConfig,
     expose => Expose,

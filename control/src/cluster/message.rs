@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weaved_api::MAX_CONTROL_BYTES;
 
 use super::{Delta, Digest};
-use crate::{catalogue::CatalogueMessage, ipam::IpamMessage};
+use crate::{catalogue::CatalogueMessage, ipam::IpamMessage, switch::SwitchMessage};
 
 /// Version of these messages.
 const VERSION: u8 = 1;
@@ -33,6 +33,8 @@ pub enum Message {
     Catalogue(CatalogueMessage),
     /// About keys and values.
     Kv(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// About switches of services.
+    Switch(Box<SwitchMessage>),
 }
 
 /// Bytes that are not a message. Nothing has been changed.

@@ -20,7 +20,12 @@ use crate::kv::{self, Change, KvError, Reply, Request, Row, Rows, Rule, SessionI
 /// The store, as the routes see it.
 pub trait Keys: Send + Sync {
     /// Asks, and waits for the answer.
-    fn call(&self, request: Request) -> impl Future<Output = kv::Answer> + Send;
+    fn call(&self, request: Request) -> impl Future<Output = kv::Answer> + Send {
+        self.call_from(request, "the HTTP API")
+    }
+
+    /// The same; says for people by what and from where.
+    fn call_from(&self, request: Request, source: &str) -> impl Future<Output = kv::Answer> + Send;
 }
 
 /// Answers below `/v1/kv`.
@@ -98,7 +103,7 @@ async fn put(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
     }
     let flags = ask.query.number("flags")?.unwrap_or(0);
     let change = Change::Put { value: Value::new(&ask.body), flags, rule: rule(&ask.query)? };
-    written(keys.call(Request::Write { key: key.to_owned(), change }).await)
+    written(keys.call_from(Request::Write { key: key.to_owned(), change }, &ask.source).await)
 }
 
 async fn delete(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
@@ -168,6 +173,8 @@ pub fn refusal(error: &KvError) -> Answer {
     let (status, word) = match error {
         KvError::BadKey { .. } => (StatusCode::BAD_REQUEST, "bad-key"),
         KvError::BadSession { .. } => (StatusCode::BAD_REQUEST, "bad-session"),
+        KvError::Reserved { .. } => (StatusCode::FORBIDDEN, "reserved"),
+        KvError::NotSwitched { word, .. } => (StatusCode::CONFLICT, switch_word(word)),
         KvError::GuardedBelow { .. } => (StatusCode::BAD_REQUEST, "guarded-below"),
         KvError::ValueTooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "value-too-long"),
         KvError::NoSession { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "no-session"),
@@ -182,6 +189,11 @@ pub fn refusal(error: &KvError) -> Answer {
         KvError::Ending => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
     };
     Answer::refused(status, error.to_string()).because(word)
+}
+
+/// The words of refused switches, which come as text.
+fn switch_word(word: &str) -> &'static str {
+    crate::switch::Refusal::WORDS.into_iter().find(|known| *known == word).unwrap_or("not-switched")
 }
 
 #[cfg(test)]
@@ -200,7 +212,7 @@ mod tests {
     }
 
     impl Keys for Recorder {
-        async fn call(&self, request: Request) -> kv::Answer {
+        async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
             self.asked.lock().unwrap().push(request);
             self.answer.clone()
         }
@@ -323,6 +335,15 @@ mod tests {
         assert_eq!(delete("/v1/kv/a?cas=3").await, one(Rule::AtIndex(3)));
         assert_eq!(delete("/v1/kv/a/?recurse=True").await, Some(Request::DeletePrefix { prefix: "a/".into() }));
         assert_eq!(delete("/v1/kv/a?recurse&cas=3").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_switch_that_is_refused_says_why_in_words_and_in_a_word() {
+        let refusal = crate::switch::Refusal::NoColour { service: "web".into(), colour: "gren".into(), known: vec![] };
+        let error = KvError::NotSwitched { reason: refusal.to_string(), word: refusal.word().into() };
+        let (answer, _) = ask(Method::PUT, "/v1/kv/backend/web", "gren", Err(error)).await;
+        assert_eq!((answer.status, answer.refusal), (StatusCode::CONFLICT, Some("no-colour")));
+        assert!(matches!(&answer.body, Body::Text(text) if text.contains("no instance of colour `gren`")));
     }
 
     #[tokio::test]

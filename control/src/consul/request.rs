@@ -19,6 +19,8 @@ pub struct Ask {
     pub query: Query,
     /// The body, whole.
     pub body: Bytes,
+    /// By what and from where, for people; empty where that is not known.
+    pub source: String,
 }
 
 impl Ask {
@@ -30,7 +32,7 @@ impl Ask {
         }
         let path = percent_decode_str(encoded).decode_utf8();
         let path = path.map_err(|_| Answer::bad("the path is not UTF-8"))?.into_owned();
-        Ok(Self { method, path, query: Query::parse(query.unwrap_or_default())?, body })
+        Ok(Self { method, path, query: Query::parse(query.unwrap_or_default())?, body, source: String::new() })
     }
 
     /// The path without its first part, if that is `first`. `kv` has `""` behind it, as has `kv/`.

@@ -3,13 +3,13 @@
 //! INVARIANT: at most [`MAX_CONNECTIONS`]; a body of more than [`MAX_BODY_BYTES`] is refused before it is read whole; what
 //! a client sends reaches a handler only with the operator's token, when there is one.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::IpAddr, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, Response, StatusCode,
     body::{Body, Bytes},
-    header::AUTHORIZATION,
+    header::{AUTHORIZATION, USER_AGENT},
     server::conn::http1,
     service::service_fn,
 };
@@ -32,6 +32,8 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 const BODY_PATIENCE: Duration = Duration::from_mins(1);
 /// Bytes that a connection reads at once, at most, beyond a body.
 const MAX_HEADER_BYTES: usize = 32 << 10;
+/// What is noted of a client's name for itself.
+const MAX_AGENT_CHARS: usize = 100;
 /// After a refused `accept`: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -51,10 +53,10 @@ pub trait Handler: Send + Sync + 'static {
 pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, places: Arc<Semaphore>) {
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
-                    let service = service_fn(|request| respond(request, &*handler));
+                    let service = service_fn(|request| respond(request, client.ip(), &*handler));
                     let connection = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEADER_PATIENCE)
@@ -75,14 +77,19 @@ pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, places: Ar
     }
 }
 
-async fn respond<B>(request: Request<B>, handler: &impl Handler) -> Result<Response<Full<Bytes>>, Infallible>
+async fn respond<B>(
+    request: Request<B>,
+    client: IpAddr,
+    handler: &impl Handler,
+) -> Result<Response<Full<Bytes>>, Infallible>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let layout = layout_of(request.uri().query());
+    let source = source_of(request.method(), client, request.headers());
     let answer = match read(request, handler).await {
-        Ok(ask) => handler.answer(ask).await,
+        Ok(ask) => handler.answer(Ask { source, ..ask }).await,
         Err(answer) => answer,
     };
     Ok(answer.into_response(handler.standing(), layout))
@@ -129,6 +136,14 @@ fn token_of(headers: &hyper::HeaderMap) -> Option<&str> {
     let own = headers.get("x-consul-token").and_then(|value| value.to_str().ok());
     let bearer = || headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ");
     own.or_else(bearer)
+}
+
+/// By what and from where a request comes, such as `PUT from 10.0.0.3, curl/7.88.1`.
+fn source_of(method: &hyper::Method, client: IpAddr, headers: &hyper::HeaderMap) -> String {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let agent: String = agent.chars().take(MAX_AGENT_CHARS).collect();
+    let separator = if agent.is_empty() { "" } else { ", " };
+    format!("{method} from {client}{separator}{agent}")
 }
 
 fn layout_of(query: Option<&str>) -> Layout {

@@ -28,7 +28,7 @@ use crate::{
 struct NoKeys;
 
 impl Keys for NoKeys {
-    async fn call(&self, _request: kv::Request) -> kv::Answer {
+    async fn call_from(&self, _request: kv::Request, _source: &str) -> kv::Answer {
         Err(kv::KvError::Ending)
     }
 }

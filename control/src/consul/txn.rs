@@ -77,14 +77,14 @@ pub async fn answer(ask: &Ask, keys: &impl Keys) -> Result<Answer, Answer> {
                       use compare-and-set on one key that says which of the others count";
         return Err(Answer::refused(StatusCode::NOT_IMPLEMENTED, reason).because("not-atomic"));
     }
-    run(steps, keys).await
+    run(steps, keys, &ask.source).await
 }
 
-async fn run(steps: Vec<Step>, keys: &impl Keys) -> Result<Answer, Answer> {
+async fn run(steps: Vec<Step>, keys: &impl Keys, source: &str) -> Result<Answer, Answer> {
     let (mut results, mut errors) = (Vec::new(), Vec::new());
     for (op_index, step) in steps.into_iter().enumerate() {
         let key = step.first_key();
-        match keys.call(step.into_request()).await.map_err(|error| refusal(&error))? {
+        match keys.call_from(step.into_request(), source).await.map_err(|error| refusal(&error))? {
             Reply::Rows(rows) if rows.rows.is_empty() => {
                 errors.push(Failed { op_index, what: format!("key {key:?} doesn't exist") });
             }

@@ -70,8 +70,8 @@ impl Api {
 }
 
 impl Keys for KvClient {
-    fn call(&self, request: crate::kv::Request) -> impl Future<Output = crate::kv::Answer> + Send {
-        Self::call(self, request)
+    async fn call_from(&self, request: crate::kv::Request, source: &str) -> crate::kv::Answer {
+        self.call(request, source).await
     }
 }
 

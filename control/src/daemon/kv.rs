@@ -32,6 +32,9 @@ const QUEUE_LEN: usize = 1024;
 /// Requests that are taken together and share one write to the disk.
 const BATCH_LEN: usize = 256;
 
+/// Writes of one turn of the loop, each resting on the one before; further ones wait for the next turn.
+const STORE_ROUNDS: usize = 64;
+
 /// Asks the key-value store from other tasks of this process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KvClient {
@@ -43,7 +46,7 @@ pub struct KvClient {
 #[derive(Debug)]
 pub(super) enum KvCall {
     /// A request, and where its answer goes.
-    Ask(RequestId, Request, oneshot::Sender<Answer>),
+    Ask(RequestId, Request, String, oneshot::Sender<Answer>),
     /// Nobody wants the answer any more.
     Cancel(RequestId),
 }
@@ -55,11 +58,13 @@ impl KvClient {
         (Self { calls, next_id: Arc::default() }, receiver)
     }
 
-    /// Asks, and waits for the answer. May be dropped at any time; a write may then have happened.
-    pub async fn call(&self, request: Request) -> Answer {
+    /// Asks, and waits for the answer. May be dropped at any time; a write may then have happened. `source` says by what
+    /// and from where, for people.
+    pub async fn call(&self, request: Request, source: &str) -> Answer {
         let id = self.take_id();
         let (sender, receiver) = oneshot::channel();
-        self.calls.send(KvCall::Ask(id, request, sender)).await.map_err(|_| KvError::Ending)?;
+        let ask = KvCall::Ask(id, request, source.to_owned(), sender);
+        self.calls.send(ask).await.map_err(|_| KvError::Ending)?;
         let mut hang_up = HangUp { calls: &self.calls, id: Some(id) };
         let answer = receiver.await.unwrap_or(Err(KvError::Ending));
         hang_up.id = None;
@@ -127,10 +132,17 @@ impl KvDesk {
     }
 
     /// Takes one request in: answers it, parks it or hands it to the node.
-    pub(super) fn ask(&mut self, node: &mut Node, id: RequestId, request: Request, client: Client, now: Instant) {
+    pub(super) fn ask(
+        &mut self,
+        node: &mut Node,
+        id: RequestId,
+        (request, source): (Request, &str),
+        client: Client,
+        now: Instant,
+    ) {
         let Some((topic, wait)) = waits_for(&request) else {
             self.pending.insert(id, client);
-            return node.handle_kv_request(id, request, now);
+            return node.handle_kv_request(id, request, source, now);
         };
         if wait.index == 0 || node.kv().has_news(&topic, wait.index) || wait.index > node.kv().latest_index() {
             return client.answer(read(node.kv(), &request));
@@ -144,6 +156,11 @@ impl KvDesk {
         self.parked.insert(id, Parked { request, wait, deadline, client });
     }
 
+    /// Somebody waits for an answer that the node will give.
+    pub(super) fn expect(&mut self, id: RequestId, client: Client) {
+        self.pending.insert(id, client);
+    }
+
     pub(super) fn cancel(&mut self, id: RequestId) {
         self.pending.remove(&id);
         self.unpark(id);
@@ -151,7 +168,7 @@ impl KvDesk {
 
     /// Stores what is to be stored, answers who has an answer, wakes who waits.
     pub(super) fn drain(&mut self, node: &mut Node, file: &KvFile, now: Instant) {
-        self.store(node, file);
+        self.store(node, file, now);
         while let Some((id, answer)) = node.poll_kv_answer() {
             if let Some(client) = self.pending.remove(&id) {
                 client.answer(answer);
@@ -169,19 +186,22 @@ impl KvDesk {
         }
     }
 
-    fn store(&mut self, node: &mut Node, file: &KvFile) {
-        let Some(batch) = node.poll_kv_persist() else { return };
-        match file.write(&batch) {
-            Ok(()) => {
-                node.handle_kv_stored();
-                self.unstored = None;
-            }
-            Err(error) => {
-                if self.unstored.is_none() {
-                    tracing::error!(%error, "cannot store keys and values");
+    /// What follows from something that was stored may have to be stored too.
+    fn store(&mut self, node: &mut Node, file: &KvFile, now: Instant) {
+        for _ in 0..STORE_ROUNDS {
+            let Some(batch) = node.poll_kv_persist() else { return };
+            match file.write(&batch) {
+                Ok(()) => {
+                    self.unstored = None;
+                    node.handle_kv_stored(now);
                 }
-                self.unstored = Some(Batch::new());
-                node.handle_kv_persist_failed(batch, &error.to_string());
+                Err(error) => {
+                    if self.unstored.is_none() {
+                        tracing::error!(%error, "cannot store keys and values");
+                    }
+                    self.unstored = Some(Batch::new());
+                    return node.handle_kv_persist_failed(batch, &error.to_string());
+                }
             }
         }
     }
@@ -230,8 +250,8 @@ impl Daemon {
         let more = std::iter::from_fn(|| calls.try_recv().ok()).take(BATCH_LEN);
         for call in std::iter::once(first).chain(more) {
             match call {
-                KvCall::Ask(id, request, sender) => {
-                    self.kv_desk.ask(&mut self.node, id, request, Client::Task(sender), now);
+                KvCall::Ask(id, request, source, sender) => {
+                    self.kv_desk.ask(&mut self.node, id, (request, &source), Client::Task(sender), now);
                 }
                 KvCall::Cancel(id) => self.kv_desk.cancel(id),
             }
@@ -241,7 +261,8 @@ impl Daemon {
     /// Takes a request of a verb.
     pub(super) fn handle_kv_verb(&mut self, request: Request, reply: oneshot::Sender<Reply>, now: Instant) {
         let id = self.kv_client.take_id();
-        self.kv_desk.ask(&mut self.node, id, request, Client::Verb(reply), now);
+        let source = format!("weaved kv on {}", self.memory.settings.name);
+        self.kv_desk.ask(&mut self.node, id, (request, &source), Client::Verb(reply), now);
     }
 }
 
@@ -287,7 +308,7 @@ mod tests {
             let (sender, receiver) = oneshot::channel();
             self.next_id += 1;
             let id = RequestId(self.next_id);
-            self.desk.ask(&mut self.node, id, request, Client::Task(sender), Instant::now());
+            self.desk.ask(&mut self.node, id, (request, "a test"), Client::Task(sender), Instant::now());
             self.desk.drain(&mut self.node, &self.file, Instant::now());
             (id, receiver)
         }
@@ -337,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_call_is_cancelled() {
         let (client, mut calls) = KvClient::new();
-        let call = client.call(Request::Sessions { id: None, wait: None });
+        let call = client.call(Request::Sessions { id: None, wait: None }, "a test");
         drop(tokio::time::timeout(Duration::from_millis(1), call).await);
         assert!(matches!(calls.recv().await, Some(KvCall::Ask(RequestId(0), ..))));
         assert!(matches!(calls.recv().await, Some(KvCall::Cancel(RequestId(0)))));

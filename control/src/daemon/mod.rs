@@ -21,6 +21,7 @@ mod links;
 mod report;
 mod requests;
 mod services;
+mod switch;
 
 use std::{
     sync::Arc,
@@ -41,6 +42,7 @@ use self::{
     gateway::Names,
     kv::{KvCall, KvDesk},
     links::Links,
+    switch::ProgressCall,
 };
 pub use self::{kv::KvClient, services::Views};
 use crate::{
@@ -103,6 +105,7 @@ struct Daemon {
     /// Verbs that wait for counters, oldest first.
     status_calls: Vec<(oneshot::Sender<Reply>, Instant)>,
     leave_calls: Vec<(oneshot::Sender<Reply>, Instant)>,
+    progress_calls: Vec<ProgressCall>,
     kv_client: KvClient,
     kv_desk: KvDesk,
     /// Why metrics are not served.
@@ -253,6 +256,7 @@ impl Daemon {
             dropped_count: 0,
             status_calls: Vec::new(),
             leave_calls: Vec::new(),
+            progress_calls: Vec::new(),
             kv_client,
             kv_desk: KvDesk::default(),
             metrics_problem: watch::Sender::default(),
@@ -305,6 +309,7 @@ impl Daemon {
             self.names.poll(&self.node, &self.memory.settings, &self.docker, now);
         }
         self.answer_leave(now);
+        self.answer_progress(now);
     }
 
     /// Stores what the node wants to find again after a restart.
@@ -325,6 +330,7 @@ impl Daemon {
 
     fn next_wake(&self, now: Instant) -> Instant {
         let calls = self.status_calls.iter().chain(&self.leave_calls).map(|(_, deadline)| *deadline);
+        let calls = calls.chain(self.progress_calls.iter().map(|call| call.deadline));
         let is_stuck = self.persist_problem.is_some() || self.kv_desk.is_stuck();
         let retry = is_stuck.then(|| now + PERSIST_RETRY);
         let names = Some(self.names.due());
@@ -343,6 +349,7 @@ impl Daemon {
     }
 
     fn handle_time(&mut self, now: Instant) {
+        self.node.handle_clock(SystemTime::now(), now);
         if self.node.poll_timeout().is_some_and(|due| due <= now) {
             self.node.handle_timeout(now);
         }

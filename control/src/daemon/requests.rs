@@ -26,6 +26,13 @@ impl Daemon {
             Request::Leave => return self.begin_leave(reply, now),
             Request::Kv { ask } => return self.handle_kv_verb(ask, reply, now),
             Request::Service { ask } => return self.ask_agent(ask, reply),
+            Request::SwitchProgress { attempt, after } => return self.await_progress(attempt, after, reply, now),
+            Request::DrainHost { host, drain, by } => match self.node.member_called(&host) {
+                Ok(id) => return self.drain_host(id, drain, &by, reply, now),
+                Err(reason) => Err(reason),
+            },
+            Request::Switch { order } => self.begin_switch(*order, now),
+            Request::SwitchRecord { service } => self.tell_record(&service),
             Request::Services => return self.tell_services(Question::Services, reply),
             Request::Instances { service, after } => {
                 return self.tell_services(Question::Instances { service, after }, reply);

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{KvError, limits::MAX_KEY_BYTES, session::SessionId};
 
+/// Begins the names of what other parts of weaved keep here: everybody may read it, and no client write it.
+pub(super) const OWN: &str = "weaved/";
+
 /// Begins the name of a session's entry.
 pub(super) const SESSIONS: &str = "\0session/";
 
@@ -45,6 +48,11 @@ impl Key {
     /// True for entries of the store itself.
     pub fn is_internal(&self) -> bool {
         self.0.starts_with('\0')
+    }
+
+    /// True for what other parts of weaved keep here.
+    pub fn is_own(&self) -> bool {
+        self.0.starts_with(OWN)
     }
 
     /// The same on every node. Keys that collide would hide each other's differences from repair, hence SHA-256.

@@ -77,6 +77,8 @@ enum Pending {
     Locks(RequestId, SessionId, Key, Change),
     /// Nobody: upkeep.
     Upkeep,
+    /// Another part of this node, by its number.
+    Own(u64),
 }
 
 /// The store of one node.
@@ -94,7 +96,10 @@ pub struct Kv {
     counters: KvCounters,
     rows: Rows,
     answers: VecDeque<(RequestId, Answer)>,
+    own_outcomes: VecDeque<(u64, Result<Decided, KvError>)>,
     changed: BTreeSet<Key>,
+    /// The same, of weaved's own keys, for the rest of this node.
+    own_changed: BTreeSet<Key>,
     collect_at: Instant,
 }
 
@@ -124,7 +129,9 @@ impl Kv {
             counters: KvCounters::default(),
             rows: Rows::default(),
             answers: VecDeque::new(),
+            own_outcomes: VecDeque::new(),
             changed: BTreeSet::new(),
+            own_changed: BTreeSet::new(),
             collect_at: now,
         })
     }
@@ -327,12 +334,44 @@ impl Kv {
                 *answer = Err(KvError::Disk { reason: reason.to_owned() });
             }
         }
+        // What another part of this node does next must not rest on what a crash would forget: it asks again.
+        for (_, outcome) in &mut self.own_outcomes {
+            if let Ok(decided) = outcome {
+                *outcome = Err(KvError::OutcomeUnknown { key: decided.key.clone() });
+            }
+        }
     }
 
     /// An answer for a client.
     #[must_use = "an answer is handed out once"]
     pub fn poll_answer(&mut self) -> Option<(RequestId, Answer)> {
         if self.rows.is_settled() || self.rows.failure().is_some() { self.answers.pop_front() } else { None }
+    }
+
+    /// Another part of this node wants a guarded key changed. Ends with one [`Self::poll_own`] of the same number.
+    pub fn begin_own(&mut self, number: u64, key: Key, change: Change, now: Instant, wall_us: u64) {
+        self.begin(Pending::Own(number), key, change, now, wall_us);
+    }
+
+    /// What a change of [`Self::begin_own`] came to. None while there is something to store.
+    #[must_use = "an outcome is handed out once"]
+    pub fn poll_own(&mut self) -> Option<(u64, Result<Decided, KvError>)> {
+        if self.rows.is_settled() || self.rows.failure().is_some() { self.own_outcomes.pop_front() } else { None }
+    }
+
+    /// A key of weaved's own that has changed.
+    pub fn poll_own_changed(&mut self) -> Option<Key> {
+        self.own_changed.pop_first()
+    }
+
+    /// What a key holds here, deletions included.
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
+        self.store.get(key).map(|held| &held.entry)
+    }
+
+    /// All entries whose keys begin so, deletions included.
+    pub fn entries<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
+        self.store.range(prefix).map(|(key, held)| (key, &held.entry))
     }
 
     /// A key that has changed, for those who wait.
@@ -343,6 +382,7 @@ impl Kv {
     /// True for a key that a majority must decide.
     pub fn is_guarded(&self, key: &Key) -> bool {
         key.is_internal()
+            || key.is_own()
             || self.config.guarded.iter().any(|prefix| key.as_str().starts_with(prefix))
             || self.store.get(key.as_str()).is_some_and(|held| held.entry.guard.is_some())
     }
@@ -413,6 +453,10 @@ impl Kv {
             };
             let answer = match pending {
                 Pending::Upkeep => continue,
+                Pending::Own(number) => {
+                    self.own_outcomes.push_back((number, outcome));
+                    continue;
+                }
                 Pending::Locks(id, _, key, change) if outcome.as_ref().is_ok_and(is_live) => {
                     self.begin(Pending::Written(id), key, change, now, wall_us);
                     continue;
@@ -445,6 +489,9 @@ impl Kv {
     fn check(&self, key: &Key, change: &Change) -> Result<(), KvError> {
         if let Some(reason) = self.rows.failure() {
             return Err(KvError::Disk { reason: reason.into() });
+        }
+        if key.is_own() {
+            return Err(KvError::Reserved { key: key.clone() });
         }
         let value = match change {
             Change::Put { value, .. } => value,
@@ -482,6 +529,9 @@ impl Kv {
                 self.rows.put(Table::Entries, key.as_str().as_bytes(), &(&held.entry, held.arrival));
                 self.store_facts();
                 self.changed.insert(key.clone());
+                if key.is_own() {
+                    self.own_changed.insert(key.clone());
+                }
                 self.spread.on_news(key, origin, now);
             }
             Merged::Refused => self.counters.refused += 1,
@@ -572,6 +622,16 @@ mod tests {
         assert!(full.unwrap().to_string().contains("delete something"));
         assert_eq!(ask(&mut kv, Request::DeletePrefix { prefix: "k/".into() }, 2), Ok(Reply::Written(true)));
         assert_eq!(ask(&mut kv, put("a", "1", Rule::Always), 3), Ok(Reply::Written(true)));
+    }
+
+    #[test]
+    fn clients_cannot_write_below_weaved_and_are_told_so() {
+        let mut kv = kv(&vec![]);
+        let error = ask(&mut kv, put("weaved/switch/web", "{}", Rule::Always), 1).unwrap_err();
+        assert!(error.to_string().contains("weaved's own"), "{error}");
+        let deletion = Request::Write { key: "weaved/x".into(), change: Change::Delete { rule: Rule::Always } };
+        assert!(matches!(ask(&mut kv, deletion, 1), Err(KvError::Reserved { .. })));
+        assert_eq!(ask(&mut kv, put("weaved", "1", Rule::Always), 1), Ok(Reply::Written(true)));
     }
 
     #[test]

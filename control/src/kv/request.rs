@@ -184,6 +184,20 @@ pub enum KvError {
         /// Its length in bytes.
         len: usize,
     },
+    /// The key is not for clients.
+    #[error("{key} is weaved's own: it can be read, and only weaved writes it; see `weaved switch --help`")]
+    Reserved {
+        /// Which.
+        key: Key,
+    },
+    /// The key shows which colour of a service is live, and the switch that the change asks for is not made.
+    #[error("{reason}")]
+    NotSwitched {
+        /// Why.
+        reason: String,
+        /// The same in a word.
+        word: String,
+    },
     /// The session's settings cannot work.
     #[error("{reason}")]
     BadSession {

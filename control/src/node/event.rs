@@ -91,4 +91,7 @@ pub enum NodeEvent {
         "{0} instances of services of this host are not announced: too many, too long, or with the id of another one"
     )]
     InstancesNotAnnounced(usize),
+    /// A service was switched from here, or was not.
+    #[error("{0}")]
+    Switch(String),
 }

@@ -18,6 +18,7 @@ impl Node {
         let seed = self.rng.random();
         self.kv = Kv::new(KvConfig::new(self.config.id), stored, seed, now).map_err(|_| NodeError::CorruptState)?;
         self.tell_kv_who_is_there(now);
+        self.restore_switches(now);
         Ok(())
     }
 
@@ -26,10 +27,12 @@ impl Node {
         &self.kv
     }
 
-    /// A client asks something of the key-value store.
-    pub fn handle_kv_request(&mut self, id: RequestId, request: Request, now: Instant) {
-        let wall_us = self.clock.wall_us(now);
-        self.kv.handle_request(id, request, now, wall_us);
+    /// A client asks something of the key-value store. `source` says by what and from where, for people.
+    pub fn handle_kv_request(&mut self, id: RequestId, request: Request, source: &str, now: Instant) {
+        if !self.is_switched_by(id, &request, source, now) {
+            let wall_us = self.clock.wall_us(now);
+            self.kv.handle_request(id, request, now, wall_us);
+        }
         self.refresh(now);
     }
 
@@ -41,8 +44,9 @@ impl Node {
     }
 
     /// The rows are stored.
-    pub fn handle_kv_stored(&mut self) {
+    pub fn handle_kv_stored(&mut self, now: Instant) {
         self.kv.handle_stored();
+        self.drain_switches(now);
     }
 
     /// Storing the rows has failed: they are given again.
@@ -53,7 +57,7 @@ impl Node {
     /// An answer of the key-value store.
     #[must_use = "an answer is handed out once"]
     pub fn poll_kv_answer(&mut self) -> Option<(RequestId, Answer)> {
-        self.kv.poll_answer()
+        self.kv_answers.pop_front().or_else(|| self.kv.poll_answer())
     }
 
     /// Bytes for a peer's key-value store. Only what has been stored is in them.

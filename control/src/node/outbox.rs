@@ -1,7 +1,8 @@
 //! Messages on their way out, in two queues.
 //!
 //! What speaks of the ring, of our record or of instances waits until the state that it was made from is stored; the
-//! failure detector and digests do not wait, so that a node with a full disk stays a member.
+//! failure detector and digests do not wait, so that a node with a full disk stays a member, and switches do not, because
+//! what they speak of is stored with a majority's keys before.
 //!
 //! INVARIANT: [`Outbox::pop`] gives nothing that must be stored first while there is something to store.
 
@@ -31,7 +32,7 @@ impl Outbox {
     /// Appends a message. Returns false, and drops it, when the queue is full.
     pub(super) fn push(&mut self, to: PeerId, message: &Message) -> bool {
         let queue = match message {
-            Message::Membership(_) | Message::Digest(_) => &mut self.free,
+            Message::Membership(_) | Message::Digest(_) | Message::Switch(_) => &mut self.free,
             Message::Delta(_) | Message::Ipam(_) | Message::Catalogue(_) | Message::Kv(_) => &mut self.after_storing,
         };
         let has_room = queue.len() < MAX_SEND_QUEUE;

@@ -70,6 +70,11 @@ impl Services {
         }
     }
 
+    /// What is known, as of the last change.
+    pub(super) fn view(&self) -> &Arc<View> {
+        self.indexer.view()
+    }
+
     /// At least every number that was used: versions and indexes.
     pub(super) fn highest_number(&self) -> Version {
         self.catalogue.own_version().max(Version(self.indexer.view().index.0))
@@ -104,6 +109,13 @@ impl Node {
     /// All instances of services of this host. Before the first call nothing is said of them, and the others keep what
     /// they had from an earlier run; so it is called when all sources have been asked, and then with every change.
     pub fn handle_instances(&mut self, instances: Vec<Instance>, now: Instant) {
+        self.instances_here = Some(instances.clone());
+        self.announce_instances(instances, now);
+        self.refresh(now);
+    }
+
+    pub(super) fn announce_instances(&mut self, instances: Vec<Instance>, now: Instant) {
+        let instances = self.with_host_drain(instances);
         let left_out = self.services.catalogue.write_own(instances);
         if left_out != self.services.left_out_count && left_out > 0 {
             self.emit(NodeEvent::InstancesNotAnnounced(left_out));
@@ -111,7 +123,6 @@ impl Node {
         self.services.left_out_count = left_out;
         self.raise_version_floor();
         self.look_again_soon(now);
-        self.refresh(now);
     }
 
     /// What is known of services, as of the last change. Its index tells one from another.

@@ -23,7 +23,9 @@ use crate::{
     catalogue::Index,
     docker::config::DockerOptions,
     kv,
+    node::HostDrain,
     registration::agent::{AgentRequest, AgentView},
+    switch::{AttemptId, Order, ProgressReport, Record},
 };
 
 /// Room for some thousand targets, and for the longest value in base64.
@@ -67,6 +69,32 @@ pub enum Request {
         /// What.
         ask: kv::Request,
     },
+    /// Something is to become of a service's colours.
+    Switch {
+        /// What.
+        order: Box<Order>,
+    },
+    /// How a switch goes. Waits a while for something new.
+    SwitchProgress {
+        /// Which one.
+        attempt: AttemptId,
+        /// So many lines are known.
+        after: usize,
+    },
+    /// What is decided about a service.
+    SwitchRecord {
+        /// Which.
+        service: String,
+    },
+    /// A host is to get no new traffic, or its share again.
+    DrainHost {
+        /// Its name or identity.
+        host: String,
+        /// Which of the two.
+        drain: HostDrain,
+        /// Who wants it.
+        by: String,
+    },
     /// All services at a glance.
     Services,
     /// Instances.
@@ -100,6 +128,12 @@ pub enum Reply {
     Docker(DockerOptions),
     /// The answer to [`Request::Kv`].
     Kv(Box<kv::Answer>),
+    /// The answer to [`Request::Switch`].
+    SwitchBegun(AttemptId),
+    /// The answer to [`Request::SwitchProgress`].
+    SwitchProgress(Box<ProgressReport>),
+    /// The answer to [`Request::SwitchRecord`].
+    SwitchRecord(Box<Record>),
     /// The answer to [`Request::Services`].
     ServiceList(Vec<ServiceReport>),
     /// The answer to [`Request::Instances`].

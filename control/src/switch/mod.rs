@@ -1,8 +1,42 @@
 //! Which version of a service is live, and how the whole cluster goes over to another one at once.
+//!
+//! A *colour* tells the instances of one service apart ([`ColourRule`]). What is live is decided by a majority in one register
+//! for each service ([`Record`]); the host where a switch is ordered carries it out ([`Switches::begin`]): it reserves the
+//! service, has every live balancer make the new colour ready, lets the majority decide, and tells all hosts when to go over.
+//!
+//! * [`Record`]: the truth, and its history.
+//! * [`Order`], [`Outcome`], [`Refusal`]: what people want, and what becomes of it. `plan` is the guards.
+//! * `attempt`: the coordinator; `member`: a host's part; `keeper`: upkeep, canaries, automatic rollback (`verdict`).
+//! * [`Switches`]: ties them together, without I/O: facts in by `handle_*`, effects out by `poll_*`.
 
+mod around;
+mod attempt;
+mod canary;
+mod clock;
+mod keeper;
+pub mod limits;
+mod machine;
+mod member;
+mod message;
+mod order;
+mod plan;
+mod record;
+mod refusal;
 mod rule;
+#[cfg(test)]
+mod testing;
+mod verdict;
 
+pub use around::{Around, Effect, service_of_record};
+pub use canary::{Canary, CanaryPlan};
+pub use clock::utc;
+pub use machine::Switches;
+pub use message::{Core, Flip, Readiness, Stamp, SwitchMessage};
+pub use order::{AttemptId, Care, Order, Outcome, Phase, Progress, ProgressReport, WatchOrder, What};
+pub use record::{DrainLimits, Figures, HistoryEntry, OWN_PREFIX, PREFIX, Pending, Record, describe, record_key};
+pub use refusal::Refusal;
 pub use rule::{ColourRule, NotARule};
+pub use verdict::{Counts, Limits, Watch};
 
 /// What the operator's file of this host says of a service that its balancer serves.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -323,8 +323,8 @@ impl World {
             node.handle_persist_failed();
         }
         // Keys and values have simulations of their own; here they only take part in the traffic.
-        if node.poll_kv_persist().is_some() {
-            node.handle_kv_stored();
+        while node.poll_kv_persist().is_some() {
+            node.handle_kv_stored(self.now);
         }
         let has_stored = stored.is_some();
         host.disk = stored.or_else(|| host.disk.take());

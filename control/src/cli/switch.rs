@@ -1,0 +1,237 @@
+//! `weaved switch`: one word, and the whole cluster serves another version.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use super::output;
+use crate::{
+    failure::Failure,
+    health::duration,
+    paths::Paths,
+    serve::{
+        client,
+        protocol::{Reply, Request},
+    },
+    switch::{CanaryPlan, Care, ColourRule, DrainLimits, Limits, Order, Outcome, Phase, Progress, WatchOrder, What},
+};
+
+/// How long a colour is watched, unless told.
+const USUAL_WATCH: &str = "60s";
+
+/// Switch a service to another colour, on all hosts at once
+///
+/// A colour is a tag of the service's instances (or what --by says). Every live balancer connects to the new colour first;
+/// when all are ready a majority of the hosts decides, and all go over at one moment. Before that nothing has changed.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  weaved switch web green\n  weaved switch web green --min-healthy 3 --drain 1m\n  \
+                  weaved switch web green --canary 1,10,50 --step 5m --rollback-on errors=5%,p99=2x\n  weaved switch web \
+                  --abort\n  weaved rollback web"
+)]
+pub(super) struct Args {
+    /// The service
+    service: String,
+    /// The colour that is to be live
+    #[arg(required_unless_present_any = ["pause", "resume", "abort"], conflicts_with_all = ["pause", "resume", "abort"])]
+    colour: Option<String>,
+    /// Instances of it that must take traffic, seen from every balancer
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    min_healthy: u32,
+    /// How long requests of the old colour may go on [default: as before, 30s at first]
+    #[arg(long, value_name = "TIME")]
+    drain: Option<String>,
+    /// The same for WebSockets and TCP streams [default: for ever]
+    #[arg(long, value_name = "TIME")]
+    stream_drain: Option<String>,
+    /// How long balancers may take to get ready
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    timeout: String,
+    /// Say what would happen, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Go over although balancers are not ready, or a canary is out
+    #[arg(long, conflicts_with = "dry_run")]
+    force: bool,
+    /// Give the new colour these shares first, in percent
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', requires = "colour")]
+    canary: Vec<u32>,
+    /// How long each step of the canary lasts
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    step: String,
+    /// The canary goes no further by itself
+    #[arg(long, conflicts_with_all = ["resume", "abort"])]
+    pause: bool,
+    /// The canary goes on
+    #[arg(long, conflicts_with = "abort")]
+    resume: bool,
+    /// The canary ends: the old colour gets everything
+    #[arg(long)]
+    abort: bool,
+    /// Go back by itself when the new colour does worse [default for a canary: errors=5%]
+    #[arg(long, value_name = "errors=5%,p99=2x")]
+    rollback_on: Option<String>,
+    /// Requests to the new colour without which there is no verdict
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    min_requests: u64,
+    /// How long it is watched after the switch [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    watch: Option<String>,
+    /// The key that shows the live colour [default: backend/SERVICE]
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// What a colour is: tag, compose-project or label:NAME [default: tag]
+    #[arg(long, value_name = "RULE")]
+    by: Option<ColourRule>,
+    /// As JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    let what = match (&args.colour, args.pause, args.resume) {
+        (Some(colour), ..) if args.canary.is_empty() => What::To(colour.clone()),
+        (Some(colour), ..) => {
+            let step_ms = millis("--step", &args.step)?;
+            What::Canary(colour.clone(), CanaryPlan { steps: args.canary.clone(), step_ms })
+        }
+        (None, true, _) => What::Pause,
+        (None, _, true) => What::Resume,
+        (None, ..) => What::Abort,
+    };
+    let care = match (args.dry_run, args.force) {
+        (true, _) => Care::DryRun,
+        (_, true) => Care::Forced,
+        _ => Care::Careful,
+    };
+    let order = Order {
+        min_healthy: args.min_healthy,
+        drain: drain(args)?,
+        timeout_ms: millis("--timeout", &args.timeout)?,
+        care,
+        key: args.key.clone(),
+        colours: args.by.clone(),
+        watch: watch(args)?,
+        ..order(&args.service, what, "weaved switch")
+    };
+    follow(order, args.json, paths)
+}
+
+/// An order of the user who runs this.
+pub(super) fn order(service: &str, what: What, source: &str) -> Order {
+    Order::new(service, what, &user(), source)
+}
+
+/// Who runs this, also behind sudo.
+pub(super) fn user() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    named.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+/// Orders, and shows the progress until the end.
+pub(super) fn follow(order: Order, as_json: bool, paths: &Paths) -> Result<(), Failure> {
+    let attempt = match client::call(paths, &Request::Switch { order: Box::new(order) })? {
+        Reply::SwitchBegun(attempt) => attempt,
+        Reply::Refused { reason } => return Err(Failure::refused(reason)),
+        _ => return Err(client::other_version()),
+    };
+    let mut after = 0;
+    loop {
+        let report = match client::call(paths, &Request::SwitchProgress { attempt, after })? {
+            Reply::SwitchProgress(report) => report,
+            Reply::Refused { reason } => return Err(Failure::refused(reason)),
+            _ => return Err(client::other_version()),
+        };
+        after += report.lines.len();
+        for line in &report.lines {
+            show(line, as_json)?;
+        }
+        if let Some(outcome) = report.outcome {
+            return conclude(outcome, as_json);
+        }
+    }
+}
+
+fn show(line: &Progress, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return say_json_line(line);
+    }
+    let phase = match line.phase {
+        Phase::Prepare => "prepare",
+        Phase::Commit => "commit",
+        Phase::Verify => "verify",
+        Phase::Drain => "drain",
+    };
+    let host = line.host.as_deref().map(|host| format!("{host}: ")).unwrap_or_default();
+    let text = format!("{:>6} ms  {phase:<8} {host}{}", line.at_ms, line.text);
+    // Names come from other hosts: they must not move the cursor.
+    let text = if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text };
+    let mut out = std::io::stdout().lock();
+    let is_terminal = out.is_terminal();
+    let dim = if is_terminal { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    drop(writeln!(out, "{}{text}{}", dim.0, dim.1));
+    Ok(())
+}
+
+fn conclude(outcome: Outcome, as_json: bool) -> Result<(), Failure> {
+    if let Outcome::Refused(refusal) = outcome {
+        return Err(Failure::refused(refusal));
+    }
+    if as_json {
+        return say_json_line(&outcome);
+    }
+    match outcome {
+        Outcome::Switched { revision, from, to, figures } => {
+            let spread = match figures.hosts {
+                0 => String::new(),
+                hosts => format!(" on {hosts} hosts within {:.1} ms", figures.spread_us as f64 / 1000.0),
+            };
+            let took = figures.duration_us as f64 / 1e6;
+            output::say(format!("switch {revision}: {from} → {to}{spread}, {took:.2} s after the order"));
+            for host in &figures.missing {
+                output::complain(format!("{host} did not say in time that it has switched"));
+            }
+        }
+        Outcome::Nothing(words) => output::say(words),
+        Outcome::OtherIndex => output::say("the key is at another index; nothing was switched"),
+        Outcome::Refused(_) => {}
+    }
+    Ok(())
+}
+
+fn say_json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value);
+    output::say(line.map_err(|error| Failure::refused(format!("cannot print as JSON: {error}")))?);
+    Ok(())
+}
+
+fn drain(args: &Args) -> Result<Option<DrainLimits>, Failure> {
+    if args.drain.is_none() && args.stream_drain.is_none() {
+        return Ok(None);
+    }
+    let requests_ms = args.drain.as_deref().map(|text| millis("--drain", text)).transpose()?;
+    let streams_ms = args.stream_drain.as_deref().map(|text| millis("--stream-drain", text)).transpose()?;
+    let usual = DrainLimits::default();
+    Ok(Some(DrainLimits { requests_ms: requests_ms.unwrap_or(usual.requests_ms), streams_ms }))
+}
+
+fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {
+    if args.rollback_on.is_none() && args.watch.is_none() {
+        return Ok(None);
+    }
+    let limits = match &args.rollback_on {
+        Some(text) => {
+            Limits::parse(text, args.min_requests).map_err(|why| Failure::usage(format!("--rollback-on: {why}")))?
+        }
+        None => Limits { min_requests: args.min_requests, ..Limits::default() },
+    };
+    let length_ms = millis("--watch", args.watch.as_deref().unwrap_or(USUAL_WATCH))?;
+    Ok(Some(WatchOrder { limits, length_ms }))
+}
+
+fn millis(option: &str, text: &str) -> Result<u64, Failure> {
+    let value: Option<Duration> = duration::parse(text);
+    let value = value.ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))?;
+    Ok(value.as_millis() as u64)
+}

@@ -1,0 +1,336 @@
+//! All switches as one node sees them: orders that it carries out, its own part in those of others, and upkeep.
+//!
+//! The caller's turn: hand in what has happened, carry out [`Switches::poll_effect`] until None, take
+//! [`Switches::poll_answer`] until None, and call [`Switches::handle_timeout`] at [`Switches::poll_timeout`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt as _, rngs::StdRng};
+use weaved_api::{
+    PeerId,
+    balancer::{BalancerReport, SwitchState},
+};
+
+use super::{
+    ServiceFacts,
+    around::{Around, Effect, Out, Purpose, Records, service_of_record},
+    attempt::{Attempt, Context},
+    keeper::Tally,
+    limits::{CATCH_UP, MAX_ATTEMPTS, MAX_CORES, UPKEEP},
+    member::{Asked, Heard, Member},
+    message::SwitchMessage,
+    order::{AttemptId, Order, ProgressReport, What},
+    record::{Record, service_of_mirror},
+    refusal::Refusal,
+};
+use crate::{
+    catalogue::{Instance, View},
+    kv::{Change, Decided, Entry, KvError, RequestId, Rule},
+};
+
+/// Attempts are numbered below this, so that every reader of JSON keeps all digits.
+const ID_BITS: u32 = 53;
+
+/// The switches of one node.
+#[derive(Debug)]
+pub struct Switches {
+    rng: StdRng,
+    started_at: Instant,
+    pub(super) records: Records,
+    pub(super) member: Member,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    pub(super) out: Out,
+    /// Clients of the key-value store that wait for a switch.
+    waiting: BTreeMap<RequestId, AttemptId>,
+    answers: VecDeque<(RequestId, Result<bool, Refusal>)>,
+    pub(super) upkeep_busy: BTreeSet<String>,
+    pub(super) tallies: BTreeMap<String, Tally>,
+    upkeep_at: Instant,
+    has_caught_up: bool,
+}
+
+impl Switches {
+    /// Before anything is known.
+    pub fn new(rng: StdRng, now: Instant) -> Self {
+        Self {
+            rng,
+            started_at: now,
+            records: Records::default(),
+            member: Member::default(),
+            attempts: BTreeMap::new(),
+            out: Out::default(),
+            waiting: BTreeMap::new(),
+            answers: VecDeque::new(),
+            upkeep_busy: BTreeSet::new(),
+            tallies: BTreeMap::new(),
+            upkeep_at: now,
+            has_caught_up: false,
+        }
+    }
+
+    /// Somebody wants something of a service.
+    pub fn begin(&mut self, order: Order, around: &Around<'_>) -> Result<AttemptId, Refusal> {
+        self.attempts.retain(|_, attempt| !attempt.is_forgotten(around.now));
+        if self.attempts.len() >= MAX_ATTEMPTS {
+            let oldest_ended = self.attempts.iter().find(|(_, attempt)| attempt.is_ended()).map(|(id, _)| *id);
+            self.attempts.remove(&oldest_ended.ok_or(Refusal::Busy)?);
+        }
+        let id = AttemptId(self.rng.random::<u64>() >> (64 - ID_BITS));
+        // What the operator's file says holds until something is decided.
+        let mut order = order;
+        if self.records.get(&order.service).is_none() {
+            let fresh = self.fresh_record(&order.service);
+            order.key = order.key.or(Some(fresh.key).filter(|key| !key.is_empty()));
+            order.colours = order.colours.or(Some(fresh.colours));
+        }
+        let mut ctx = Context { around, records: &mut self.records, out: &mut self.out };
+        let attempt = Attempt::begin(id, order, &mut ctx);
+        self.attempts.insert(id, attempt);
+        Ok(id)
+    }
+
+    /// How an attempt goes, behind the line of this number; None for one that is not known, or not any more.
+    pub fn progress(&self, id: AttemptId, after: usize) -> Option<ProgressReport> {
+        self.attempts.get(&id).map(|attempt| attempt.report(after))
+    }
+
+    /// The service whose live colour a key shows.
+    pub fn mirrored_by(&self, key: &str, view: &View) -> Option<String> {
+        if let Some((service, _)) = self.records.iter().find(|(_, held)| held.record.key == key) {
+            return Some(service.to_owned());
+        }
+        let is_undecided = |service: &str| self.records.get(service).is_none();
+        let named = self.member.balanced().find(|facts| facts.key.as_deref() == Some(key) && is_undecided(&facts.name));
+        if let Some(facts) = named {
+            return Some(facts.name.clone());
+        }
+        let service = service_of_mirror(key).filter(|service| is_undecided(service))?;
+        view.service(service).is_some().then(|| service.to_owned())
+    }
+
+    /// A client of the key-value store changes the key that shows the live colour of a service. The answer comes with
+    /// [`Self::poll_answer`].
+    pub fn handle_write(&mut self, id: RequestId, service: &str, change: &Change, source: &str, around: &Around<'_>) {
+        match self.order_of_write(service, change, source) {
+            Ok(order) => match self.begin(order, around) {
+                Ok(attempt) => {
+                    self.waiting.insert(id, attempt);
+                    self.answer_waiting();
+                }
+                Err(refusal) => self.answers.push_back((id, Err(refusal))),
+            },
+            Err(refusal) => self.answers.push_back((id, Err(refusal))),
+        }
+    }
+
+    fn order_of_write(&self, service: &str, change: &Change, source: &str) -> Result<Order, Refusal> {
+        let senseless = |what: &str| {
+            Refusal::Senseless(format!(
+                "{what}: this key shows which colour of {service} is live; put another colour there"
+            ))
+        };
+        let Change::Put { value, rule, .. } = change else {
+            return Err(senseless("the key cannot be deleted"));
+        };
+        let at_index = match rule {
+            Rule::Always => None,
+            Rule::AtIndex(index) => Some(*index),
+            Rule::Acquire(_) | Rule::Release(_) => return Err(senseless("the key cannot be locked")),
+        };
+        let colour = std::str::from_utf8(value.as_bytes()).map_err(|_| senseless("the value is no text"))?.trim();
+        Ok(Order { at_index, ..Order::new(service, What::To(colour.to_owned()), "a client", source) })
+    }
+
+    /// An answer for a client of the key-value store: whether its condition held, or why nothing was switched.
+    #[must_use = "an answer is handed out once"]
+    pub fn poll_answer(&mut self) -> Option<(RequestId, Result<bool, Refusal>)> {
+        self.answers.pop_front()
+    }
+
+    /// The record of a service.
+    pub fn record(&self, service: &str) -> Option<&Record> {
+        self.records.get(service).map(|held| &held.record)
+    }
+
+    /// All records, by service.
+    pub fn records(&self) -> impl Iterator<Item = (&str, &Record)> {
+        self.records.iter().map(|(service, held)| (service, &held.record))
+    }
+
+    /// What the register of a service holds, as it comes with the keys.
+    pub fn handle_entry(&mut self, key: &str, entry: &Entry, around: &Around<'_>) {
+        let Some(service) = service_of_record(key) else { return };
+        if let Some(held) = self.records.note(service, entry, around.now) {
+            let (core, is_pending) = (held.core(service), held.record.pending.is_some());
+            self.member.hear(core, Heard::InPassing, around);
+            if !is_pending {
+                self.member.on_ended(service);
+            }
+        }
+    }
+
+    /// The same, from an earlier run.
+    pub fn restore_entry(&mut self, key: &str, entry: &Entry, around: &Around<'_>) {
+        let Some(service) = service_of_record(key) else { return };
+        if let Some(core) = self.records.note(service, entry, around.now).map(|held| held.core(service)) {
+            self.member.hear(core, Heard::Late, around);
+        }
+    }
+
+    /// A session with a peer is up: it is told what is decided, so that it does not serve what was.
+    pub fn handle_peer_up(&mut self, id: PeerId) {
+        let cores: Vec<_> = self.member.cores().cloned().collect();
+        let count = cores.len().div_ceil(MAX_CORES).max(1);
+        for place in 0..count {
+            let cores = cores.iter().skip(place * MAX_CORES).take(MAX_CORES).cloned().collect();
+            self.out.send(id, SwitchMessage::Cores { cores, is_last: place + 1 == count });
+        }
+    }
+
+    /// A peer says something, or this node itself.
+    pub fn handle_message(&mut self, from: PeerId, message: SwitchMessage, around: &Around<'_>) {
+        let mut ctx = Context { around, records: &mut self.records, out: &mut self.out };
+        match message {
+            SwitchMessage::Prepare { attempt, service, colour, colours, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms).min(super::limits::MAX_TIMEOUT);
+                let asked = Asked { attempt, service, colour, colours, patience };
+                self.member.on_prepare(from, asked, around.now, &mut self.out);
+            }
+            SwitchMessage::Prepared { attempt, state } => {
+                if let Some(attempt) = self.attempts.get_mut(&AttemptId(attempt)) {
+                    attempt.handle_prepared(from, state, &mut ctx);
+                }
+            }
+            SwitchMessage::Cancel { attempt, service } => self.member.on_cancel(&service, attempt),
+            SwitchMessage::Commit { attempt, core, in_us } => {
+                let (service, revision) = (core.service.clone(), core.revision);
+                self.member.hear(core, Heard::Directly { in_us }, around);
+                self.member.on_asked(from, attempt, &service, revision, &mut self.out);
+            }
+            SwitchMessage::Told { attempt, state } => {
+                if let Some(attempt) = self.attempts.get_mut(&AttemptId(attempt)) {
+                    attempt.handle_told(from, state, &mut ctx);
+                }
+            }
+            SwitchMessage::Cores { cores, is_last } => {
+                for core in cores {
+                    self.member.hear(core, Heard::Late, around);
+                }
+                self.has_caught_up |= is_last;
+            }
+            SwitchMessage::Counted { service, revision, new, old } => {
+                self.on_counted(from, &service, revision, (new, old));
+            }
+        }
+        self.answer_waiting();
+    }
+
+    /// What a majority has decided, or why it has not.
+    pub fn handle_decided(&mut self, op: u64, result: Result<Decided, KvError>, around: &Around<'_>) {
+        match self.out.purposes.remove(&op) {
+            Some(Purpose::Attempt(id, stage)) => {
+                let mut ctx = Context { around, records: &mut self.records, out: &mut self.out };
+                if let Some(attempt) = self.attempts.get_mut(&id) {
+                    attempt.handle_decided(stage, result, &mut ctx);
+                }
+            }
+            Some(Purpose::Upkeep(service)) => drop(self.upkeep_busy.remove(&service)),
+            None => {}
+        }
+        self.answer_waiting();
+    }
+
+    /// The services that the balancer of this host serves.
+    pub fn handle_balanced_services(&mut self, services: Vec<ServiceFacts>) {
+        self.member.handle_balanced(services);
+    }
+
+    /// The gateway of this host does not answer.
+    pub fn handle_balancer_away(&mut self, reason: &str) {
+        self.member.handle_away(reason, &mut self.out);
+    }
+
+    /// What the balancer of this host does.
+    pub fn handle_balancer_report(&mut self, report: BalancerReport) {
+        self.member.handle_report(report, &mut self.out);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, around: &Around<'_>) {
+        self.member.handle_timeout(around.now);
+        let mut ctx = Context { around, records: &mut self.records, out: &mut self.out };
+        for attempt in self.attempts.values_mut() {
+            attempt.handle_timeout(&mut ctx);
+        }
+        if self.upkeep_at <= around.now {
+            self.upkeep_at = around.now + UPKEEP;
+            self.upkeep(around);
+        }
+        self.answer_waiting();
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let attempts = self.attempts.values().filter_map(Attempt::next_timeout);
+        attempts.chain(self.member.next_timeout()).chain([self.upkeep_at]).min()
+    }
+
+    /// Something to be done.
+    #[must_use = "an effect is handed out once"]
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.out.effects.pop_front()
+    }
+
+    /// What the balancer of this host is to do for a service. `offset_us` is what the system's clock is ahead of the node's.
+    pub fn state(&self, service: &str, offset_us: i64) -> SwitchState {
+        self.member.state(service, offset_us)
+    }
+
+    /// Grows when a [`Self::state`] or the colours of instances may have changed.
+    pub fn version(&self) -> u64 {
+        self.member.version()
+    }
+
+    /// The colours of an instance.
+    pub fn colours_of(&self, instance: &Instance) -> Vec<String> {
+        self.member.colours_of(instance)
+    }
+
+    /// True when what is live may be believed: somebody has told, or nobody has for long enough.
+    pub fn has_caught_up(&self, is_alone: bool, now: Instant) -> bool {
+        self.has_caught_up || is_alone || now >= self.started_at + CATCH_UP
+    }
+
+    /// The record of a service about which nothing is decided.
+    pub(super) fn fresh_record(&self, service: &str) -> Record {
+        let facts = self.member.balanced().find(|facts| facts.name == service);
+        let usual = Record::new(service);
+        Record {
+            key: facts.and_then(|facts| facts.key.clone()).unwrap_or(usual.key.clone()),
+            colours: facts.and_then(|facts| facts.colour.clone()).unwrap_or_default(),
+            ..usual
+        }
+    }
+
+    pub(super) fn is_attempting(&self, service: &str) -> bool {
+        self.attempts.values().any(|attempt| !attempt.is_ended() && attempt.service() == service)
+    }
+
+    fn answer_waiting(&mut self) {
+        let done: Vec<_> = self
+            .waiting
+            .iter()
+            .filter_map(|(request, id)| match self.attempts.get(id) {
+                Some(attempt) => Some((*request, attempt.verdict()?)),
+                None => Some((*request, Err(Refusal::Overtaken))),
+            })
+            .collect();
+        for (request, verdict) in done {
+            self.waiting.remove(&request);
+            self.answers.push_back((request, verdict));
+        }
+    }
+}

@@ -181,7 +181,7 @@ impl Node {
             allocator,
             services: Services::new(config.id, Version(floor), clock.wall_us),
             kv: Kv::new(KvConfig::new(config.id), &Vec::new(), [0; 32], now).expect("an empty store is sound"),
-            switches: switch::new_switches(&mut rng, now),
+            switches: Some(switch::new_switches(&mut rng, now)),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),
             containers: Vec::new(),

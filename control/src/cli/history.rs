@@ -8,7 +8,7 @@ use crate::{
         client,
         protocol::{Reply, Request},
     },
-    switch::{HistoryEntry, Record, describe, utc},
+    switch::{HistoryEntry, Record, describe, millis, utc},
 };
 
 /// Show what is live of a service and the latest switches
@@ -48,7 +48,6 @@ fn table(record: &Record) -> Table {
 
 fn row(entry: &HistoryEntry) -> [String; 11] {
     let dash = || "-".to_owned();
-    let milliseconds = |micros: u64| format!("{:.1} ms", micros as f64 / 1000.0);
     let figures = entry.figures.as_ref();
     [
         entry.revision.to_string(),
@@ -60,8 +59,8 @@ fn row(entry: &HistoryEntry) -> [String; 11] {
         entry.host.clone(),
         if entry.reason.is_empty() { dash() } else { entry.reason.clone() },
         figures.map_or_else(dash, |figures| figures.hosts.to_string()),
-        figures.filter(|figures| figures.hosts > 0).map_or_else(dash, |figures| milliseconds(figures.spread_us)),
-        figures.map_or_else(dash, |figures| milliseconds(figures.duration_us)),
+        figures.filter(|figures| figures.hosts > 0).map_or_else(dash, |figures| millis(figures.spread_us)),
+        figures.map_or_else(dash, |figures| millis(figures.duration_us)),
     ]
 }
 

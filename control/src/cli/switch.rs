@@ -14,7 +14,9 @@ use crate::{
         client,
         protocol::{Reply, Request},
     },
-    switch::{CanaryPlan, Care, ColourRule, DrainLimits, Limits, Order, Outcome, Phase, Progress, WatchOrder, What},
+    switch::{
+        CanaryPlan, Care, ColourRule, DrainLimits, Limits, Order, Outcome, Phase, Progress, WatchOrder, What, millis,
+    },
 };
 
 /// How long a colour is watched, unless told.
@@ -24,6 +26,7 @@ const USUAL_WATCH: &str = "60s";
 ///
 /// A colour is a tag of the service's instances (or what --by says). Every live balancer connects to the new colour first;
 /// when all are ready a majority of the hosts decides, and all go over at one moment. Before that nothing has changed.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  weaved switch web green\n  weaved switch web green --min-healthy 3 --drain 1m\n  \
@@ -42,7 +45,7 @@ pub(super) struct Args {
     /// How long requests of the old colour may go on [default: as before, 30s at first]
     #[arg(long, value_name = "TIME")]
     drain: Option<String>,
-    /// The same for WebSockets and TCP streams [default: for ever]
+    /// The same for upgraded connections and TCP streams [default: for ever]
     #[arg(long, value_name = "TIME")]
     stream_drain: Option<String>,
     /// How long balancers may take to get ready
@@ -93,7 +96,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     let what = match (&args.colour, args.pause, args.resume) {
         (Some(colour), ..) if args.canary.is_empty() => What::To(colour.clone()),
         (Some(colour), ..) => {
-            let step_ms = millis("--step", &args.step)?;
+            let step_ms = time("--step", &args.step)?;
             What::Canary(colour.clone(), CanaryPlan { steps: args.canary.clone(), step_ms })
         }
         (None, true, _) => What::Pause,
@@ -108,7 +111,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     let order = Order {
         min_healthy: args.min_healthy,
         drain: drain(args)?,
-        timeout_ms: millis("--timeout", &args.timeout)?,
+        timeout_ms: time("--timeout", &args.timeout)?,
         care,
         key: args.key.clone(),
         colours: args.by.clone(),
@@ -185,10 +188,10 @@ fn conclude(outcome: Outcome, as_json: bool) -> Result<(), Failure> {
         Outcome::Switched { revision, from, to, figures } => {
             let spread = match figures.hosts {
                 0 => String::new(),
-                hosts => format!(" on {hosts} hosts within {:.1} ms", figures.spread_us as f64 / 1000.0),
+                hosts => format!(" on {hosts} hosts within {}", millis(figures.spread_us)),
             };
-            let took = figures.duration_us as f64 / 1e6;
-            output::say(format!("switch {revision}: {from} → {to}{spread}, {took:.2} s after the order"));
+            let took = millis(figures.duration_us);
+            output::say(format!("switch {revision}: {from} → {to}{spread}, {took} after the order"));
             for host in &figures.missing {
                 output::complain(format!("{host} did not say in time that it has switched"));
             }
@@ -210,8 +213,8 @@ fn drain(args: &Args) -> Result<Option<DrainLimits>, Failure> {
     if args.drain.is_none() && args.stream_drain.is_none() {
         return Ok(None);
     }
-    let requests_ms = args.drain.as_deref().map(|text| millis("--drain", text)).transpose()?;
-    let streams_ms = args.stream_drain.as_deref().map(|text| millis("--stream-drain", text)).transpose()?;
+    let requests_ms = args.drain.as_deref().map(|text| time("--drain", text)).transpose()?;
+    let streams_ms = args.stream_drain.as_deref().map(|text| time("--stream-drain", text)).transpose()?;
     let usual = DrainLimits::default();
     Ok(Some(DrainLimits { requests_ms: requests_ms.unwrap_or(usual.requests_ms), streams_ms }))
 }
@@ -226,11 +229,11 @@ fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {
         }
         None => Limits { min_requests: args.min_requests, ..Limits::default() },
     };
-    let length_ms = millis("--watch", args.watch.as_deref().unwrap_or(USUAL_WATCH))?;
+    let length_ms = time("--watch", args.watch.as_deref().unwrap_or(USUAL_WATCH))?;
     Ok(Some(WatchOrder { limits, length_ms }))
 }
 
-fn millis(option: &str, text: &str) -> Result<u64, Failure> {
+fn time(option: &str, text: &str) -> Result<u64, Failure> {
     let value: Option<Duration> = duration::parse(text);
     let value = value.ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))?;
     Ok(value.as_millis() as u64)

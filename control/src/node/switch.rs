@@ -17,7 +17,7 @@ use crate::{
     cluster::Message,
     kv::{Answer, KvError, Reply, Request, RequestId},
     switch::{
-        Around, AttemptId, Effect, Order, PREFIX, ProgressReport, Record, Refusal, ServiceFacts, SwitchMessage,
+        Around, AttemptId, Effect, Order, PREFIX, ProgressReport, Record, Refusal, ServiceFacts, Shown, SwitchMessage,
         Switches,
     },
 };
@@ -47,8 +47,8 @@ impl Node {
 
     /// The system's clock, which may be set while the node runs: moments are told to the balancer by it.
     pub fn handle_clock(&mut self, wall: SystemTime, now: Instant) {
-        let wall_us = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        self.clock_offset_us = wall_us - self.clock.wall_us(now) as i64;
+        let wall_us = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        self.clock_offset_us = wall_us.cast_signed() - self.clock.wall_us(now).cast_signed();
     }
 
     /// The services that the balancer of this host serves, all of them, as the operator's file says.
@@ -114,7 +114,7 @@ impl Node {
 
     pub(super) fn switch_timeout(&mut self, now: Instant) {
         if self.switches().poll_timeout().is_some_and(|at| at <= now) {
-            self.with_switches(now, |switches, around| switches.handle_timeout(around));
+            self.with_switches(now, Switches::handle_timeout);
         }
     }
 
@@ -135,7 +135,7 @@ impl Node {
     /// Carries messages, decisions and keys between switches and the rest of the node, until nothing is left.
     pub(super) fn drain_switches(&mut self, now: Instant) {
         loop {
-            if let Some(effect) = self.switches.as_mut().and_then(|switches| switches.poll_effect()) {
+            if let Some(effect) = self.switches.as_mut().and_then(|own| own.poll_effect()) {
                 self.carry_out_switch(effect, now);
             } else if let Some((op, outcome)) = self.kv.poll_own() {
                 if let Some(request) = self.own_requests.remove(&op) {
@@ -184,7 +184,7 @@ impl Node {
             name: &|id| self.name_of(id),
             key: &|key| {
                 let entry = self.kv.entry(key)?;
-                Some((entry.modified.0, entry.value.as_ref()?.as_bytes().to_vec()))
+                Some(Shown { index: entry.modified.0, value: entry.value.as_ref()?.as_bytes().to_vec() })
             },
             now,
             wall_us: self.clock.wall_us(now),
@@ -196,8 +196,8 @@ impl Node {
 }
 
 /// Nothing is known yet.
-pub(super) fn new_switches(rng: &mut StdRng, now: Instant) -> Option<Box<Switches>> {
-    Some(Box::new(Switches::new(StdRng::from_seed(rng.random()), now)))
+pub(super) fn new_switches(rng: &mut StdRng, now: Instant) -> Box<Switches> {
+    Box::new(Switches::new(StdRng::from_seed(rng.random()), now))
 }
 
 fn answer_of(answer: Result<bool, Refusal>) -> Answer {

@@ -29,11 +29,20 @@ pub struct Around<'a> {
     /// How people call a node.
     pub name: &'a dyn Fn(PeerId) -> String,
     /// The latest that this node knows of a key that is not a record: its index and its value.
-    pub key: &'a dyn Fn(&str) -> Option<(u64, Vec<u8>)>,
+    pub key: &'a dyn Fn(&str) -> Option<Shown>,
     /// Now.
     pub now: Instant,
     /// The same by the wall clock, in microseconds of Unix time.
     pub wall_us: u64,
+}
+
+/// A key that shows a colour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// For a compare-and-set.
+    pub index: u64,
+    /// What it holds.
+    pub value: Vec<u8>,
 }
 
 /// Something to be done.

@@ -220,18 +220,18 @@ impl Attempt {
     pub(super) fn handle_decided(&mut self, stage: Stage, result: Result<Decided, KvError>, ctx: &mut Context<'_, '_>) {
         match stage {
             Stage::Compare => self.on_compared(result, ctx),
-            Stage::Mirror => self.on_mirrored(result, ctx),
+            Stage::Mirror => self.on_mirrored(&result, ctx),
             Stage::Resolve(stage) => match result {
                 Ok(decided) => {
                     self.adopt(&decided, ctx);
-                    if self.is_visible(&stage) { self.on_written(&stage, ctx) } else { self.on_beaten(*stage, ctx) }
+                    if self.is_visible(&stage) { self.on_written(&stage, ctx) } else { self.on_beaten(&stage, ctx) }
                 }
                 Err(error) => self.on_failed(&stage, &KvError::OutcomeUnknown { key: key_of(&error, self) }, ctx),
             },
             stage => match result {
                 Ok(decided) => {
                     self.adopt(&decided, ctx);
-                    if decided.is_allowed { self.on_written(&stage, ctx) } else { self.on_beaten(stage, ctx) }
+                    if decided.is_allowed { self.on_written(&stage, ctx) } else { self.on_beaten(&stage, ctx) }
                 }
                 Err(KvError::OutcomeUnknown { .. }) if self.take_try() => {
                     let key = record_key(&self.order.service);
@@ -244,16 +244,15 @@ impl Attempt {
 
     /// Goes on from what the register holds.
     fn adopt(&mut self, decided: &Decided, ctx: &mut Context<'_, '_>) {
-        match &decided.entry {
-            Some(entry) => {
-                ctx.records.note(&self.order.service, entry, ctx.around.now);
-                if let Some(record) = entry.value.as_ref().and_then(Record::from_value) {
-                    (self.record, self.stamp, self.index) = (record, Stamp::of(entry), entry.modified.0);
-                } else if entry.value.is_none() {
-                    (self.record, self.stamp, self.index) = (Record::new(&self.order.service), Stamp::of(entry), 0);
-                }
-            }
-            None => (self.record, self.index) = (Record::new(&self.order.service), 0),
+        let Some(entry) = &decided.entry else {
+            (self.record, self.index) = (Record::new(&self.order.service), 0);
+            return;
+        };
+        ctx.records.note(&self.order.service, entry, ctx.around.now);
+        if let Some(record) = entry.value.as_ref().and_then(Record::from_value) {
+            (self.record, self.stamp, self.index) = (record, Stamp::of(entry), entry.modified.0);
+        } else if entry.value.is_none() {
+            (self.record, self.stamp, self.index) = (Record::new(&self.order.service), Stamp::of(entry), 0);
         }
     }
 
@@ -289,7 +288,7 @@ impl Attempt {
     }
 
     /// The register holds something else than this attempt began from.
-    fn on_beaten(&mut self, stage: Stage, ctx: &mut Context<'_, '_>) {
+    fn on_beaten(&mut self, stage: &Stage, ctx: &mut Context<'_, '_>) {
         let may_try = self.take_try();
         match stage {
             Stage::Commit if self.record.entry_of(self.id.0).is_some() => self.on_committed(ctx),
@@ -383,19 +382,19 @@ impl Attempt {
     fn mirror(&mut self, ctx: &mut Context<'_, '_>) {
         let colour = main_colour(&self.record.live).unwrap_or_default().to_owned();
         let known = (ctx.around.key)(&self.record.key);
-        if known.as_ref().is_some_and(|(_, value)| value == colour.as_bytes()) {
+        if known.as_ref().is_some_and(|shown| shown.value == colour.as_bytes()) {
             self.is_mirrored = true;
             return;
         }
-        let index = known.map_or(0, |(index, _)| index);
+        let index = known.map_or(0, |shown| shown.index);
         let value = Value::new(colour.as_bytes());
         let key = self.record.key.clone();
         self.decide(Stage::Mirror, &key, kv::Change::Put { value, flags: 0, rule: Rule::AtIndex(index) }, ctx);
     }
 
-    fn on_mirrored(&mut self, result: Result<Decided, KvError>, ctx: &mut Context<'_, '_>) {
+    fn on_mirrored(&mut self, result: &Result<Decided, KvError>, ctx: &mut Context<'_, '_>) {
         let colour = main_colour(&self.record.live).unwrap_or_default().to_owned();
-        let retry = match &result {
+        let retry = match result {
             Ok(decided) if !decided.is_allowed => {
                 let entry = decided.entry.as_ref().filter(|entry| entry.is_live());
                 let shown = entry.and_then(|entry| entry.value.as_ref()).map(Value::as_bytes);

@@ -1,10 +1,15 @@
-//! Times for people: UTC, to the second.
+//! Times for people: UTC to the second, milliseconds to the tenth.
+
+/// Microseconds as `1.2 ms`.
+pub fn millis(us: u64) -> String {
+    format!("{}.{} ms", us / 1000, us % 1000 / 100)
+}
 
 /// Microseconds of Unix time as `2001-09-09 01:46:40 UTC`.
 pub fn utc(at_us: u64) -> String {
     let seconds = at_us / 1_000_000;
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days as i64);
+    let (year, month, day) = civil(days.cast_signed());
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest / 60 % 60, rest % 60)
 }
 

@@ -103,8 +103,8 @@ impl Switches {
             && age >= MIRROR_PATIENCE
         {
             let known = (around.key)(&record.key);
-            if known.as_ref().is_none_or(|(_, value)| value != colour.as_bytes()) {
-                return Some(Need::Mirror(known.map_or(0, |(index, _)| index)));
+            if known.as_ref().is_none_or(|shown| shown.value != colour.as_bytes()) {
+                return Some(Need::Mirror(known.map_or(0, |shown| shown.index)));
             }
         }
         match (&record.canary, &record.watch) {

@@ -114,7 +114,7 @@ impl Switches {
     /// A client of the key-value store changes the key that shows the live colour of a service. The answer comes with
     /// [`Self::poll_answer`].
     pub fn handle_write(&mut self, id: RequestId, service: &str, change: &Change, source: &str, around: &Around<'_>) {
-        match self.order_of_write(service, change, source) {
+        match order_of_write(service, change, source) {
             Ok(order) => match self.begin(order, around) {
                 Ok(attempt) => {
                     self.waiting.insert(id, attempt);
@@ -124,24 +124,6 @@ impl Switches {
             },
             Err(refusal) => self.answers.push_back((id, Err(refusal))),
         }
-    }
-
-    fn order_of_write(&self, service: &str, change: &Change, source: &str) -> Result<Order, Refusal> {
-        let senseless = |what: &str| {
-            Refusal::Senseless(format!(
-                "{what}: this key shows which colour of {service} is live; put another colour there"
-            ))
-        };
-        let Change::Put { value, rule, .. } = change else {
-            return Err(senseless("the key cannot be deleted"));
-        };
-        let at_index = match rule {
-            Rule::Always => None,
-            Rule::AtIndex(index) => Some(*index),
-            Rule::Acquire(_) | Rule::Release(_) => return Err(senseless("the key cannot be locked")),
-        };
-        let colour = std::str::from_utf8(value.as_bytes()).map_err(|_| senseless("the value is no text"))?.trim();
-        Ok(Order { at_index, ..Order::new(service, What::To(colour.to_owned()), "a client", source) })
     }
 
     /// An answer for a client of the key-value store: whether its condition held, or why nothing was switched.
@@ -201,7 +183,7 @@ impl Switches {
             }
             SwitchMessage::Prepared { attempt, state } => {
                 if let Some(attempt) = self.attempts.get_mut(&AttemptId(attempt)) {
-                    attempt.handle_prepared(from, state, &mut ctx);
+                    attempt.handle_prepared(from, &state, &mut ctx);
                 }
             }
             SwitchMessage::Cancel { attempt, service } => self.member.on_cancel(&service, attempt),
@@ -333,4 +315,23 @@ impl Switches {
             self.answers.push_back((request, verdict));
         }
     }
+}
+
+/// A put of the key that shows the live colour, as an order.
+fn order_of_write(service: &str, change: &Change, source: &str) -> Result<Order, Refusal> {
+    let senseless = |what: &str| {
+        Refusal::Senseless(format!(
+            "{what}: this key shows which colour of {service} is live; put another colour there"
+        ))
+    };
+    let Change::Put { value, rule, .. } = change else {
+        return Err(senseless("the key cannot be deleted"));
+    };
+    let at_index = match rule {
+        Rule::Always => None,
+        Rule::AtIndex(index) => Some(*index),
+        Rule::Acquire(_) | Rule::Release(_) => return Err(senseless("the key cannot be locked")),
+    };
+    let colour = std::str::from_utf8(value.as_bytes()).map_err(|_| senseless("the value is no text"))?.trim();
+    Ok(Order { at_index, ..Order::new(service, What::To(colour.to_owned()), "a client", source) })
 }

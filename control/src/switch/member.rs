@@ -272,7 +272,7 @@ impl Member {
         let is_old = |colour: &&ColourReport| !known.core.live.iter().any(|share| share.colour == colour.colour);
         let old = report.colours.iter().filter(is_old);
         Flip::Done {
-            late_us: report.switched_at_us as i64 - known.at_us as i64,
+            late_us: report.switched_at_us.cast_signed().saturating_sub(known.at_us.cast_signed()),
             in_flight: old.clone().map(|colour| colour.in_flight).sum(),
             streams: old.map(|colour| colour.streams).sum(),
         }

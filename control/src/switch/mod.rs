@@ -27,9 +27,9 @@ mod rule;
 mod testing;
 mod verdict;
 
-pub use around::{Around, Effect, service_of_record};
+pub use around::{Around, Effect, Shown, service_of_record};
 pub use canary::{Canary, CanaryPlan};
-pub use clock::utc;
+pub use clock::{millis, utc};
 pub use machine::Switches;
 pub use message::{Core, Flip, Readiness, Stamp, SwitchMessage};
 pub use order::{AttemptId, Care, Order, Outcome, Phase, Progress, ProgressReport, WatchOrder, What};

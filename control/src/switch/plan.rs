@@ -4,6 +4,7 @@ use weaved_api::balancer::ColourShare;
 
 use super::{
     canary::Canary,
+    clock::utc,
     order::{Care, Order, What},
     record::{Pending, Record, describe, main_colour, only, only_colour},
     refusal::Refusal,
@@ -95,25 +96,20 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
             no_canary_out(order, record)?;
             require_instances(order, &settled.colours, colour, order.min_healthy, view)?;
             let canary = canary.begin(&from, colour);
-            let watch = watch_of(order, colour, &from).or_else(|| usual_watch(colour, &from));
+            let watch = watch_of(order, colour, &from).unwrap_or_else(|| usual_watch(colour, &from));
             let reason = format!("canary, {}", canary.step_in_words());
             let to = canary.shares();
             let prepare = Some(colour.clone());
-            Ok(Plan::Change(Box::new(Change { to, prepare, canary: Some(canary), watch, reason })))
+            Ok(Plan::Change(Box::new(Change { to, prepare, canary: Some(canary), watch: Some(watch), reason })))
         }
     }
 }
 
 /// The refusal that names who is in the way.
 pub(super) fn under_way(service: &str, pending: &Pending) -> Refusal {
-    Refusal::UnderWay {
-        service: service.to_owned(),
-        to: describe(&pending.to),
-        by: pending.by.clone(),
-        host: pending.host.clone(),
-        source_: pending.source.clone(),
-        began_us: pending.began_us,
-    }
+    let Pending { by, host, source, .. } = pending;
+    let who = format!("{by} on {host} ({source}), since {}", utc(pending.began_us));
+    Refusal::UnderWay { service: service.to_owned(), to: describe(&pending.to), who }
 }
 
 fn switch_to(
@@ -159,9 +155,8 @@ fn no_canary_out(order: &Order, record: &Record) -> Result<(), Refusal> {
     let Some(canary) = &record.canary else { return Ok(()) };
     Err(Refusal::CanaryOut {
         service: order.service.clone(),
-        from: canary.from.clone(),
         to: canary.to.clone(),
-        step: canary.step_in_words(),
+        step: format!("{} to {}, {}", canary.from, canary.to, canary.step_in_words()),
     })
 }
 
@@ -172,9 +167,9 @@ fn watch_of(order: &Order, colour: &str, from: &str) -> Option<Watch> {
 }
 
 /// A canary that nobody looks at is no canary.
-fn usual_watch(colour: &str, from: &str) -> Option<Watch> {
+fn usual_watch(colour: &str, from: &str) -> Watch {
     let (limits, length_ms) = (Limits::default(), USUAL_WATCH_MS);
-    Some(Watch { colour: colour.into(), back_to: from.into(), limits, length_ms })
+    Watch { colour: colour.into(), back_to: from.into(), limits, length_ms }
 }
 
 /// The service exists, it has the colour, and enough instances of it take traffic.
@@ -249,6 +244,24 @@ mod tests {
         assert!(refused(&order(to("gren"))).to_string().contains("its colours are: blue, green"));
         assert!(refused(&Order { min_healthy: 2, ..order(to("green")) }).to_string().contains("only 1 of 2 instances"));
         assert!(matches!(plan(&order(to("green")), &live("blue"), None, &view), Ok(Plan::Change(_))));
+    }
+
+    #[test]
+    fn the_loser_of_two_is_told_by_whom_from_where_and_since_when() {
+        let pending = Pending {
+            attempt: 1,
+            coordinator: weaved_api::PeerId([1; 32]),
+            host: "alpha".into(),
+            by: "ada".into(),
+            source: "weaved switch".into(),
+            to: only("green"),
+            began_us: 1_000_000_000_000_000,
+            patience_ms: 10_000,
+        };
+        let view = view(&[("web", instances("green", 1, 1))]);
+        let refusal = plan(&order(to("green")), &live("blue"), Some(&pending), &view).unwrap_err();
+        let expected = "web is being switched to green by ada on alpha (weaved switch), since 2001-09-09 01:46:40 UTC";
+        assert_eq!(refusal.to_string(), expected);
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::utc;
-
 /// Why nothing was switched. Nothing has changed, but for [`Refusal::Unknown`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,34 +42,26 @@ pub enum Refusal {
         needed: u32,
     },
     /// Somebody else switches.
-    #[error("{service} is being switched to {to} by {by} on {host} ({source_}), since {}", utc(*began_us))]
+    #[error("{service} is being switched to {to} by {who}")]
     UnderWay {
         /// Which service.
         service: String,
         /// To what.
         to: String,
-        /// Who.
-        by: String,
-        /// Where.
-        host: String,
-        /// By what.
-        source_: String,
-        /// Since when, by that host's clock.
-        began_us: u64,
+        /// Who, where, by what, since when.
+        who: String,
     },
     /// A canary is out.
     #[error(
-        "a canary of {service} is out ({from} to {to}, {step}); end it first: \
-         `weaved switch {service} --abort`, or `weaved switch {service} {to} --force` to go over at once"
+        "a canary of {service} is out ({step}); end it first: `weaved switch {service} --abort`, or \
+         `weaved switch {service} {to} --force` to go over at once"
     )]
     CanaryOut {
         /// Which service.
         service: String,
-        /// From what.
-        from: String,
         /// To what.
         to: String,
-        /// How far.
+        /// From what, and how far.
         step: String,
     },
     /// No canary is out.
@@ -173,19 +163,5 @@ mod tests {
         let known = (0..30).map(|n| format!("s{n}")).collect();
         let refusal = Refusal::NoService { service: "wep".into(), known };
         assert!(refusal.to_string().ends_with("s19 and 10 more"), "{refusal}");
-    }
-
-    #[test]
-    fn the_loser_of_two_is_told_by_whom_from_where_and_since_when() {
-        let refusal = Refusal::UnderWay {
-            service: "web".into(),
-            to: "green".into(),
-            by: "ada".into(),
-            host: "alpha".into(),
-            source_: "weaved switch".into(),
-            began_us: 1_000_000_000_000_000,
-        };
-        let expected = "web is being switched to green by ada on alpha (weaved switch), since 2001-09-09 01:46:40 UTC";
-        assert_eq!(refusal.to_string(), expected);
     }
 }

@@ -65,14 +65,10 @@ impl Limits {
         let bad = |part: &str| format!("`{part}` is no limit such as errors=5% or p99=2x");
         for part in text.split(',').map(str::trim) {
             let (name, value) = part.split_once('=').ok_or_else(|| bad(part))?;
-            let number = |unit: &str, scale: f64| {
-                let number: f64 = value.strip_suffix(unit)?.trim().parse().ok()?;
-                let scaled = (number * scale).round();
-                (1.0..=1_000_000.0).contains(&scaled).then_some(scaled as u32)
-            };
+            let number = |unit: &str, places: usize| fixed_point(value.strip_suffix(unit)?.trim(), places);
             match name {
-                "errors" => limits.errors_permille = Some(number("%", 10.0).ok_or_else(|| bad(part))?),
-                "p99" => limits.p99_percent = Some(number("x", 100.0).ok_or_else(|| bad(part))?),
+                "errors" => limits.errors_permille = Some(number("%", 1).ok_or_else(|| bad(part))?),
+                "p99" => limits.p99_percent = Some(number("x", 2).ok_or_else(|| bad(part))?),
                 _ => return Err(bad(part)),
             }
         }
@@ -156,6 +152,15 @@ impl Counts {
     }
 }
 
+/// A number with at most so many digits behind its point, without the point: `0.5` with one is 5. Not zero.
+fn fixed_point(text: &str, places: usize) -> Option<u32> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > places || !whole.chars().chain(fraction.chars()).all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    format!("{whole}{fraction:0<places$}").parse().ok().filter(|number| (1..=1_000_000).contains(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +174,7 @@ mod tests {
         let limits = Limits::parse("errors=5%,p99=2x", 100).unwrap();
         assert_eq!((limits.errors_permille, limits.p99_percent), (Some(50), Some(200)));
         assert_eq!(Limits::parse("errors=0.5%", 1).unwrap().errors_permille, Some(5));
-        for bad in ["", "errors", "errors=5", "p99=200%", "p50=2x", "errors=-1%", "errors=0%"] {
+        for bad in ["", "errors", "errors=5", "p99=200%", "p50=2x", "errors=-1%", "errors=0%", "errors=0.05%"] {
             assert!(Limits::parse(bad, 1).unwrap_err().contains("errors=5%"), "{bad}");
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Care, Context, Flip, Outcome, Phase, Readiness, Refusal, Step, SwitchMessage};
+use crate::switch::clock::millis;
 use crate::switch::limits::{MAX_DRAIN_WATCH, REASK, RETELL, URGENT_TELLINGS, VERIFY_PATIENCE};
 use weaved_api::PeerId;
 
@@ -43,15 +44,15 @@ impl Attempt {
     }
 
     /// How a host stands with the preparation.
-    pub(in crate::switch) fn handle_prepared(&mut self, from: PeerId, state: Readiness, ctx: &mut Context<'_, '_>) {
+    pub(in crate::switch) fn handle_prepared(&mut self, from: PeerId, state: &Readiness, ctx: &mut Context<'_, '_>) {
         if self.step != Step::Preparing {
             return;
         }
         let seat = self.hosts.entry(from).or_default();
-        let is_news = seat.readiness.as_ref() != Some(&state);
+        let is_news = seat.readiness.as_ref() != Some(state);
         seat.readiness = Some(state.clone());
         if is_news {
-            let text = match &state {
+            let text = match state {
                 Readiness::NotMine | Readiness::Busy => None,
                 Readiness::Away(reason) => Some(format!("its gateway does not answer: {reason}")),
                 Readiness::Ready { healthy, warm } => Some(format!("ready: {healthy} healthy, {warm} connected")),
@@ -78,8 +79,8 @@ impl Attempt {
 
     fn on_told(&mut self, from: PeerId, state: Flip, ctx: &mut Context<'_, '_>) {
         if let (Flip::Done { late_us, .. }, Step::Verifying) = (state, &self.step) {
-            let late_ms = late_us as f64 / 1000.0;
-            let text = format!("switched, {late_ms:+.1} ms from the agreed moment");
+            let side = if late_us < 0 { "before" } else { "after" };
+            let text = format!("switched, {} {side} the agreed moment", millis(late_us.unsigned_abs()));
             self.say(Phase::Verify, Some((ctx.around.name)(from)), text, ctx.around.now);
         }
         self.go_on_when_done(ctx);
@@ -224,15 +225,14 @@ impl Attempt {
         let duration_us = ctx.around.now.saturating_duration_since(self.began).as_micros() as u64;
         let Some(made) = &mut self.decided else { return };
         made.figures.hosts = count;
-        made.figures.spread_us = if count > 0 { last.saturating_sub(first) as u64 } else { 0 };
+        made.figures.spread_us = if count > 0 { last.abs_diff(first) } else { 0 };
         made.figures.duration_us = duration_us;
         made.figures.missing = missing;
-        let text = match count {
-            0 => "no balancer serves it; its key and its names show what is live".into(),
-            _ => {
-                let spread_ms = made.figures.spread_us as f64 / 1000.0;
-                format!("{count} balancers have switched, {spread_ms:.1} ms between the first and the last")
-            }
+        let text = if count == 0 {
+            "no balancer serves it; its key and its names show what is live".into()
+        } else {
+            let spread = millis(made.figures.spread_us);
+            format!("{count} balancers have switched, {spread} between the first and the last")
         };
         self.say(Phase::Verify, None, text, ctx.around.now);
     }

@@ -22,6 +22,7 @@ pub(crate) enum Register {
     R6 = 6,
     R7,
     R8,
+    R9,
     R10 = 10,
 }
 
@@ -89,6 +90,7 @@ const MULTIPLY: u8 = 0x20;
 const AND: u8 = 0x50;
 const SHIFT_LEFT: u8 = 0x60;
 const SHIFT_RIGHT: u8 = 0x70;
+const MODULO: u8 = 0x90;
 const XOR: u8 = 0xa0;
 const MOVE: u8 = 0xb0;
 const ALWAYS: u8 = 0x00;
@@ -129,6 +131,11 @@ impl Assembler {
         self.push(CLASS_ARITHMETIC | ADD, to as u8, 0, 0, value);
     }
 
+    /// `to += from`
+    pub(crate) fn add_register(&mut self, to: Register, from: Register) {
+        self.push(CLASS_ARITHMETIC | ADD | FROM_REGISTER, to as u8, from as u8, 0, 0);
+    }
+
     /// `to &= from`
     pub(crate) fn and(&mut self, to: Register, from: Register) {
         self.push(CLASS_ARITHMETIC | AND | FROM_REGISTER, to as u8, from as u8, 0, 0);
@@ -147,6 +154,16 @@ impl Assembler {
     /// `to *= value`
     pub(crate) fn multiply(&mut self, to: Register, value: i32) {
         self.push(CLASS_ARITHMETIC | MULTIPLY, to as u8, 0, 0, value);
+    }
+
+    /// `to *= from`
+    pub(crate) fn multiply_register(&mut self, to: Register, from: Register) {
+        self.push(CLASS_ARITHMETIC | MULTIPLY | FROM_REGISTER, to as u8, from as u8, 0, 0);
+    }
+
+    /// `to %= from`, without a sign; nothing where `from` is zero.
+    pub(crate) fn modulo(&mut self, to: Register, from: Register) {
+        self.push(CLASS_ARITHMETIC | MODULO | FROM_REGISTER, to as u8, from as u8, 0, 0);
     }
 
     /// `to <<= bits`
@@ -287,6 +304,9 @@ mod tests {
         assembler.and_value(Register::R3, 0x3f);
         assembler.xor(Register::R7, Register::R2);
         assembler.multiply(Register::R7, 3);
+        assembler.add_register(Register::R9, Register::R7);
+        assembler.multiply_register(Register::R7, Register::R3);
+        assembler.modulo(Register::R7, Register::R2);
         assembler.shift_left(Register::R8, 2);
         assembler.shift_right(Register::R3, 32);
         assembler.load(Width::Byte, Register::R2, Register::R6, 9);
@@ -305,6 +325,9 @@ mod tests {
             [0x57, 0x03, 0, 0, 0x3f, 0, 0, 0],
             [0xaf, 0x27, 0, 0, 0, 0, 0, 0],
             [0x27, 0x07, 0, 0, 3, 0, 0, 0],
+            [0x0f, 0x79, 0, 0, 0, 0, 0, 0],
+            [0x2f, 0x37, 0, 0, 0, 0, 0, 0],
+            [0x9f, 0x27, 0, 0, 0, 0, 0, 0],
             [0x67, 0x08, 0, 0, 2, 0, 0, 0],
             [0x77, 0x03, 0, 0, 32, 0, 0, 0],
             [0x71, 0x62, 9, 0, 0, 0, 0, 0],

@@ -11,7 +11,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use weaved_api::{
-    DesiredState, DeviceStatus, FeatureStatus, OffloadSwitches, Problem, Switch, WorkerCount, WorkersStatus,
+    DesiredState, DeviceStatus, FeatureStatus, Force, OffloadSwitches, Problem, Switch, WorkerCount, WorkersStatus,
 };
 use weaved_core::forward::ForwardingTable;
 
@@ -21,7 +21,7 @@ use crate::{
     inputs::InputSender,
     reconcile::{DeviceError, Devices, TapPlan},
     shutdown::Watch,
-    tap::{Steering, TAP_QUEUE_FRAMES, Tap, Unsteered},
+    tap::{Layout, QUEUES_PER_WORKER, Steering, TAP_QUEUE_FRAMES, Tap, Unsteered},
     udp::{Buffers, SocketError, UdpSocket},
     workers::{AllStats, Equipment, Workers},
 };
@@ -44,6 +44,7 @@ pub(crate) struct Kernel {
     devices: Devices,
     cores: Cores,
     workers_wanted: WorkerCount,
+    source_queues_wanted: Switch,
     config: KernelConfig,
 }
 
@@ -88,6 +89,7 @@ impl Kernel {
             devices: devices.with_steering(steering),
             cores: Cores::of_this_process(),
             workers_wanted: WorkerCount::Auto,
+            source_queues_wanted: Switch::Auto,
             config,
         })
     }
@@ -111,6 +113,7 @@ impl Kernel {
     pub(crate) fn apply(&mut self, desired: &DesiredState) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.workers_wanted = desired.workers;
+        self.source_queues_wanted = desired.offload.source_queues;
         self.close_changed_tap(desired);
         self.apply_devices(desired, &mut problems);
         self.close_changed_sockets(desired);
@@ -143,11 +146,13 @@ impl Kernel {
             workers: self.workers_status(tap),
             receive_buffer_bytes: buffers.receive_bytes as u64,
             send_buffer_bytes: buffers.send_bytes as u64,
-            tap_queue_frames: TAP_QUEUE_FRAMES * tap.queues().len() as u32,
+            tap_queue_frames: TAP_QUEUE_FRAMES,
+            tap_queue_count: tap.layout().queue_count() as u16,
             tap_offload: tap.feature().status(tap.refusals().describe()),
             udp_gso: socket.offload().gso.status(self.refused_trains()),
             udp_gro: socket.offload().gro.status(None),
             bridge_redirect: redirect,
+            source_queues: self.source_queues_status(tap),
         })
     }
 
@@ -168,7 +173,17 @@ impl Kernel {
             None => self.cores.reason(wanted),
         };
         let source_port_count = self.sockets.as_ref().map_or(1, |sockets| sockets.it.senders.len() as u8 + 1);
-        WorkersStatus { wanted, count: tap.queues().len() as u8, source_port_count, reason }
+        WorkersStatus { wanted, count: tap.layout().worker_count as u8, source_port_count, reason }
+    }
+
+    fn source_queues_status(&self, tap: &Tap) -> FeatureStatus {
+        let switch = self.source_queues_wanted;
+        let (force, reason) = match (switch, self.devices.queue_shortfall()) {
+            (Switch::Off, _) => (Force::Off, "switched off".to_owned()),
+            (_, Some(shortfall)) => (Force::Off, shortfall.to_owned()),
+            (_, None) => (Force::On, format!("{} queues for each worker", tap.layout().queues_per_worker)),
+        };
+        FeatureStatus { switch, force, reason }
     }
 
     /// Closes the TAP when it was opened with other settings.
@@ -247,15 +262,16 @@ impl Kernel {
     }
 
     fn tap_settings(&self, desired: &DesiredState) -> TapSettings {
-        let queue_count = self.worker_count(desired.workers);
-        let plan = TapPlan { offload: desired.offload.tap_offload, queue_count };
+        let queues_per_worker = if desired.offload.source_queues == Switch::Off { 1 } else { QUEUES_PER_WORKER };
+        let layout = Layout { worker_count: self.worker_count(desired.workers), queues_per_worker };
+        let plan = TapPlan { offload: desired.offload.tap_offload, layout };
         TapSettings { name: desired.overlay.tap.clone(), plan }
     }
 
-    /// As many as the TAP has queues, which may be fewer than wanted.
+    /// As many as the TAP has queues for, which may be fewer than wanted.
     fn socket_settings(&self, desired: &DesiredState) -> SocketSettings {
         let OffloadSwitches { udp_gso, udp_gro, .. } = desired.offload;
-        let count = self.tap().map_or_else(|| self.worker_count(desired.workers), |tap| tap.queues().len());
+        let count = self.tap().map_or_else(|| self.worker_count(desired.workers), |tap| tap.layout().worker_count);
         let sender_count = desired.source_ports.count().min(count) - 1;
         SocketSettings { port: desired.listen_port, gso: udp_gso, gro: udp_gro, count, sender_count }
     }

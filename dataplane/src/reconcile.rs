@@ -13,7 +13,7 @@ use weaved_api::{MacAddr, Overlay, Switch};
 
 use crate::{
     netlink::{Link, LinkKind, Netlink, NetlinkError},
-    tap::{Steering, TAP_QUEUE_FRAMES, Tap, TapError, Unsteered},
+    tap::{Layout, Steering, TAP_QUEUE_FRAMES, Tap, TapError, Unsteered},
 };
 
 /// The interface alias of all devices that are ours.
@@ -51,8 +51,8 @@ pub struct Devices {
 pub struct TapPlan {
     /// Whether super-frames are to pass whole.
     pub offload: Switch,
-    /// Queues, one for each worker. One if the kernel does not give more.
-    pub queue_count: usize,
+    /// Workers and their queues. One of each if the kernel does not give more.
+    pub layout: Layout,
 }
 
 /// Why the devices are not as wanted. `Display` is one line for the operator.
@@ -247,26 +247,26 @@ impl Devices {
     }
 
     /// Opens the TAP with the queues wanted, or with one where the kernel does not give several.
-    fn open_queues(&mut self, name: &str, TapPlan { offload, queue_count }: TapPlan) -> Result<Tap, DeviceError> {
+    fn open_queues(&mut self, name: &str, TapPlan { offload, layout }: TapPlan) -> Result<Tap, DeviceError> {
         self.queue_shortfall = None;
-        if queue_count > 1 {
-            let shortfall = match self.open_several(name, offload, queue_count) {
+        if layout.queue_count() > 1 {
+            let shortfall = match self.open_several(name, offload, layout) {
                 // One queue would meet the same.
                 Err(DeviceError::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))) => None,
                 Err(error) => Some(error.to_string()),
                 opened => return opened,
             };
             if let Some(shortfall) = &shortfall {
-                tracing::info!("one worker has to do where {queue_count} are wanted: {shortfall}");
+                tracing::info!("one worker with one queue has to do: {shortfall}");
             }
             self.queue_shortfall = shortfall;
         }
         self.or_made_anew(name, || Tap::open(name, offload))
     }
 
-    fn open_several(&mut self, name: &str, offload: Switch, queue_count: usize) -> Result<Tap, DeviceError> {
+    fn open_several(&mut self, name: &str, offload: Switch, layout: Layout) -> Result<Tap, DeviceError> {
         let steering = self.steering.clone()?;
-        let open = || Tap::open_several(name, offload, queue_count, &steering);
+        let open = || Tap::open_several(name, offload, layout, &steering);
         self.or_made_anew(name, open)
     }
 
@@ -374,7 +374,7 @@ mod tests {
     use super::*;
     use crate::testing::in_namespace;
 
-    const PLAN: TapPlan = TapPlan { offload: Switch::Auto, queue_count: 1 };
+    const PLAN: TapPlan = TapPlan { offload: Switch::Auto, layout: Layout::SINGLE };
 
     fn overlay() -> Overlay {
         Overlay {
@@ -430,11 +430,12 @@ mod tests {
     #[test]
     fn the_tap_is_made_anew_when_it_has_to_have_several_queues_or_one_again() {
         in_namespace(|| {
-            for count in [1, 3, 2, 1] {
+            for (worker_count, queues_per_worker) in [(1, 1), (3, 1), (1, 16), (8, 16), (2, 1), (1, 1)] {
                 // A process that starts again each time.
                 let mut devices = Devices::open().unwrap().with_steering(Steering::load());
-                devices.apply(&overlay(), TapPlan { queue_count: count, ..PLAN }).unwrap();
-                assert_eq!((queue_count(&devices), devices.queue_shortfall()), (count, None));
+                let layout = Layout { worker_count, queues_per_worker };
+                devices.apply(&overlay(), TapPlan { layout, ..PLAN }).unwrap();
+                assert_eq!((queue_count(&devices), devices.queue_shortfall()), (layout.queue_count(), None));
                 let bridge = link(&mut devices, "weave").index;
                 assert_eq!(link(&mut devices, "weave-tap").controller, Some(bridge));
             }
@@ -445,7 +446,8 @@ mod tests {
     fn without_a_program_to_choose_among_queues_there_is_one_and_it_is_said_why() {
         in_namespace(|| {
             let mut devices = Devices::open().unwrap().with_steering(Err(Unsteered::default()));
-            devices.apply(&overlay(), TapPlan { queue_count: 3, ..PLAN }).unwrap();
+            let layout = Layout { worker_count: 3, queues_per_worker: 2 };
+            devices.apply(&overlay(), TapPlan { layout, ..PLAN }).unwrap();
             assert_eq!(queue_count(&devices), 1);
             assert!(devices.queue_shortfall().unwrap().contains("keeps a flow on its queue"));
         });

@@ -16,8 +16,6 @@ pub(crate) struct IoStats {
     pub(crate) sleeps: AtomicU64,
     /// Receives that did not fit the buffer.
     pub(crate) udp_truncated: AtomicU64,
-    /// Packets that the kernel dropped because the socket was full. What it has merged (`UDP_GRO`) is one.
-    pub(crate) udp_overflow: AtomicU64,
     /// Frames that were marked as congested because many waited behind them.
     pub(crate) backlog_marked: AtomicU64,
     /// Frames that the kernel dropped because the TAP's queue was full.
@@ -76,11 +74,6 @@ impl IoStats {
             counter("udp_gso_grown", "Times the kernel took long trains again.", |stats| &stats.udp_gso_grown),
             counter("udp_unsegmented", "Trains sent datagram by datagram.", |stats| &stats.udp_unsegmented),
             counter("drop_udp_truncated", "Datagrams longer than any we send.", |stats| &stats.udp_truncated),
-            counter(
-                "drop_udp_overflow",
-                "Packets lost because they came faster than they were read; each is a datagram or a part of a train.",
-                |stats| &stats.udp_overflow,
-            ),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! A worker: one thread that carries frames both ways between one queue of the TAP and one UDP socket.
+//! A worker: one thread that carries frames both ways between its queues of the TAP and one UDP socket.
 //!
 //! ```text
 //!        ┌──────────────────────── something moved ─────────────────────────┐
@@ -16,22 +16,21 @@
 //! INVARIANT: no lock and no allocation per frame; the clock is read once per turn.
 
 mod eagerness;
+mod fair_share;
+mod ready;
 mod rx;
 mod tx;
 
 use std::{
+    io,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
 
-use self::{eagerness::Eagerness, rx::Rx, tx::Tx};
+use self::{eagerness::Eagerness, ready::ReadyQueues, rx::Rx, tx::Tx};
 use weaved_core::wire::data::Lane;
 
 use crate::workers::{Shared, WorkerContext};
@@ -41,6 +40,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     tx: Tx,
     rx: Rx,
+    ready: ReadyQueues,
     eagerness: Eagerness,
     /// When datagrams were received last, or the receiving half was told of a silence.
     silent_since: Option<Instant>,
@@ -48,9 +48,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// A worker that seals on this lane, with counters for each direction.
-    pub(crate) fn new(shared: Arc<Shared>, lane: Lane, tx: WorkerContext, rx: WorkerContext) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, lane: Lane, tx: WorkerContext, rx: WorkerContext) -> io::Result<Self> {
+        let ready = ReadyQueues::new(&shared)?;
         let (tx, rx) = (Tx::new(shared.clone(), lane, tx), Rx::new(shared.clone(), rx));
-        Self { shared, tx, rx, eagerness: Eagerness::default(), silent_since: None }
+        Ok(Self { shared, tx, rx, ready, eagerness: Eagerness::default(), silent_since: None })
     }
 
     /// Works until the stop flag is raised. Fails when the TAP or the socket does.
@@ -76,10 +77,12 @@ impl Worker {
 
     /// Both directions once. Tells whether anything moved.
     fn turn(&mut self, now: Instant) -> anyhow::Result<bool> {
-        let has_received = self.rx.batch()?;
+        let has_received = self.rx.batch(now)?;
         self.watch_silence(has_received, now);
+        // After the receive, because what it writes to the TAP may have its answer in a queue already.
+        self.ready.look(has_received).context("cannot ask for frames")?;
         let rx = &mut self.rx;
-        let has_sent = self.tx.batch(now, || rx.batch())?;
+        let has_sent = self.tx.batch(&mut self.ready, now, || rx.batch(now))?;
         let has_moved = has_received || has_sent;
         if has_moved {
             self.shared.io_stats.turns.fetch_add(1, Relaxed);
@@ -104,23 +107,8 @@ impl Worker {
     }
 
     /// Waits for frames, datagrams, the stop flag, or the silence that the receiving half waits for.
-    fn sleep(&self, now: Instant) -> anyhow::Result<()> {
+    fn sleep(&mut self, now: Instant) -> anyhow::Result<()> {
         self.shared.io_stats.sleeps.fetch_add(1, Relaxed);
-        let Shared { stop, tap, socket, .. } = &*self.shared;
-        let mut fds = [
-            PollFd::new(&**stop, PollFlags::IN),
-            PollFd::new(&**tap, PollFlags::IN),
-            PollFd::new(&**socket, PollFlags::IN),
-        ];
-        let patience = self.silence_left(now).map(timespec);
-        match poll(&mut fds, patience.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context("cannot wait for frames and datagrams"),
-        }
+        self.ready.sleep(self.silence_left(now)).context("cannot wait for frames and datagrams")
     }
-}
-
-/// At most a second: silences are short.
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }

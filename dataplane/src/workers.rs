@@ -1,7 +1,7 @@
 //! The workers on TAP and port: what each works on, how they start and end.
 //!
 //! ```text
-//! worker i ── queue i of the TAP, socket i of the port, lane i + 1, counters of its own
+//! worker i ── its queues of the TAP, socket i of the port, lane i + 1, counters of its own
 //! ```
 //!
 //! INVARIANT: what one worker writes, no other reads or writes on its way of a frame. They share the table, the facts about
@@ -36,7 +36,8 @@ const _: () = assert!(lane_count(MAX_WORKERS) as usize == MAX_LANES, "each worke
 
 /// What both halves of a worker work on.
 pub(crate) struct Shared {
-    pub(crate) tap: Arc<TapQueue>,
+    /// At least one. Frames are read from all of them and written to the first.
+    pub(crate) queues: Vec<Arc<TapQueue>>,
     /// Receives, and sends unless there is another one for that.
     pub(crate) socket: Arc<UdpSocket>,
     pub(crate) sender: Arc<UdpSocket>,
@@ -76,7 +77,7 @@ pub(crate) struct AllStats(Arc<[WorkerCounters; MAX_WORKERS]>);
 
 /// What workers are started with.
 pub(crate) struct Equipment<'a> {
-    /// As many queues as there are sockets.
+    /// With queues for as many workers as there are sockets.
     pub(crate) tap: &'a Tap,
     pub(crate) sockets: &'a [Arc<UdpSocket>],
     /// Those that only send: of the second worker, and the ones after it. The others send by what they receive by.
@@ -136,12 +137,12 @@ impl Workers {
     /// Starts a thread for each socket, without any capability.
     pub(crate) fn start(equipment: &Equipment<'_>, watch: &Watch) -> std::io::Result<Self> {
         let Equipment { tap, sockets, senders, table, stats, inputs, places } = equipment;
-        debug_assert_eq!(tap.queues().len(), sockets.len(), "each worker has both");
+        debug_assert_eq!(tap.layout().worker_count, sockets.len(), "each worker has both");
         let mut workers = Self { stop: Arc::new(Flag::new()?), threads: Vec::new() };
-        for (at, (queue, socket)) in tap.queues().iter().zip(*sockets).enumerate() {
+        for (at, (queues, socket)) in tap.queues_of_workers().zip(*sockets).enumerate() {
             let WorkerCounters { tx, rx, io } = stats.of(at);
             let shared = Arc::new(Shared {
-                tap: queue.clone(),
+                queues: queues.to_vec(),
                 socket: socket.clone(),
                 sender: at.checked_sub(1).and_then(|at| senders.get(at)).unwrap_or(socket).clone(),
                 table: Arc::clone(table),
@@ -152,7 +153,7 @@ impl Workers {
                 stats: stats.clone(),
                 punts: inputs.for_worker(stats.clone()),
             };
-            let worker = Worker::new(shared, lane(at), context(tx), context(rx));
+            let worker = Worker::new(shared, lane(at), context(tx), context(rx))?;
             let core = places.get(at).copied();
             let run = move || {
                 core.into_iter().for_each(cores::run_on);
@@ -177,6 +178,11 @@ impl Drop for Workers {
 }
 
 impl Shared {
+    /// The queue that frames are written to.
+    pub(crate) fn tap(&self) -> &TapQueue {
+        &self.queues[0]
+    }
+
     /// Sends a run of datagrams. Waits when the socket is full, and does `meanwhile` whenever datagrams have arrived,
     /// so that a slow way out does not hold up what comes in.
     pub(crate) fn send(

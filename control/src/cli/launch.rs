@@ -128,6 +128,9 @@ struct OffloadArgs {
     /// Known frames skip the bridge where no firewall rule would see them there [default: auto, which is off]
     #[arg(long, value_name = "SWITCH")]
     bridge_redirect: Option<Switch>,
+    /// Containers do not share one queue, so that none that sends too much fills it for the others [default: auto, which is on]
+    #[arg(long, value_name = "SWITCH")]
+    source_queues: Option<Switch>,
     /// Ask containers for frames that leave in one send (`gso_max_size` of their interfaces) [default: auto, which is on]
     #[arg(long, value_name = "SWITCH")]
     container_gso: Option<Switch>,
@@ -222,6 +225,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         udp_gso: args.offload.udp_gso,
         udp_gro: args.offload.udp_gro,
         bridge_redirect: args.offload.bridge_redirect,
+        source_queues: args.offload.source_queues,
         container_gso: args.offload.container_gso,
         workers: args.workers,
         source_ports: args.source_ports,

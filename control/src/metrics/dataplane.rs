@@ -74,6 +74,7 @@ fn write_device(page: &mut Page<'_>, stats: &Stats) -> fmt::Result {
         ("udp_gso", &device.udp_gso),
         ("udp_gro", &device.udp_gro),
         ("bridge_redirect", &device.bridge_redirect),
+        ("source_queues", &device.source_queues),
     ];
     let extent = |force| match force {
         Force::On => 1.0,

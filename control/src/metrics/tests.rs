@@ -58,10 +58,12 @@ fn stats() -> Stats {
         receive_buffer_bytes: 1,
         send_buffer_bytes: 1,
         tap_queue_frames: 1000,
+        tap_queue_count: 16,
         tap_offload: feature(Force::On),
         udp_gso: feature(Force::Partly),
         udp_gro: feature(Force::On),
         bridge_redirect: feature(Force::Off),
+        source_queues: feature(Force::On),
     };
     Stats {
         peers: vec![peer("beta", 900), peer("", 1)],

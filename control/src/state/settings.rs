@@ -161,6 +161,8 @@ pub struct Requested {
     pub services_dir: Option<PathBuf>,
     /// `--bridge-redirect`
     pub bridge_redirect: Option<Switch>,
+    /// `--source-queues`
+    pub source_queues: Option<Switch>,
     /// `--container-gso`
     pub container_gso: Option<Switch>,
     /// `--workers`
@@ -259,6 +261,7 @@ impl Settings {
         note("udp-gso", now.udp_gso.to_string(), then.udp_gso.to_string());
         note("udp-gro", now.udp_gro.to_string(), then.udp_gro.to_string());
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
+        note("source-queues", now.source_queues.to_string(), then.source_queues.to_string());
         note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
         note("workers", self.workers.to_string(), older.workers.to_string());
         note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
@@ -288,6 +291,7 @@ impl Settings {
                 udp_gso: requested.udp_gso.unwrap_or(self.offload.udp_gso),
                 udp_gro: requested.udp_gro.unwrap_or(self.offload.udp_gro),
                 bridge_redirect: requested.bridge_redirect.unwrap_or(self.offload.bridge_redirect),
+                source_queues: requested.source_queues.unwrap_or(self.offload.source_queues),
             },
             container_gso: requested.container_gso.unwrap_or(self.container_gso),
             workers: requested.workers.unwrap_or(self.workers),

@@ -98,6 +98,10 @@ pub struct OffloadSwitches {
     /// operator's would see them there. `Auto` is off: it does not pay enough (docs/performance.md).
     #[serde(default)]
     pub bridge_redirect: Switch,
+    /// Several queues of the TAP for each worker, with containers spread over them, so that one that sends more than is
+    /// carried does not fill its neighbours' queue.
+    #[serde(default)]
+    pub source_queues: Switch,
 }
 
 /// What the rules of iptables do to frames on the bridge. A verdict holds for one generation of the rules.

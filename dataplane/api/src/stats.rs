@@ -113,8 +113,10 @@ pub struct DeviceStatus {
     pub receive_buffer_bytes: u64,
     /// The same for datagrams that are to go.
     pub send_buffer_bytes: u64,
-    /// Frames of containers that wait for us in all queues of the TAP; the kernel drops what comes above.
+    /// Frames of containers that wait for us in each queue of the TAP; the kernel drops what comes above.
     pub tap_queue_frames: u32,
+    /// Queues of the TAP, of all workers.
+    pub tap_queue_count: u16,
     /// Super-frames pass the TAP whole.
     pub tap_offload: FeatureStatus,
     /// Trains leave in one send.
@@ -123,6 +125,8 @@ pub struct DeviceStatus {
     pub udp_gro: FeatureStatus,
     /// Known frames skip the bridge.
     pub bridge_redirect: FeatureStatus,
+    /// Containers do not share one queue.
+    pub source_queues: FeatureStatus,
 }
 
 /// The threads that carry frames: what the operator wants, how many there are, and why.
@@ -130,7 +134,7 @@ pub struct DeviceStatus {
 pub struct WorkersStatus {
     /// What the operator wants.
     pub wanted: WorkerCount,
-    /// How many there are, each with a queue of the TAP and a socket of its own.
+    /// How many there are, each with queues of the TAP and a socket of its own.
     pub count: u8,
     /// From how many ports their datagrams leave.
     pub source_port_count: u8,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weaved_api::{MacAddr, PackingStatus, SessionStatus};
 use weaved_core::{
-    forward::Packing,
+    forward::{DropReason, Packing},
     testing::{
         Conditions, Network,
         frames::{mac, tcp_superframe},
@@ -52,6 +52,22 @@ fn a_sender_learns_what_its_path_loses_and_packs_accordingly() {
         network.conditions.loss = 0.0;
         transfer(&mut network, 6);
         assert_eq!((packing(&network, 0), status(&network, 0).loss_ppm), (Packing::Trains, Some(0)), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_the_receivers_own_socket_loses_is_no_loss_of_the_path() {
+    for seed in seeds(4) {
+        let mut network = connect(seed);
+        transfer(&mut network, 2);
+        network.conditions.loss = 0.05;
+        for _ in 0..10 {
+            network.nodes[1].stats.count_drop(DropReason::UdpOverflow);
+            transfer(&mut network, 1);
+        }
+        assert_eq!(packing(&network, 0), Packing::Trains, "seed {seed}");
+        transfer(&mut network, 6);
+        assert_eq!(packing(&network, 0), Packing::Singles, "seed {seed}: the same without a word of the socket");
     }
 }
 

@@ -302,7 +302,7 @@ fn data_planes_of_several_workers_carry_every_flow_and_tell_how_many_they_are() 
             let stats = control.stats();
             let device = stats.device.clone().unwrap();
             assert_eq!((device.workers.count, device.workers.wanted), (count, workers(count)), "{device:?}");
-            assert_eq!(device.tap_queue_frames, crate::tap::TAP_QUEUE_FRAMES * u32::from(count));
+            assert_eq!(usize::from(device.tap_queue_count), crate::tap::QUEUES_PER_WORKER * usize::from(count));
             assert_eq!(force(&device), [Force::On; 3], "{device:?}");
             for reason in ["drop_forged", "drop_replayed", "drop_session_exhausted"] {
                 let dropped = stats.counters.iter().find(|counter| counter.name == reason);

@@ -26,6 +26,9 @@ const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
 /// Room for the control messages that we ask for, and some more.
 const CONTROL_BYTES: usize = 192;
 
+/// `asm-generic/socket.h`; `libc` does not have it for all targets.
+const SO_MEMINFO: c_int = 55;
+
 /// A socket address in the kernel's form.
 #[repr(C, align(8))]
 struct RawAddress([u8; ADDRESS_BYTES]);
@@ -165,6 +168,17 @@ pub(crate) fn set_ipv4_destination_report(fd: BorrowedFd<'_>) -> io::Result<()> 
 /// Asks for the address that datagrams were sent to (`IPV6_RECVPKTINFO`); on a dual-stack socket it may be a mapped one.
 pub(crate) fn set_ipv6_destination_report(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+}
+
+/// Memory of what has come and was not read yet (`SO_MEMINFO`).
+pub(crate) fn waiting_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    // SK_MEMINFO_RMEM_ALLOC is the first of them; the kernel writes as many as there is room for.
+    let mut allocated = 0_u32;
+    let mut len = size_of::<u32>() as libc::socklen_t;
+    let value: *mut c_void = (&raw mut allocated).cast();
+    // SAFETY: the pointer is to a number that outlives the call, `len` is its size and the kernel writes no more than that.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, value, &raw mut len) })?;
+    Ok(allocated as usize)
 }
 
 /// Sends without checksums (`SO_NO_CHECK`), which goes with no offload.

@@ -4,7 +4,7 @@
 //! device is persistent, so that the bridge port outlives this process; the offloads it has are then those of the
 //! last process, which is why opening always sets them anew.
 //!
-//! A device has one queue, or one for each worker: then a program of ours keeps every flow on its queue ([`steering`]).
+//! A device has one queue, or several for each worker: then a program of ours chooses by flow and source ([`steering`]).
 //! Which of the two it is, is settled when the device is made.
 //!
 //! INVARIANT: descriptors of ours are non-blocking, and nobody else has one on the device. With one queue the kernel sees to
@@ -36,7 +36,11 @@ use weaved_api::Switch;
 
 use weaved_core::offload::superframe::Transport;
 
-pub use self::{offload::TapOffload, queue::TapQueue, steering::Unsteered};
+pub use self::{
+    offload::TapOffload,
+    queue::TapQueue,
+    steering::{Layout, Unsteered},
+};
 pub(crate) use self::{refusals::Refusals, steering::Steering};
 use crate::{feature::Feature, sys::tun};
 
@@ -45,6 +49,12 @@ pub const VNET_HEADER_LEN: usize = 10;
 
 /// Frames that the kernel keeps for us in each queue while we are busy; above, it drops the newest.
 pub const TAP_QUEUE_FRAMES: u32 = 1000;
+
+/// Queues of each worker where sources have queues of their own. Two of so many sources that are chosen by chance meet in
+/// one with a chance of a sixteenth.
+pub(crate) const QUEUES_PER_WORKER: usize = 16;
+
+const _: () = assert!(QUEUES_PER_WORKER * weaved_api::MAX_WORKERS <= 256, "the kernel gives a TAP so many");
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -57,6 +67,7 @@ pub struct Tap {
     device: Arc<Device>,
     /// At least one.
     queues: Vec<Arc<TapQueue>>,
+    layout: Layout,
     /// Held for as long as the device is open with several queues.
     _claim: Option<UnixDatagram>,
 }
@@ -127,28 +138,34 @@ impl Tap {
     /// Whether an existing device is ours to open is for the caller to know: see `reconcile`.
     pub fn open(name: &str, switch: Switch) -> Result<Self, TapError> {
         let fd = attach(name, FLAGS)?;
-        Self::set_up(name, switch, vec![fd], None)
+        Self::set_up(name, switch, (vec![fd], Layout::SINGLE), None)
     }
 
-    /// The same with so many queues, at least two, and a program that chooses among them.
+    /// The same with several queues, and a program that chooses among them.
     pub(crate) fn open_several(
         name: &str,
         switch: Switch,
-        queue_count: usize,
+        layout: Layout,
         steering: &Steering,
     ) -> Result<Self, TapError> {
         let claim = claim(name)?;
         let attached: Result<Vec<OwnedFd>, TapError> =
-            (0..queue_count).map(|_| attach(name, FLAGS | libc::IFF_MULTI_QUEUE)).collect();
+            (0..layout.queue_count()).map(|_| attach(name, FLAGS | libc::IFF_MULTI_QUEUE)).collect();
         let fds = attached?;
         let refused =
             |source| TapError::Other { name: name.to_owned(), step: "set the program that chooses a queue", source };
-        tun::set_steering(fds[0].as_fd(), steering.as_fd()).map_err(refused)?;
-        Self::set_up(name, switch, fds, Some(claim))
+        let program = steering.with_layout(layout).map_err(refused)?;
+        tun::set_steering(fds[0].as_fd(), program).map_err(refused)?;
+        Self::set_up(name, switch, (fds, layout), Some(claim))
     }
 
     /// What is set for the whole device is set by its first descriptor.
-    fn set_up(name: &str, switch: Switch, fds: Vec<OwnedFd>, claim: Option<UnixDatagram>) -> Result<Self, TapError> {
+    fn set_up(
+        name: &str,
+        switch: Switch,
+        (fds, layout): (Vec<OwnedFd>, Layout),
+        claim: Option<UnixDatagram>,
+    ) -> Result<Self, TapError> {
         let other = |step| move |source| TapError::Other { name: name.to_owned(), step, source };
         let fd = fds[0].as_fd();
         tun::set_vnet_header_len(fd, VNET_HEADER_LEN as u8).map_err(other("set the vnet header length"))?;
@@ -159,7 +176,7 @@ impl Tap {
         let feature = Feature::decide(switch, offload.finding()).ok_or_else(no_offload)?;
         let device = Arc::new(Device { name: name.to_owned(), offload, feature, refusals: Refusals::default() });
         let queues = fds.into_iter().map(|fd| Arc::new(TapQueue::new(fd, device.clone()))).collect();
-        let tap = Self { device, queues, _claim: claim };
+        let tap = Self { device, queues, layout, _claim: claim };
         if offload.has_super_frames() {
             for transport in [Transport::Tcp, Transport::Udp] {
                 tap.refusals().test(transport, |vnet, frame| tap.first().write_frame(vnet, frame));
@@ -200,7 +217,17 @@ impl Tap {
         &self.device.refusals
     }
 
-    /// Its queues: the first is the only one, or there is one for each worker.
+    /// How its queues are shared out.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The queues of each worker.
+    pub(crate) fn queues_of_workers(&self) -> impl Iterator<Item = &[Arc<TapQueue>]> {
+        self.queues.chunks(self.layout.queues_per_worker)
+    }
+
+    /// Its queues, at least one.
     pub fn queues(&self) -> &[Arc<TapQueue>] {
         &self.queues
     }

@@ -275,6 +275,13 @@ impl UdpSocket {
         }
     }
 
+    /// Memory that datagrams take which have come and were not read yet: up to twice as much as that, because the kernel takes
+    /// its time to count what was read.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        // The kernel refuses to tell only for a descriptor that is no socket.
+        socket::waiting_bytes(self.fd.as_fd()).unwrap_or_default()
+    }
+
     /// Waits until there is room to send here or something to receive at `incoming`, which may be the same, or the timeout
     /// is over.
     pub fn wait_for_room(&self, incoming: &Self, timeout: Duration) -> Waited {

@@ -10,12 +10,13 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use weaved_core::forward::{Datagrams, Decapsulator, DropReason, Outcome};
 
+use super::fair_share::FairShare;
 use crate::{
     frame_writer::FrameWriter,
     udp::{RECEIVE_BYTES, Received},
@@ -25,6 +26,9 @@ use crate::{
 /// Receives per batch, so that the table in use is never old.
 const MAX_BATCH_RECEIVES: usize = 16;
 
+/// Frames per batch, so that what containers send waits no longer for a flood. The last receive may exceed it.
+const MAX_BATCH_FRAMES: usize = 64;
+
 /// The state of the receiving half.
 pub(super) struct Rx {
     shared: Arc<Shared>,
@@ -32,6 +36,9 @@ pub(super) struct Rx {
     decapsulator: Decapsulator,
     writer: FrameWriter,
     buffer: Box<[u8]>,
+    fair_share: FairShare,
+    /// Frames of this batch so far.
+    frame_count: usize,
     /// The socket's count of lost datagrams when it was last told.
     overflow_count: u32,
 }
@@ -39,8 +46,17 @@ pub(super) struct Rx {
 impl Rx {
     pub(super) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
         let decapsulator = Decapsulator::new(context.stats.clone());
-        let buffer = vec![0; RECEIVE_BYTES].into();
-        Self { shared, context, decapsulator, writer: FrameWriter::default(), buffer, overflow_count: 0 }
+        let (buffer, fair_share) = (vec![0; RECEIVE_BYTES].into(), FairShare::new(Instant::now()));
+        Self {
+            shared,
+            context,
+            decapsulator,
+            writer: FrameWriter::default(),
+            buffer,
+            fair_share,
+            frame_count: 0,
+            overflow_count: 0,
+        }
     }
 
     /// How long the socket may be silent before [`Self::on_silence`] is due; none while no train waits for anything.
@@ -55,8 +71,9 @@ impl Rx {
     }
 
     /// Takes in what has arrived, up to the cap; tells whether anything had.
-    pub(super) fn batch(&mut self) -> anyhow::Result<bool> {
+    pub(super) fn batch(&mut self, now: Instant) -> anyhow::Result<bool> {
         let mut has_received = false;
+        self.frame_count = 0;
         for _ in 0..MAX_BATCH_RECEIVES {
             let received = self.shared.socket.receive(&mut self.buffer);
             let received = received.context("cannot receive datagrams")?;
@@ -65,11 +82,18 @@ impl Rx {
             let Some(received) = received else {
                 self.decapsulator.on_socket_empty();
                 self.deliver();
+                self.fair_share.on_empty();
                 break;
             };
             self.handle(received);
             self.deliver();
             has_received = true;
+            if self.frame_count >= MAX_BATCH_FRAMES {
+                break;
+            }
+        }
+        if has_received && self.fair_share.is_due(now) {
+            self.fair_share.tick(self.shared.socket.waiting_bytes(), now);
         }
         Ok(has_received)
     }
@@ -89,10 +113,15 @@ impl Rx {
         while let Some(outcome) = self.decapsulator.poll() {
             match outcome {
                 Outcome::Deliver(delivery) => {
-                    let written =
-                        self.writer.write(&*self.shared.tap, &self.shared.io_stats, delivery.vnet, delivery.frame);
-                    if written.is_err() {
-                        self.context.stats.count_drop(DropReason::TapRefused);
+                    self.frame_count += 1;
+                    if self.fair_share.admits(source(delivery.frame), delivery.frame.len()) {
+                        let written =
+                            self.writer.write(self.shared.tap(), &self.shared.io_stats, delivery.vnet, delivery.frame);
+                        if written.is_err() {
+                            self.context.stats.count_drop(DropReason::TapRefused);
+                        }
+                    } else {
+                        self.context.stats.count_drop(DropReason::UnfairShare);
                     }
                     delivery.sighting.into_iter().for_each(|punt| self.context.punts.punt(punt));
                 }
@@ -106,8 +135,13 @@ impl Rx {
         if let Some(overflow_count) = received.overflow_count {
             let lost = overflow_count.wrapping_sub(self.overflow_count);
             self.overflow_count = overflow_count;
-            self.shared.io_stats.udp_overflow.fetch_add(lost.into(), Relaxed);
+            self.context.stats.count_drops(DropReason::UdpOverflow, lost.into());
         }
         self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
     }
+}
+
+/// The source address of a frame; what is delivered has one.
+fn source(frame: &[u8]) -> [u8; 6] {
+    frame.get(6..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
 }

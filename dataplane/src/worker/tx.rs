@@ -1,11 +1,13 @@
 //! The sending half of a worker: TAP → core → UDP.
 //!
 //! ```text
-//!  begin batch ─▶ read frame ─▶ push ─▶ send what is closed ─┐        ─▶ end batch ─▶ send the rest
-//!                     ▲─────────── up to the cap ────────────┘
+//!  begin batch ─▶ next queue ─▶ read frame ─▶ push ─▶ send what is closed ─┐        ─▶ end batch ─▶ send the rest
+//!                     ▲             ▲─────────── up to a share ───────────┤
+//!                     └──────────────────────── up to the cap ────────────┘
 //! ```
 //!
-//! The batch ends when the TAP is empty or at the cap, never by a timer: a lone frame waits for nobody.
+//! The batch ends when the queues are empty or at the cap, never by a timer: a lone frame waits for nobody. Queues take
+//! turns, each with a share, so that one that is always full delays the others by a share and no more.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -23,6 +25,7 @@ use crate::{
     backlog::Backlog,
     tap::VNET_HEADER_LEN,
     udp::{SendError, Sending, Unsent},
+    worker::ready::ReadyQueues,
     workers::{Meanwhile, Shared, WorkerContext},
 };
 
@@ -31,48 +34,96 @@ const MAX_BATCH_FRAMES: usize = 64;
 /// Bytes of frames per batch.
 const MAX_BATCH_BYTES: usize = 256 << 10;
 
+/// Frames that one queue may give before it is the next one's turn.
+const SHARE_FRAMES: usize = 16;
+/// Bytes of frames likewise: a super-frame, or little more than one.
+const SHARE_BYTES: usize = 64 << 10;
+
 /// The state of the sending half.
 pub(super) struct Tx {
     shared: Arc<Shared>,
     context: WorkerContext,
     encapsulator: Encapsulator,
-    backlog: Backlog,
+    /// Of each queue.
+    backlogs: Vec<Backlog>,
+}
+
+/// What has been read in one batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    frames: usize,
+    bytes: usize,
+}
+
+/// What one queue gave.
+struct Share {
+    taken: Taken,
+    /// There is nothing more.
+    is_last: bool,
+}
+
+impl Taken {
+    /// Whether the batch may go on.
+    fn has_room(self) -> bool {
+        self.frames < MAX_BATCH_FRAMES && self.bytes < MAX_BATCH_BYTES
+    }
 }
 
 impl Tx {
     pub(super) fn new(shared: Arc<Shared>, lane: Lane, context: WorkerContext) -> Self {
         let now = Instant::now();
         let encapsulator = Encapsulator::new(lane, context.stats.clone(), now);
-        Self { shared, context, encapsulator, backlog: Backlog::new(now) }
+        let backlogs = shared.queues.iter().map(|_| Backlog::new(now)).collect();
+        Self { shared, context, encapsulator, backlogs }
     }
 
-    /// Sends what the TAP has, up to the cap; tells whether it had anything. While the socket is full, `meanwhile` is
-    /// called whenever datagrams have arrived.
-    pub(super) fn batch(&mut self, now: Instant, mut meanwhile: impl Meanwhile) -> anyhow::Result<bool> {
-        let mut byte_count = 0;
+    /// Sends what the ready queues have, up to the cap; tells whether they had anything. While the socket is full, `meanwhile`
+    /// is called whenever datagrams have arrived.
+    pub(super) fn batch(
+        &mut self,
+        ready: &mut ReadyQueues,
+        now: Instant,
+        mut meanwhile: impl Meanwhile,
+    ) -> anyhow::Result<bool> {
+        let mut taken = Taken::default();
         self.encapsulator.begin_batch(&self.shared.table.load(), now);
-        self.backlog.begin_batch(now);
-        for _ in 0..MAX_BATCH_FRAMES {
-            let mut vnet = [0; VNET_HEADER_LEN];
-            let tap = &self.shared.tap;
-            let read = tap.read_frame(&mut vnet, self.encapsulator.frame_buffer());
-            let Some(len) = read.with_context(|| format!("the TAP device {} is gone", tap.name()))? else {
-                self.backlog.on_empty();
-                break;
-            };
-            self.take_frame(&vnet, len, &mut meanwhile)?;
-            byte_count += len;
-            if byte_count >= MAX_BATCH_BYTES {
-                break;
+        while taken.has_room()
+            && let Some(queue) = ready.next()
+        {
+            self.backlogs[queue].begin_batch(now);
+            let share = self.take_share(queue, &mut meanwhile)?;
+            if share.is_last {
+                ready.on_empty(queue);
+                self.backlogs[queue].on_empty();
             }
+            taken.frames += share.taken.frames;
+            taken.bytes += share.taken.bytes;
         }
         self.encapsulator.end_batch();
         self.send_closed(&mut meanwhile)?;
-        Ok(byte_count > 0)
+        Ok(taken.frames > 0)
+    }
+
+    /// Reads from one queue until it is empty or has given its share.
+    fn take_share(&mut self, queue: usize, meanwhile: &mut impl Meanwhile) -> anyhow::Result<Share> {
+        let mut taken = Taken::default();
+        while taken.frames < SHARE_FRAMES && taken.bytes < SHARE_BYTES {
+            let mut vnet = [0; VNET_HEADER_LEN];
+            let tap = &self.shared.queues[queue];
+            let read = tap.read_frame(&mut vnet, self.encapsulator.frame_buffer());
+            let Some(len) = read.with_context(|| format!("the TAP device {} is gone", tap.name()))? else {
+                return Ok(Share { taken, is_last: true });
+            };
+            self.take_frame(queue, &vnet, len, meanwhile)?;
+            taken.frames += 1;
+            taken.bytes += len;
+        }
+        Ok(Share { taken, is_last: false })
     }
 
     fn take_frame(
         &mut self,
+        queue: usize,
         vnet: &[u8; VNET_HEADER_LEN],
         len: usize,
         meanwhile: &mut impl Meanwhile,
@@ -81,8 +132,9 @@ impl Tx {
             self.context.stats.count_drop(DropReason::FrameMalformed);
             return Ok(());
         };
-        if self.backlog.wants_mark() && Ecn::mark(&mut self.encapsulator.frame_buffer()[..len]).is_ok() {
-            self.backlog.on_marked();
+        let backlog = &mut self.backlogs[queue];
+        if backlog.wants_mark() && Ecn::mark(&mut self.encapsulator.frame_buffer()[..len]).is_ok() {
+            backlog.on_marked();
             self.shared.io_stats.backlog_marked.fetch_add(1, Relaxed);
         }
         if let Some(punt) = self.encapsulator.push(vnet, len) {

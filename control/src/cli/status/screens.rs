@@ -185,14 +185,16 @@ pub(super) fn dataplane(report: &StatusReport) -> String {
                 workers.count, workers.wanted, workers.reason
             ));
             lines.push(format!(
-                "queues       UDP receive {}, UDP send {}, TAP {} frames",
+                "queues       UDP receive {}, UDP send {}, TAP {} of {} frames",
                 bytes(device.receive_buffer_bytes),
                 bytes(device.send_buffer_bytes),
+                device.tap_queue_count,
                 device.tap_queue_frames
             ));
             let features = [("tap-offload", &device.tap_offload), ("udp-gso", &device.udp_gso)];
             let more = [("udp-gro", &device.udp_gro), ("bridge-redirect", &device.bridge_redirect)];
-            for (name, feature) in features.into_iter().chain(more) {
+            let features = features.into_iter().chain(more).chain([("source-queues", &device.source_queues)]);
+            for (name, feature) in features {
                 lines.push(feature_line(name, feature));
             }
         }

@@ -59,6 +59,8 @@ drop_reasons! {
     UnderlayUnreachable "drop_underlay_unreachable" "Datagrams that the kernel could not route.";
     UnderlayFull "drop_underlay_full" "Datagrams that found the socket buffer full.";
     UnderlayTooBig "drop_underlay_too_big" "Datagrams larger than the path takes; the path MTU is lowered.";
+    UdpOverflow "drop_udp_overflow" "Packets lost because they came faster than they were read; each is a datagram or a part of a train.";
+    UnfairShare "drop_unfair_share" "Frames from other hosts left out because more came than could be carried and their source had had its share.";
     TapRefused "drop_tap_refused" "Frames that the TAP device did not take.";
 }
 

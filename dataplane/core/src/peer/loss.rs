@@ -5,6 +5,9 @@
 //! datagram is to stand alone; three windows in a row at [`CLEAN_PPM`] or below end that. One window is not enough: a flow
 //! that finds the end of its bandwidth loses many datagrams at once and then none.
 //!
+//! The other half is told how much of what it sends has come ([`Reception`]). What was lost at the end of the path, in a full
+//! socket of our own, is no loss of the path: stretches in which that happened are left out of both numbers.
+//!
 //! INVARIANT: a report is believed about nothing but the session that it came on; numbers that go back are ignored. Whoever
 //! lies about loss changes how he himself is served.
 
@@ -89,9 +92,52 @@ impl PathLoss {
     }
 }
 
+/// What a peer is told of its datagrams on one session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reception {
+    /// At the last report.
+    before: LossReport,
+    /// How often our own sockets had lost something then.
+    own_losses: u64,
+    /// What is left out.
+    left_out: LossReport,
+}
+
+impl Reception {
+    /// Another session counts from zero.
+    pub fn on_new_session(&mut self) {
+        *self = Self { own_losses: self.own_losses, ..Self::default() };
+    }
+
+    /// What to report: the session has counted so much, and our own sockets have lost so many packets, whoever sent them.
+    pub fn report(&mut self, counted: LossReport, own_losses: u64) -> LossReport {
+        if own_losses != self.own_losses {
+            self.left_out.due_count += counted.due_count.saturating_sub(self.before.due_count);
+            self.left_out.opened_count += counted.opened_count.saturating_sub(self.before.opened_count);
+        }
+        (self.before, self.own_losses) = (counted, own_losses);
+        LossReport {
+            due_count: counted.due_count.saturating_sub(self.left_out.due_count),
+            opened_count: counted.opened_count.saturating_sub(self.left_out.opened_count),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stretch_in_which_our_own_socket_lost_something_is_left_out() {
+        let mut reception = Reception::default();
+        let counted = |due_count, opened_count| LossReport { due_count, opened_count };
+        assert_eq!(reception.report(counted(1000, 990), 0), counted(1000, 990));
+        assert_eq!(reception.report(counted(3000, 2000), 5), counted(1000, 990), "as if nothing had been sent");
+        assert_eq!(reception.report(counted(4000, 2980), 5), counted(2000, 1970), "the path is heard of again");
+        assert_eq!(reception.report(counted(5000, 3000), 6), counted(2000, 1970));
+        reception.on_new_session();
+        assert_eq!(reception.report(counted(10, 9), 6), counted(10, 9), "what was lost before is no news");
+    }
 
     /// Reports window after window with so many lost of each 10,000.
     struct Reporter {

@@ -14,7 +14,7 @@ use std::{
 };
 
 pub use dial::{Confirming, Dial, Due, Phase, Proof};
-pub use loss::{LossRate, PathLoss};
+pub use loss::{LossRate, PathLoss, Reception};
 pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
 use weaved_api::{LinkEnd, PeerId, TargetFailure};
 
@@ -105,6 +105,8 @@ pub struct Link {
     pub path: PathMtu,
     /// What it loses on the way to the peer.
     pub loss: PathLoss,
+    /// What the peer is told of the way to us.
+    pub reception: Reception,
     /// Since when there has been a session without a break.
     pub connected_at: Instant,
     /// When something authentic was last noticed.
@@ -235,6 +237,7 @@ impl Link {
             previous: Vec::new(),
             path: PathMtu::new(first_id, now),
             loss: PathLoss::default(),
+            reception: Reception::default(),
             connected_at: now,
             heard_at: now,
             role,
@@ -322,6 +325,7 @@ impl Link {
         let before = std::mem::replace(&mut self.current, session);
         self.keep(before, self.keys_at);
         self.loss.on_new_session();
+        self.reception.on_new_session();
         self.role = role;
         self.keys_at = now;
         self.rekey_due = now + rekey_delay(role);

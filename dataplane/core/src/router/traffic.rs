@@ -60,6 +60,7 @@ impl Router {
 
     /// A record that is not a frame.
     pub(super) fn on_record(&mut self, from: PeerId, record: SlowRecord, now: Instant) {
+        let own_losses = self.workers.iter().map(|worker| worker.dropped(DropReason::UdpOverflow)).sum();
         let Some(link) = self.peers.get_mut(&from).and_then(|peer| peer.link.as_mut()) else { return };
         link.heard_at = now;
         match record {
@@ -67,7 +68,7 @@ impl Router {
             SlowRecord::Probe(ack) => {
                 let (session, way) = (link.current.clone(), link.way());
                 let chunk_len = link.path.datagram_len().chunk_len();
-                let report = session.reception();
+                let report = link.reception.report(session.reception(), own_losses);
                 let len = 2 * RECORD_HEADER_LEN + PROBE_ACK_LEN + LOSS_REPORT_LEN;
                 let answer = records(len, |writer| {
                     writer.push_probe_ack(ack)?;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::UdpSocket,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -17,14 +18,19 @@ use crate::{
 };
 
 const QUEUE_COUNT: usize = 3;
+const LAYOUT: Layout = Layout { worker_count: QUEUE_COUNT, queues_per_worker: 1 };
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than any datagram of the host's own that might come in between (router solicitations).
 const MARKER_LEN: usize = 200;
 
 /// A TAP with several queues that is up and has addresses.
 fn open_up() -> Tap {
+    open_up_with(LAYOUT)
+}
+
+fn open_up_with(layout: Layout) -> Tap {
     let steering = Steering::load().unwrap_or_else(|error| panic!("{error}\n{}", Steering::complaint()));
-    let tap = Tap::open_several("tap0", Switch::Off, QUEUE_COUNT, &steering).unwrap();
+    let tap = Tap::open_several("tap0", Switch::Off, layout, &steering).unwrap();
     let mut netlink = Netlink::open().unwrap();
     let index = netlink.link("tap0").unwrap().unwrap().index;
     netlink.set_up(index).unwrap();
@@ -122,14 +128,39 @@ fn all_fragments_between_two_hosts_are_on_one_queue() {
 }
 
 #[test]
+fn a_source_has_one_queue_of_each_worker_and_other_sources_have_others() {
+    const QUEUES: usize = 4;
+    in_namespace(|| {
+        let tap = open_up_with(Layout { worker_count: QUEUE_COUNT, queues_per_worker: QUEUES });
+        wait_until_frames_come(&tap, "192.0.2.255:9");
+        let mut used = BTreeSet::new();
+        for source in 1..=32 {
+            let address = format!("02:00:00:00:00:{source:02x}");
+            let set = ["link", "set", "tap0", "address", &address];
+            assert!(Command::new("ip").args(set).status().unwrap().success());
+            let senders: Vec<UdpSocket> = std::iter::repeat_with(|| sender_to("192")).take(32).collect();
+            for sender in &senders {
+                sender.send_to(&[7; MARKER_LEN], "192.0.2.255:9").unwrap();
+            }
+            let taken = take(&tap);
+            let (workers, queues): (BTreeSet<_>, BTreeSet<_>) =
+                taken.iter().map(|(at, _)| (at / QUEUES, at % QUEUES)).unzip();
+            assert_eq!((taken.len(), workers.len(), queues.len()), (32, QUEUE_COUNT, 1), "{workers:?} {queues:?}");
+            used.extend(queues);
+        }
+        assert_eq!(used.len(), QUEUES, "some queue gets nothing of 32 sources");
+    });
+}
+
+#[test]
 fn a_second_process_gets_no_queue_of_a_device_in_use() {
     in_namespace(|| {
         let steering = Steering::load().unwrap();
-        let first = Tap::open_several("tap0", Switch::Auto, 2, &steering).unwrap();
-        let error = Tap::open_several("tap0", Switch::Auto, 2, &steering).unwrap_err();
+        let first = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
+        let error = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap_err();
         assert!(matches!(error, crate::tap::TapError::Busy(_)), "{error}");
         drop(first);
-        Tap::open_several("tap0", Switch::Auto, 2, &steering).unwrap();
+        Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
     });
 }
 
@@ -137,7 +168,7 @@ fn a_second_process_gets_no_queue_of_a_device_in_use() {
 fn several_queues_have_the_offloads_of_one() {
     in_namespace(|| {
         let one = Tap::open("tap1", Switch::Auto).unwrap().offload();
-        let several = Tap::open_several("tap0", Switch::Auto, QUEUE_COUNT, &Steering::load().unwrap()).unwrap();
+        let several = Tap::open_several("tap0", Switch::Auto, LAYOUT, &Steering::load().unwrap()).unwrap();
         assert_eq!(several.offload(), one);
         assert_eq!(several.refusals().describe(), None);
     });

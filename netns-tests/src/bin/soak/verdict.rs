@@ -31,6 +31,10 @@ const DROPPED_BY_RECEIVER: [&str; 6] = [
 const ALLOWED: &[(&str, &str)] = &[
     ("drop_tap_queue_full", "containers send faster than two cores encrypt; TCP finds its rate by this"),
     ("drop_udp_overflow", "three hosts on two cores: a data plane that is not scheduled for a while does not read"),
+    (
+        "drop_unfair_share",
+        "more comes than a data plane has time for: the source that sends most loses, not its neighbours",
+    ),
     ("drop_train_incomplete", "follows from datagrams that were lost in an overflow; complete frames were delivered"),
     ("drop_underlay_too_big", "probes for a longer path MTU than the cable has"),
     ("drop_underlay_full", "datagrams are made faster than the cable takes them"),

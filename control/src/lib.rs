@@ -11,6 +11,7 @@
 //! The parts are processes of one executable. Each may end without touching the others; what they need to go on is in
 //! the state directory ([`state`]) or comes from the next process over a Unix socket.
 
+pub mod any_case;
 pub mod catalogue;
 pub mod cli;
 pub mod cluster;
@@ -23,6 +24,7 @@ pub mod docker;
 pub mod failure;
 pub mod firewall;
 pub mod gateway_client;
+pub mod go_duration;
 pub mod health;
 pub mod hlc;
 pub mod host;

@@ -6,7 +6,8 @@ use super::output::{self, Table};
 use crate::{
     catalogue::{CheckId, Drain, Instance, InstanceId, Source},
     failure::Failure,
-    health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MIN_INTERVAL, Probe, duration, http},
+    go_duration,
+    health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MIN_INTERVAL, Probe, http},
     paths::Paths,
     registration::{
         Definition,
@@ -237,6 +238,6 @@ fn checks(args: &Register, id: &InstanceId) -> Result<Vec<CheckSpec>, Failure> {
 
 fn time(option: &str, text: Option<&String>) -> Result<Option<std::time::Duration>, Failure> {
     let Some(text) = text else { return Ok(None) };
-    let value = duration::parse(text).map(|value| value.max(MIN_INTERVAL));
+    let value = go_duration::parse_or_seconds(text).map(|value| value.max(MIN_INTERVAL));
     value.map(Some).ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))
 }

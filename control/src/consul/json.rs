@@ -1,11 +1,12 @@
-//! Bodies as clients send them: keys in any case (Go's decoder does not care, and clients rely on it), `null` for
-//! nothing.
+//! Bodies as clients send them: keys in any case ([`crate::any_case`]), `null` for nothing.
 //!
 //! INVARIANT: a body becomes a value once, here; depth and length are bounded (the parser's recursion limit, the
 //! server's limit of bodies).
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::any_case;
 
 /// A body that cannot be used. The text is the answer to the client, as Consul words it.
 #[derive(Debug, thiserror::Error)]
@@ -22,38 +23,35 @@ pub enum BodyError {
 ///
 /// Metadata is named by its owner: the keys within the objects `keep` stay as they are.
 pub fn decode<T: DeserializeOwned>(body: &[u8], keep: &[&str]) -> Result<T, BodyError> {
-    match serde_json::from_slice(body)? {
-        Value::Object(object) => Ok(serde_json::from_value(Value::Object(lower_object(object, keep)))?),
+    match read(body, keep)? {
+        value @ Value::Object(_) => Ok(serde_json::from_value(value)?),
         _ => Err(BodyError::OtherKind("an object")),
     }
 }
 
 /// Reads a list of objects, each as [`decode`] does.
 pub fn decode_list<T: DeserializeOwned>(body: &[u8], keep: &[&str]) -> Result<Vec<T>, BodyError> {
-    let items: Vec<Value> = serde_json::from_slice(body)?;
-    if !items.iter().all(Value::is_object) {
-        return Err(BodyError::OtherKind("a list of objects"));
-    }
-    Ok(serde_json::from_value(lower_keys(Value::Array(items), keep))?)
-}
-
-fn lower_keys(value: Value, keep: &[&str]) -> Value {
-    match value {
-        Value::Object(object) => Value::Object(lower_object(object, keep)),
-        Value::Array(items) => Value::Array(items.into_iter().map(|item| lower_keys(item, keep)).collect()),
-        other => other,
+    match read(body, keep)? {
+        Value::Array(items) if items.iter().all(Value::is_object) => Ok(serde_json::from_value(Value::Array(items))?),
+        _ => Err(BodyError::OtherKind("a list of objects")),
     }
 }
 
 /// Keys that are the same but for the case: the last one counts, as in Go. What is `null` is not there.
-fn lower_object(object: Map<String, Value>, keep: &[&str]) -> Map<String, Value> {
-    let mut lowered = Map::new();
-    for (key, value) in object.into_iter().filter(|(_, value)| !value.is_null()) {
-        let key = key.to_lowercase();
-        let value = if keep.contains(&key.as_str()) { value } else { lower_keys(value, keep) };
-        lowered.insert(key, value);
+fn read(body: &[u8], keep: &[&str]) -> Result<Value, BodyError> {
+    let value = serde_json::from_slice(&any_case::lower_keys(body, keep))?;
+    Ok(without_null(value))
+}
+
+fn without_null(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let members = object.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(members.map(|(key, value)| (key, without_null(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_null).collect()),
+        other => other,
     }
-    lowered
 }
 
 #[cfg(test)]

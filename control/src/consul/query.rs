@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::go_duration;
+
 /// More than any client sends.
 const MAX_PARAMETERS: usize = 64;
 /// How long a blocking query waits without `wait`.
@@ -93,7 +95,7 @@ impl Query {
     /// What a blocking query waits for; None for one that is answered at once.
     pub fn blocking(&self) -> Result<Option<Blocking>, QueryError> {
         let wait = match self.get("wait") {
-            Some(text) => go_duration(text).ok_or(QueryError::Wait)?,
+            Some(text) => go_duration::parse(text).ok_or(QueryError::Wait)?,
             None => DEFAULT_WAIT,
         };
         let seen: u64 = match self.get("index") {
@@ -103,30 +105,6 @@ impl Query {
         let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         Ok((seen > 0).then_some(Blocking { seen, wait }))
     }
-}
-
-/// A duration in Go's notation: `300ms`, `1.5h`, `1m0s`. None for anything else, negative ones too.
-pub fn go_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, f64); 7] =
-        [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let behind = &rest[digits..];
-        let unit_len = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
-        let (_, factor) = UNITS.iter().find(|(unit, _)| *unit == &behind[..unit_len])?;
-        seconds += number * factor;
-        rest = &behind[unit_len..];
-    }
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 #[cfg(test)]
@@ -151,18 +129,6 @@ mod tests {
             assert_eq!(query(text).is_on("passing"), is_on, "{text}");
         }
         assert!(!query("").is_on("passing"));
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, millis) in
-            [("60000ms", 60_000), ("10s", 10_000), ("5m", 300_000), ("1m0s", 60_000), ("1.5h", 5_400_000), ("0", 0)]
-        {
-            assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "10", "s", "-1s", "1x", "1s2", "1..2s", "9999999999999999999999h", "é"] {
-            assert_eq!(go_duration(text), None, "{text}");
-        }
     }
 
     #[test]

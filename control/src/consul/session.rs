@@ -8,11 +8,11 @@ use super::{
     blocking::with_jitter,
     json,
     kv::{Keys, refusal},
-    query::go_duration,
     request::Ask,
 };
 use crate::{
     daemon::Views,
+    go_duration,
     kv::{
         Behaviour, DEFAULT_LOCK_DELAY_US, KvError, Reply, Request, SessionId, SessionRow, SessionSpec, Sessions, Wait,
     },
@@ -91,7 +91,10 @@ async fn create(ask: &Ask, keys: &impl Keys, views: &Views) -> Result<Answer, An
         node_name: own_name,
         ttl_us: match wanted.ttl.as_str() {
             "" | "0" | "0s" => None,
-            text => Some(go_duration(text).ok_or_else(|| Answer::bad("Request TTL decode failed"))?.as_micros() as u64),
+            text => {
+                Some(go_duration::parse(text).ok_or_else(|| Answer::bad("Request TTL decode failed"))?.as_micros()
+                    as u64)
+            }
         },
         lock_delay_us: lock_delay(wanted.lockdelay.as_ref())?,
         behaviour: match wanted.behavior.as_str() {
@@ -113,7 +116,7 @@ fn lock_delay(wanted: Option<&serde_json::Value>) -> Result<u64, Answer> {
     let bad = || Answer::bad("Request LockDelay decode failed");
     match wanted {
         None => Ok(DEFAULT_LOCK_DELAY_US),
-        Some(serde_json::Value::String(text)) => Ok(go_duration(text).ok_or_else(bad)?.as_micros() as u64),
+        Some(serde_json::Value::String(text)) => Ok(go_duration::parse(text).ok_or_else(bad)?.as_micros() as u64),
         Some(number) => {
             let number = number.as_u64().ok_or_else(bad)?;
             Ok(if number < SECONDS_BELOW { number * 1_000_000 } else { number / 1000 })

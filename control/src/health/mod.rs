@@ -2,7 +2,6 @@
 //!
 //! [`schedule`] decides without I/O when which check runs and what its results mean.
 
-pub mod duration;
 mod exec;
 mod grpc;
 pub mod http;

@@ -1,8 +1,6 @@
 //! Definitions in Consul's JSON, as its files and its clients write them.
 //!
-//! Keys are read in any case: Go's decoder does not care, and clients rely on it. They are lowered within the text before
-//! it is parsed, byte by byte, so that an error still names the line and column of the original. Keys that an owner
-//! chooses (`meta`, `header`) stay as they are. Fields that mean nothing here are passed over, as Consul does.
+//! Keys are read in any case ([`crate::any_case`]), but for those that an owner chooses (`meta`, `header`). Fields that mean nothing here are passed over, as Consul does.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,10 +8,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Definition;
 use crate::{
+    any_case,
     catalogue::{CheckId, Health, InstanceId},
+    go_duration,
     health::{
         Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MIN_DEREGISTER_AFTER, MIN_INTERVAL,
-        Probe, duration, http,
+        Probe, http,
     },
 };
 
@@ -71,7 +71,7 @@ pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, DefinitionError> {
-    serde_json::from_str(&lower_keys(text)).map_err(|error| {
+    serde_json::from_slice(&any_case::lower_keys(text.as_bytes(), &FREE_KEYS)).map_err(|error| {
         let reason = error.to_string();
         let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
         DefinitionError::Unreadable { line: error.line(), column: error.column(), reason }
@@ -242,73 +242,13 @@ impl Check {
 
 fn time(what: &str, text: Option<&String>) -> Result<Option<std::time::Duration>, DefinitionError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let value = duration::parse(text);
+    let value = go_duration::parse_or_seconds(text);
     value.map(Some).ok_or_else(|| unusable(format!("{what} {text:?} is no duration such as 10s")))
 }
 
 fn endpoint(text: String) -> Result<String, DefinitionError> {
     let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if is_one { Ok(text) } else { Err(unusable(format!("{text:?} is no HOST:PORT"))) }
-}
-
-/// The same text with its keys in lower case; each byte stays in its place.
-fn lower_keys(text: &str) -> String {
-    let mut bytes = text.as_bytes().to_vec();
-    let mut keys = KeyFinder::default();
-    for index in 0..bytes.len() {
-        if let Some(range) = keys.step(&bytes, index) {
-            bytes[range].make_ascii_lowercase();
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-/// Walks over JSON, and over what only looks like it, and finds the keys whose case does not matter.
-#[derive(Default)]
-struct KeyFinder {
-    /// For each container that is open: whether its keys are its owner's.
-    free: Vec<bool>,
-    string_start: Option<usize>,
-    is_escaped: bool,
-    last_string: std::ops::Range<usize>,
-    last_key: std::ops::Range<usize>,
-}
-
-impl KeyFinder {
-    fn step(&mut self, bytes: &[u8], index: usize) -> Option<std::ops::Range<usize>> {
-        if let Some(start) = self.string_start {
-            match bytes[index] {
-                _ if self.is_escaped => self.is_escaped = false,
-                b'\\' => self.is_escaped = true,
-                b'"' => {
-                    self.last_string = start..index;
-                    self.string_start = None;
-                }
-                _ => {}
-            }
-            return None;
-        }
-        match bytes[index] {
-            b'"' => self.string_start = Some(index + 1),
-            b'{' | b'[' => {
-                let key = &bytes[self.last_key.clone()];
-                let is_free = FREE_KEYS.iter().any(|name| key.eq_ignore_ascii_case(name.as_bytes()));
-                self.free.push(is_free || self.free.last() == Some(&true));
-                self.last_key = 0..0;
-            }
-            b'}' | b']' => {
-                self.free.pop();
-                self.last_key = 0..0;
-            }
-            b',' => self.last_key = 0..0,
-            b':' => {
-                self.last_key = self.last_string.clone();
-                return (self.free.last() == Some(&false)).then(|| self.last_string.clone());
-            }
-            _ => {}
-        }
-        None
-    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     catalogue::{CheckId, Health, InstanceId},
+    go_duration,
     health::{
         Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
-        MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe, duration,
+        MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
     },
 };
 
@@ -103,7 +104,7 @@ impl Reader<'_> {
     }
 
     fn read_duration(&mut self, key: &str, text: &str) -> Option<Duration> {
-        let value = duration::parse(text);
+        let value = go_duration::parse_or_seconds(text);
         if value.is_none() {
             self.note(key, text, "is no duration such as 10s");
         }

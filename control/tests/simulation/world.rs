@@ -58,6 +58,8 @@ pub(crate) struct World {
     next_connect: Instant,
     /// Pairs between which nothing passes.
     cuts: BTreeSet<(usize, usize)>,
+    /// Hosts whose control process gets no core until then.
+    stalls: BTreeMap<usize, Instant>,
     /// Sessions as each side sees them, with the time since which the other is gone.
     sessions: BTreeMap<(usize, usize), Option<Instant>>,
     fingerprint: u64,
@@ -106,6 +108,7 @@ impl World {
             sent_count: 0,
             next_connect: started_at,
             cuts: BTreeSet::new(),
+            stalls: BTreeMap::new(),
             sessions: BTreeMap::new(),
             fingerprint: 0,
         }
@@ -180,6 +183,11 @@ impl World {
             }
         }
         self.mark_gone();
+    }
+
+    /// A host's control process gets no core for a while; what is sent to it waits.
+    pub(crate) fn stall(&mut self, index: usize, time: Duration) {
+        self.stalls.insert(index, self.now + time);
     }
 
     pub(crate) fn heal(&mut self) {
@@ -277,7 +285,10 @@ impl World {
     /// The next thing that happens before `until`, if any.
     fn step(&mut self, until: Instant) -> bool {
         let timeout = (0..self.hosts.len())
-            .filter_map(|index| Some((self.hosts[index].node.as_ref()?.poll_timeout()?, index)))
+            .filter_map(|index| {
+                let at = self.hosts[index].node.as_ref()?.poll_timeout()?;
+                Some((self.stalls.get(&index).map_or(at, |end| at.max(*end)), index))
+            })
             .min();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
         let next = [timeout.map(|(at, _)| at), arrival, Some(self.next_connect)].into_iter().flatten().min();
@@ -285,7 +296,11 @@ impl World {
         self.now = self.now.max(next);
         let now = self.now;
         if arrival == Some(next) {
-            let (_, (from, to, bytes)) = self.wire.pop_first().expect("there is an arrival");
+            let ((_, number), (from, to, bytes)) = self.wire.pop_first().expect("there is an arrival");
+            if let Some(end) = self.stalls.get(&to).filter(|end| **end > now) {
+                self.wire.insert((*end, number), (from, to, bytes));
+                return true;
+            }
             self.note(to, &bytes);
             let sender = self.hosts[from].config.id;
             if let Some(node) = &mut self.hosts[to].node

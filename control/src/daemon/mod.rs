@@ -49,7 +49,7 @@ use crate::{
     catalogue::View,
     consul::routes::Routes,
     dataplane_client::{DataplaneClient, DataplaneEvent},
-    docker::watch::{DockerState, Listeners, Seen, Watch},
+    docker::watch::{DockerState, Listeners, RELIST_INTERVAL, Seen, Watch},
     failure::Failure,
     firewall,
     gateway_client::{GatewayClient, GatewayNews},
@@ -176,7 +176,8 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
     if settings.docker != DockerChoice::Off {
-        let watch = Watch { choice: settings.docker, bridge: settings.bridge, range: settings.range };
+        let (bridge, range, relist_every) = (settings.bridge, settings.range, RELIST_INTERVAL);
+        let watch = Watch { choice: settings.docker, bridge, range, relist_every };
         tokio::spawn(watch.run(Listeners { seen: docker_sender.clone(), facts: containers }));
     }
     if let Some(address) = settings.metrics.address {

@@ -1,6 +1,6 @@
 //! What the Docker of this host runs on our bridge.
 //!
-//! Lists, listens to events, and lists again: after each event, and every [`RELIST_INTERVAL`] in case one was missed.
+//! Lists, listens to events, and lists again: after each event, and every [`Watch::relist_every`] in case one was missed.
 //! Docker being absent, restarting or old is normal: it is tried again, and `status` says so.
 //!
 //! INVARIANT: while Docker does not answer, the last list stays: its containers go on without it.
@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{node::Container, registration::facts::ContainerFacts, state::DockerChoice};
 
-/// Repairs what a missed event left wrong.
-const RELIST_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is looked though no event says so, unless somebody wants it otherwise.
+pub const RELIST_INTERVAL: Duration = Duration::from_secs(30);
 /// An event stream begins a little after the list that came before it; the gap is closed by one more list.
 const FIRST_RELIST: Duration = Duration::from_millis(500);
 /// Events that come together, as a `docker compose up` makes them, cause one list.
@@ -100,6 +100,8 @@ pub struct Watch {
     pub bridge: String,
     /// The overlay's addresses.
     pub range: Ipv4Net,
+    /// Repairs what a missed event left wrong.
+    pub relist_every: Duration,
 }
 
 /// Who is told what is seen.
@@ -165,7 +167,7 @@ impl Watch {
     /// Returns why Docker no longer answers.
     async fn follow(&self, docker: &Docker, version: &str, memory: &mut Memory, listeners: &Listeners) -> String {
         let mut events = std::pin::pin!(changes(docker));
-        let mut relist = FIRST_RELIST;
+        let mut relist = FIRST_RELIST.min(self.relist_every);
         loop {
             if let Err(reason) = self.look(docker, version, memory, listeners).await {
                 return reason;
@@ -179,7 +181,7 @@ impl Watch {
                     Some(Err(reason)) => return reason,
                     None => return "its event stream has ended".into(),
                 },
-                () = tokio::time::sleep(relist) => relist = RELIST_INTERVAL,
+                () = tokio::time::sleep(relist) => relist = self.relist_every,
             }
             // What has come meanwhile is seen by the same look.
             while let Some(Some(Ok(event))) = events.next().now_or_never() {
@@ -271,7 +273,8 @@ mod tests {
     use super::*;
 
     fn watching() -> Watch {
-        Watch { choice: DockerChoice::Usual, bridge: "weave".into(), range: "10.32.0.0/12".parse().unwrap() }
+        let range = "10.32.0.0/12".parse().unwrap();
+        Watch { choice: DockerChoice::Usual, bridge: "weave".into(), range, relist_every: RELIST_INTERVAL }
     }
 
     fn network(name: &str, bridge: &str) -> Network {

@@ -2,6 +2,8 @@
 //!
 //! Each test runs several seeds; a failure prints the seed, and `WEAVED_SEED=n` runs that one alone.
 
+mod churn;
+mod docker;
 mod services;
 mod world;
 
@@ -16,7 +18,7 @@ const fn secs(secs: u64) -> Duration {
 }
 
 /// The seeds of a test: those given, or the one of the environment.
-fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
+fn each_seed(seeds: std::ops::Range<u64>, mut test: impl FnMut(u64)) {
     match std::env::var("WEAVED_SEED") {
         Ok(seed) => test(seed.parse().expect("WEAVED_SEED is a number")),
         Err(_) => seeds.for_each(test),

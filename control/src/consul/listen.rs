@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::server::{self, Handler, MAX_CONNECTIONS};
-use crate::failure::Failure;
+use crate::{failure::Failure, host::open_files};
 
 /// An address that is taken, or not there yet, is tried again after this.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ async fn keep_listening(
     mut wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(open_files::room_for(MAX_CONNECTIONS)));
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     loop {
         let addresses = wanted.borrow_and_update().clone();

@@ -30,7 +30,7 @@ use tokio::{
 use self::keeper::{Keeper, WhenFound};
 use crate::{
     failure::Failure,
-    host::process::PidFile,
+    host::{open_files, process::PidFile},
     logging::LogTarget,
     paths::{Part, Paths},
     serve::client,
@@ -44,6 +44,8 @@ type Kept = (watch::Sender<bool>, tokio::task::JoinHandle<()>);
 /// Runs a node's parts until it is told to end. Returns when all of them have ended.
 pub fn run(paths: &Paths, log: &LogTarget) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(paths, Part::Supervisor)?;
+    // Inherited by the parts: thousands of clients may wait for news.
+    open_files::raise();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::refused(format!("cannot start the supervisor: {error}")))?;
     runtime.block_on(supervise(paths, log))

@@ -2,9 +2,9 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy
+DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy docker-compose
 
-.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak fuzz deps
+.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak churn fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -107,6 +107,14 @@ SOAK_MINUTES ?= 10
 soak: deps
 	$(CARGO) build --release -p weaved -p weaved-netns-tests
 	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/release/soak $$(($(SOAK_MINUTES) * 60))
+
+# A thousand containers on three hosts with real dockerds, one of which is restarted.
+CHURN_CONTAINERS ?= 334
+
+churn: deps
+	$(CARGO) build -p weaved -p weaved-netns-tests
+	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
+	  $(CARGO) test -p weaved-netns-tests --test services -- --exact containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap
 
 # Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,9 +16,13 @@ use crate::{command, requirements};
 
 const TOOL_DEADLINE: Duration = Duration::from_mins(1);
 
+/// Held by who makes the archive: dockerds may be started side by side.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// The image's archive in `dir`, built if it is not there yet.
 #[track_caller]
 pub(crate) fn archive(dir: &Path) -> PathBuf {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let (root, archive) = (dir.join("image"), dir.join("image.tar"));
     if !archive.exists() {
         lay_out(&root).unwrap_or_else(|error| panic!("cannot lay out the image in {}: {error}", root.display()));

@@ -27,6 +27,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("dig", "bind9-dnsutils"),
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
+    ("docker-compose", "docker-compose"),
     ("containerd", "containerd"),
     ("runc", "runc"),
 ];

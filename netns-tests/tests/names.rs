@@ -12,6 +12,8 @@ use weaved_netns_tests::{Container, Dockerd, Host, Lab, Part, Place, SOON, wait_
 struct Pair {
     a: Arc<Host>,
     b: Arc<Host>,
+    docker_a: Arc<Dockerd>,
+    docker_b: Arc<Dockerd>,
     shell: Container,
     web: Container,
     /// Where containers of host a ask. Known without control.
@@ -34,7 +36,7 @@ impl Pair {
         let web = docker_b.run_container("web", &[], &["httpd", "-f", "-p", "80", "-h", "/bin"]);
         let shell = docker_a.idle_container("shell");
         let server = bridge_address(&a).to_string();
-        let pair = Self { a, b, shell, web, server, _lab: lab };
+        let pair = Self { a, b, docker_a, docker_b, shell, web, server, _lab: lab };
         pair.wait_for_answer("web.weave.local", &[pair.web.address().to_string()]);
         Some(pair)
     }
@@ -118,6 +120,7 @@ fn every_form_of_a_name_is_answered_to_dig_on_every_port() {
             assert!(ask(&["web.weave.local", "AAAA"]).is_empty());
         }
     }
+    services_tags_and_ports_are_answered_in_every_form(&pair, &places);
     let nothing = dig_in_full(&pair.a, &["nobody.weave.local"]);
     assert!(
         nothing.contains("NXDOMAIN") && nothing.contains("SOA") && nothing.contains("flags: qr aa rd ra"),
@@ -127,6 +130,74 @@ fn every_form_of_a_name_is_answered_to_dig_on_every_port() {
     assert!(no_data.contains("NOERROR") && no_data.contains("SOA"), "{no_data}");
     assert!(dig_in_full(&pair.a, &["weave.local", "AXFR"]).contains("Transfer failed"));
     assert!(dig_in_full(&pair.a, &["+notcp", "web.weave.local", "ANY"]).contains("RFC8482"));
+}
+
+/// Two instances of one service, on one host each, one blue and one green, with ports of their own.
+fn services_tags_and_ports_are_answered_in_every_form(pair: &Pair, places: &[(String, u16)]) {
+    let run = |docker: &Arc<Dockerd>, name: &str, port: &str, tag: &str| {
+        let (port, tag) = (["--expose", port], format!("SERVICE_TAGS={tag}"));
+        let options = [&port[..], &["-e", "SERVICE_NAME=shop", "-e", &tag]].concat();
+        docker.run_container(name, &options, &["sleep", "1000000"]).address().to_string()
+    };
+    let (blue, green) = (run(&pair.docker_a, "shop-1", "8080", "blue"), run(&pair.docker_b, "shop-2", "8081", "green"));
+    let sorted = |lines: &[&str]| {
+        let mut lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        lines.sort();
+        lines
+    };
+    let both = sorted(&[&blue, &green]);
+    pair.wait_for_answer("shop.weave.local", &both);
+    let hex = |address: &str, zone: &str| {
+        let v4: std::net::Ipv4Addr = address.parse().unwrap();
+        format!("{:08x}.addr.{zone}.", u32::from(v4))
+    };
+    for (server, port) in places {
+        for transport in ["+notcp", "+tcp", "+noedns", "+bufsize=512"] {
+            let ask = |name: &str, kind: &str| dig_at(&pair.a, server, *port, &[transport, name, kind]);
+            let at = format!("{server}:{port} {transport}");
+            for name in ["shop.weave.local", "shop.service.consul", "shop.service.dc1.consul", "SHOP.Service.Consul"] {
+                assert_eq!(ask(name, "A"), both, "{at} {name}");
+                assert!(ask(name, "AAAA").is_empty(), "{at} {name}");
+            }
+            for name in ["blue.shop.weave.local", "blue.shop.service.consul", "blue.shop.service.dc1.consul"] {
+                assert_eq!(ask(name, "A"), sorted(&[&blue]), "{at} {name}");
+            }
+            let blue_srv = |zone: &str| format!("8080 {}", hex(&blue, zone));
+            let green_srv = |zone: &str| format!("8081 {}", hex(&green, zone));
+            // Priority and weight are ours to choose; port and target are the contract.
+            let srv = |name: &str| {
+                let lines = ask(name, "SRV");
+                let mut lines: Vec<String> =
+                    lines.iter().map(|line| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned()).collect();
+                lines.sort();
+                lines
+            };
+            let all = sorted(&[&blue_srv("dc1.consul"), &green_srv("dc1.consul")]);
+            for name in ["shop.service.consul", "_shop._tcp.service.consul", "_shop._tcp.service.dc1.consul"] {
+                assert_eq!(srv(name), all, "{at} {name}");
+            }
+            for name in ["green.shop.service.consul", "_shop._green.service.consul"] {
+                assert_eq!(srv(name), [green_srv("dc1.consul")], "{at} {name}");
+            }
+            // Our own zone names the containers.
+            assert_eq!(srv("_shop._green.weave.local"), ["8081 shop-2.weave.local."], "{at}");
+            let all = ["8080 shop-1.weave.local.", "8081 shop-2.weave.local."];
+            assert_eq!(srv("_shop._tcp.weave.local"), all, "{at}");
+            assert_eq!(srv("shop.weave.local"), all, "{at}");
+            // Where an SRV record points to is a name that is answered too.
+            assert_eq!(ask(&hex(&green, "dc1.consul"), "A"), sorted(&[&green]), "{at}");
+        }
+    }
+    let with_additional = dig_in_full(&pair.a, &["shop.service.consul", "SRV"]);
+    assert!(with_additional.contains("ADDITIONAL: 3"), "two addresses and EDNS: {with_additional}");
+    for name in ["red.shop.service.consul", "nobody.service.consul", "shop.service.dc2.consul"] {
+        assert!(dig_in_full(&pair.a, &[name]).contains("NXDOMAIN"), "{name}");
+    }
+    for name in ["service.consul", "consul", "weave.local"] {
+        assert!(dig_in_full(&pair.a, &[name, "AXFR"]).contains("Transfer failed"), "{name}");
+    }
+    let any = dig_in_full(&pair.a, &["+notcp", "shop.service.consul", "ANY"]);
+    assert!(any.contains("RFC8482"), "{any}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn health(instance: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn containers_register_drain_and_leave() {
+fn containers_of_docker_run_and_of_compose_register_drain_and_leave() {
     let Some(mut lab) = Lab::open("reg") else { return };
     let host = lab.host("alpha");
     host.weaved().launch(&[]);
@@ -68,6 +68,57 @@ fn containers_register_drain_and_leave() {
     wait_until("what is ignored is told", SOON, || {
         host.weaved().run(&["service", "ls"]).ok().stderr.contains("in-vain: ignored: it exposes no port")
     });
+    compose_scales_stops_and_takes_down(&lab, &host, &docker);
+}
+
+/// What docker-compose 1.29 is told for the stack of the README's predecessor: services by their names in the file, scaled.
+const COMPOSE: &str = r#"
+version: "3.8"
+services:
+  shop:
+    image: lab
+    network_mode: bridge
+    command: httpd -f -p 80 -h /bin
+    expose: ["80"]
+    stop_grace_period: 1s
+    environment: {SERVICE_TAGS: "blue,v1", SERVICE_OWNER: team}
+  cart:
+    image: lab
+    network_mode: bridge
+    command: sleep 1000000
+    expose: ["80", "443"]
+    stop_grace_period: 1s
+    labels: {SERVICE_443_NAME: cart-tls}
+"#;
+
+fn compose_scales_stops_and_takes_down(lab: &Lab, host: &Host, docker: &Dockerd) {
+    let file = lab.file("compose.yml", COMPOSE);
+    let compose = |args: &[&str]| {
+        let usual = ["docker-compose", "-H", &docker.docker_host(), "-f", &file, "-p", "stack"];
+        host.run(&[&usual, args].concat()).ok();
+    };
+    // Names that the packaged 1.29 gives: PROJECT_SERVICE_NUMBER.
+    let listed = || {
+        let of_stack =
+            instances(host).into_iter().filter(|each| each["id"].as_str().unwrap_or_default().contains("stack_"));
+        let pair = |each: Value| format!("{} {}", each["id"].as_str().unwrap(), each["service"].as_str().unwrap());
+        of_stack.map(pair).collect::<BTreeSet<_>>()
+    };
+    let cart = ["alpha:stack_cart_1:443 cart-tls", "alpha:stack_cart_1:80 cart-80"].map(str::to_owned);
+    let shops = |count: usize| (1..=count).map(|number| format!("alpha:stack_shop_{number}:80 shop"));
+    let expected = |count: usize| shops(count).chain(cart.iter().cloned()).collect::<BTreeSet<_>>();
+    compose(&["up", "-d", "--scale", "shop=3"]);
+    wait_until("compose's services are there", SOON, || listed() == expected(3));
+    let shop = wait_for_instance(host, "alpha:stack_shop_2:80", |instance| instance["drain"] == "serving");
+    assert_eq!((&shop["tags"], &shop["meta"]["owner"]), (&serde_json::json!(["blue", "v1"]), &"team".into()));
+    compose(&["up", "-d", "--scale", "shop=1"]);
+    wait_until("what was scaled down is gone", SOON, || listed() == expected(1));
+    compose(&["stop", "cart"]);
+    wait_until("what was stopped is gone", SOON, || listed() == shops(1).collect());
+    compose(&["restart", "cart"]);
+    wait_until("it is back", SOON, || listed() == expected(1));
+    compose(&["down"]);
+    wait_until("all are gone", SOON, || listed().is_empty());
 }
 
 #[test]
@@ -136,48 +187,87 @@ fn what_is_no_container_is_registered_by_hand_or_by_files_and_survives() {
     assert!(why.contains("no service db"), "{why}");
 }
 
-/// The ids that Docker's containers should have.
-fn truth(docker: &Dockerd) -> BTreeSet<String> {
+/// How many containers each of the three hosts starts; `make churn` starts a thousand in all.
+fn containers_per_host() -> usize {
+    let wish = std::env::var("WEAVED_CHURN_CONTAINERS").ok();
+    wish.map_or(24, |text| text.parse().unwrap_or_else(|error| panic!("WEAVED_CHURN_CONTAINERS={text}: {error}")))
+}
+
+/// Names of the containers that run there.
+fn running(docker: &Dockerd) -> BTreeSet<String> {
     let names = docker.docker(&["ps", "--format", "{{.Names}}"]).ok().stdout;
-    names.split_whitespace().map(|name| format!("alpha:{name}:80")).collect()
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The ids of all instances of `churn` as this host's catalogue has them, sorted; one that is there twice is there twice.
+fn catalogue(host: &Host) -> Vec<String> {
+    let answer = host.run(&["curl", "-sf", "-m", "10", "http://127.0.0.1:8500/v1/health/service/churn?passing"]);
+    let rows: Vec<Value> = serde_json::from_str(&answer.stdout).unwrap_or_default();
+    let id = |row: &Value| row["Service"]["ID"].as_str().unwrap_or_default().to_owned();
+    let mut ids: Vec<String> = rows.iter().map(id).collect();
+    ids.sort();
+    ids
+}
+
+/// Starts and ends containers at random, in the middle of which Docker is restarted, or control killed.
+fn churn(host: &Host, docker: &Dockerd, seed: u64, mishap: impl Fn()) {
+    let (mut random, count) = (Random::new(seed), containers_per_host());
+    let mut alive: Vec<String> = Vec::new();
+    for number in 0..count {
+        if number == count / 2 {
+            mishap();
+        }
+        let name = format!("{}{number}", host.name());
+        let policy = if random.below(2) == 0 { "no" } else { "always" };
+        let options = ["--expose", "80", "-e", "SERVICE_NAME=churn", "--restart", policy, "--name", &name];
+        docker.docker(&[&["run", "-d"], &options[..], &["lab", "sleep", "1000000"]].concat()).ok();
+        alive.push(name);
+        if alive.len() > 3 && random.below(5) < 3 {
+            let victim = alive.swap_remove(random.below(alive.len() as u64) as usize);
+            match random.below(3) {
+                // It may have ended with Docker.
+                0 => drop(docker.docker(&["kill", &victim])),
+                1 => drop(docker.docker(&["rm", "--force", &victim]).ok()),
+                _ => {
+                    docker.docker(&["restart", "-t", "0", &victim]).ok();
+                    alive.push(victim);
+                }
+            }
+        }
+    }
 }
 
 #[test]
-fn containers_that_come_and_go_while_docker_dies_leave_no_ghost_and_no_gap() {
+fn containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap() {
     let Some(mut lab) = Lab::open("churn") else { return };
-    let host = lab.host("alpha");
-    host.weaved().launch(&[]);
-    let docker = start_docker(&host);
-    let seed = 4;
-    let mut random = Random::new(seed);
-    let mut count = 0;
-    for round in 0..4 {
-        for _ in 0..10 {
-            let running: Vec<String> = truth(&docker).into_iter().collect();
-            if running.len() > 3 && random.below(2) == 0 {
-                let id = &running[random.below(running.len() as u64) as usize];
-                let name = id.split(':').nth(1).unwrap();
-                let verb = if random.below(2) == 0 { "kill" } else { "restart" };
-                let args: &[&str] = if verb == "kill" { &["kill", name] } else { &["restart", "-t", "0", name] };
-                docker.docker(args).ok();
-            } else {
-                count += 1;
-                let restart = if random.below(2) == 0 { "no" } else { "always" };
-                let options = ["--expose", "80", "--restart", restart, "--stop-timeout", "1"];
-                docker.run_container(&format!("c{count}"), &options, &["sleep", "1000000"]);
-            }
-        }
-        match round {
-            0 => docker.restart(),
-            1 => {
-                let old = host.weaved().kill9(Part::Control);
-                docker.docker(&["kill", truth(&docker).pop_first().unwrap().split(':').nth(1).unwrap()]).ok();
-                host.weaved().wait_for_restart(Part::Control, old);
-            }
-            _ => {}
-        }
-        let what = format!("the services are Docker's containers, round {round} of seed {seed}");
-        wait_until(&what, Duration::from_secs(35), || ids(&host) == truth(&docker));
+    let hosts = ["a", "b", "c"].map(|name| lab.host(name));
+    lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
+    let dockers = std::thread::scope(|scope| {
+        let starting = hosts.each_ref().map(|host| scope.spawn(|| start_docker(host)));
+        starting.map(|docker| docker.join().unwrap())
+    });
+    std::thread::scope(|scope| {
+        let [a, b, c] = hosts.each_ref().map(Arc::as_ref);
+        scope.spawn(|| churn(a, &dockers[0], 1, || dockers[0].restart()));
+        scope.spawn(|| {
+            churn(b, &dockers[1], 2, || {
+                let old = b.weaved().kill9(Part::Control);
+                dockers[1].docker(&["kill", running(&dockers[1]).first().unwrap()]).ok();
+                b.weaved().wait_for_restart(Part::Control, old);
+            });
+        });
+        scope.spawn(|| churn(c, &dockers[2], 3, || ()));
+    });
+    let ids = hosts.iter().zip(&dockers).flat_map(|(host, docker)| {
+        running(docker).into_iter().map(|name| format!("{}:{name}:80", host.name())).collect::<Vec<_>>()
+    });
+    let mut truth: Vec<String> = ids.collect();
+    truth.sort();
+    assert!(truth.len() >= 9, "{truth:?}");
+    for host in &hosts {
+        // A missed event is repaired by the look that comes every 30 s.
+        wait_until(&format!("{} lists what runs on all hosts", host.name()), Duration::from_secs(35), || {
+            catalogue(host) == truth
+        });
     }
-    assert!(!ids(&host).is_empty());
 }

@@ -1,6 +1,8 @@
 //! What renders files from the catalogue and keys, end to end: a program that asks as consul-template asks, in its form of
 //! today and of 0.7.0, and `weaved template` in front of a real `HAProxy`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{sync::Arc, time::Duration};
 
 use nix::{

@@ -1,5 +1,7 @@
 //! Guarded and plain keys of three hosts with real processes, when one of them is cut off.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 
 use weaved_netns_tests::{Host, Lab, Output, Place, SOON, wait_for, wait_until};

@@ -148,7 +148,7 @@ fn services_tags_and_ports_are_answered_in_every_form(pair: &Pair, places: &[(St
     let both = sorted(&[&blue, &green]);
     pair.wait_for_answer("shop.weave.local", &both);
     let hex = |address: &str, zone: &str| {
-        let v4: std::net::Ipv4Addr = address.parse().unwrap();
+        let v4: std::net::Ipv4Addr = address.parse().unwrap_or_else(|error| panic!("{address}: {error}"));
         format!("{:08x}.addr.{zone}.", u32::from(v4))
     };
     for (server, port) in places {

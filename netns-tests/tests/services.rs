@@ -101,7 +101,8 @@ fn compose_scales_stops_and_takes_down(lab: &Lab, host: &Host, docker: &Dockerd)
     let listed = || {
         let of_stack =
             instances(host).into_iter().filter(|each| each["id"].as_str().unwrap_or_default().contains("stack_"));
-        let pair = |each: Value| format!("{} {}", each["id"].as_str().unwrap(), each["service"].as_str().unwrap());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pair = |each: Value| text(&each["id"]) + " " + &text(&each["service"]);
         of_stack.map(pair).collect::<BTreeSet<_>>()
     };
     let cart = ["alpha:stack_cart_1:443 cart-tls", "alpha:stack_cart_1:80 cart-80"].map(str::to_owned);

@@ -170,7 +170,7 @@ impl World {
             let seen = listed.iter().map(|listed| {
                 let Source::Docker(id) = &listed.instance.source else { panic!("only containers are registered") };
                 let name = listed.instance.id.0.split(':').nth(1).unwrap_or_default();
-                (listed.node.name.to_string(), name.to_owned(), id.clone())
+                (listed.node.name.clone(), name.to_owned(), id.clone())
             });
             let seen: BTreeSet<_> = seen.collect();
             if listed.len() != seen.len() || seen != *truth {

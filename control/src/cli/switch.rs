@@ -8,7 +8,7 @@ use std::{
 use super::output;
 use crate::{
     failure::Failure,
-    health::duration,
+    go_duration,
     paths::Paths,
     serve::{
         client,
@@ -234,7 +234,7 @@ fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {
 }
 
 fn time(option: &str, text: &str) -> Result<u64, Failure> {
-    let value: Option<Duration> = duration::parse(text);
+    let value: Option<Duration> = go_duration::parse_or_seconds(text);
     let value = value.ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))?;
     Ok(value.as_millis() as u64)
 }

@@ -72,10 +72,14 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weaved_api::PeerId;
+    use weaved_api::{PeerId, balancer::ColourShare};
 
     use super::*;
-    use crate::ipam::RingSeed;
+    use crate::{
+        hlc::Hlc,
+        ipam::RingSeed,
+        switch::{ColourRule, Core, DrainLimits, Stamp, SwitchMessage},
+    };
 
     fn some() -> Message {
         Message::Ipam(IpamMessage::Request { seed: RingSeed { made_at_us: 1, founder: PeerId([1; 32]) } })
@@ -84,6 +88,22 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written() {
         assert_eq!(Message::decode(&some().encode()), Ok(some()));
+    }
+
+    #[test]
+    fn a_decision_about_a_service_is_read_as_it_was_written() {
+        let core = Core {
+            service: "web".into(),
+            stamp: Stamp { lineage: None, modified: Hlc(5), writer: PeerId([1; 32]) },
+            revision: 3,
+            live: vec![ColourShare { colour: "green".into(), weight: 100 }],
+            before: vec![],
+            at_us: 7,
+            drain: DrainLimits { requests_ms: 1, streams_ms: None },
+            colours: ColourRule::Label("version".into()),
+        };
+        let message = Message::Switch(Box::new(SwitchMessage::Commit { attempt: 1, core, in_us: 2 }));
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
     }
 
     #[test]

@@ -56,12 +56,14 @@ pub struct Record {
 }
 
 /// How long what was begun with a colour that is not live any more may go on.
+///
+/// INVARIANT: no field is left out when it is written: this travels in messages, too, whose format has no names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainLimits {
     /// Requests, in milliseconds.
     pub requests_ms: u64,
     /// Upgraded connections and TCP streams, in milliseconds; for ever without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub streams_ms: Option<u64>,
 }
 

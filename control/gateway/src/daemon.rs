@@ -1,7 +1,7 @@
 //! The process `weaved gateway`, put together here from top to bottom.
 //!
-//! One thread: a loop that owns the listeners and the state; a task for each socket and each question that waits for another
-//! resolver.
+//! One thread for names: a loop that owns the listeners and the state; a task for each socket and each question that waits for
+//! another resolver. Threads of the balancer's own carry traffic.
 //!
 //! INVARIANT: rights are given up before the runtime, so that every thread it starts has none of them.
 
@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -22,6 +23,7 @@ use weaved_api::{
 };
 
 use crate::{
+    balancer::Balancer,
     dns::{
         Zone, explain,
         forward::Forwarder,
@@ -57,7 +59,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let (mut gateway, told) = Gateway::new(config);
+    let (mut gateway, told) = Gateway::new(config)?;
+    // Before anybody may ask what it answers from.
+    gateway.load().await;
     let (call_sender, calls) = mpsc::channel(MAX_LINKS);
     let socket = link::bind(&config.run_dir)
         .with_context(|| format!("cannot serve in the run directory {}", config.run_dir.display()))?;
@@ -68,6 +72,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    gateway.balancer.end().await;
     tracing::info!("the gateway has ended");
     Ok(())
 }
@@ -75,6 +80,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 struct Gateway {
     server: Arc<Server>,
     listeners: Listeners,
+    balancer: Balancer,
     last_state: LastState,
     generation: watch::Sender<Option<Generation>>,
     problems: watch::Sender<Vec<Problem>>,
@@ -84,7 +90,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(config: &Config) -> (Self, Told) {
+    fn new(config: &Config) -> anyhow::Result<(Self, Told)> {
+        raise_file_limit();
         let counters = Arc::new(Counters::default());
         let forwarder = Forwarder::new(config.resolv_conf.clone(), Arc::clone(&counters));
         let server = Arc::new(Server::new(forwarder, counters));
@@ -92,14 +99,19 @@ impl Gateway {
         let (generation, generations) = watch::channel(None);
         let (problems, told_problems) = watch::channel(Vec::new());
         let listeners = Listeners::new(Arc::clone(&server));
+        let balancer = Balancer::start(None).context("cannot start the balancer")?;
+        let told = Told { generation: generations, problems: told_problems, balancer: balancer.reports() };
         let file_problem = None;
         let started = Instant::now();
-        let gateway = Self { server, listeners, last_state, generation, problems, file_problem, started };
-        if let Some(state) = gateway.last_state.load() {
+        let gateway = Self { server, listeners, balancer, last_state, generation, problems, file_problem, started };
+        Ok((gateway, told))
+    }
+
+    async fn load(&mut self) {
+        if let Some(state) = self.last_state.load() {
             tracing::info!(generation = state.generation.0, "answering with the names from before");
-            gateway.adopt(state);
+            self.adopt(state).await;
         }
-        (gateway, Told { generation: generations, problems: told_problems })
     }
 
     async fn run(&mut self, mut calls: mpsc::Receiver<Call>) {
@@ -112,6 +124,10 @@ impl Gateway {
                     None => return,
                 },
                 () = tokio::time::sleep(retry) => self.reconcile().await,
+                () = self.balancer.wait() => {
+                    self.balancer.poll(Instant::now()).await;
+                    self.tell_problems();
+                }
             }
         }
     }
@@ -120,6 +136,7 @@ impl Gateway {
         let event = match request {
             GatewayRequest::Apply(state) => self.apply(*state).await,
             GatewayRequest::QueryStats => GatewayEvent::Stats(Box::new(self.stats())),
+            GatewayRequest::QueryBalancer => GatewayEvent::BalancerStatus(Box::new(self.balancer.status())),
             GatewayRequest::Lookup { name, kind } => {
                 // It may wait for other resolvers; nothing else does.
                 let server = Arc::clone(&self.server);
@@ -150,13 +167,14 @@ impl Gateway {
                 Some(Problem { message: format!("the gateway cannot keep its names for a restart: {error}") })
             }
         };
-        self.adopt(state);
+        self.adopt(state).await;
         self.reconcile().await;
         GatewayEvent::Applied { generation }
     }
 
-    fn adopt(&self, state: GatewayState) {
+    async fn adopt(&mut self, state: GatewayState) {
         let generation = state.generation;
+        self.balancer.apply(&state, Instant::now()).await;
         self.server.zone.store(Some(Arc::new(Zone::new(state))));
         self.generation.send_replace(Some(generation));
     }
@@ -164,6 +182,10 @@ impl Gateway {
     async fn reconcile(&mut self) {
         let bridge = self.server.zone.load().as_ref().and_then(|zone| zone.state().listen);
         self.listeners.reconcile(bridge, Instant::now()).await;
+        self.tell_problems();
+    }
+
+    fn tell_problems(&self) {
         let problems = self.listed_problems();
         self.problems.send_if_modified(|told| {
             let is_new = *told != problems;
@@ -173,7 +195,8 @@ impl Gateway {
     }
 
     fn listed_problems(&self) -> Vec<Problem> {
-        self.listeners.problems().into_iter().chain(self.file_problem.clone()).collect()
+        let problems = self.listeners.problems().into_iter().chain(self.balancer.problems());
+        problems.chain(self.file_problem.clone()).collect()
     }
 
     fn stats(&self) -> GatewayStats {
@@ -188,5 +211,14 @@ impl Gateway {
             problems: self.listed_problems(),
             counters: self.server.counters.report(),
         }
+    }
+}
+
+/// Each connection that is carried takes two descriptors, and the usual limit is 1024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
     }
 }

@@ -1,7 +1,7 @@
 //! The socket on which control tells names, and verbs ask questions.
 //!
-//! Each connection begins with hello both ways. What keeps the gateway from doing as desired is told on each connection
-//! when it changes; everything else is an answer.
+//! Each connection begins with hello both ways. What keeps the gateway from doing as desired, and what the balancer does, is told on
+//! each connection when it changes; everything else is an answer.
 //!
 //! INVARIANT: at most [`MAX_LINKS`] connections; a message that does not parse ends its connection and changes nothing.
 
@@ -16,7 +16,9 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
 };
 use weaved_api::{
-    Generation, Problem, framing,
+    Generation, Problem,
+    balancer::BalancerReport,
+    framing,
     gateway::{GATEWAY_API_VERSION, GatewayEvent, GatewayRequest},
 };
 
@@ -35,6 +37,8 @@ pub(crate) struct Told {
     pub(crate) generation: watch::Receiver<Option<Generation>>,
     /// What stands in the way.
     pub(crate) problems: watch::Receiver<Vec<Problem>>,
+    /// What the balancer does.
+    pub(crate) balancer: watch::Receiver<BalancerReport>,
 }
 
 /// Opens the socket, for its owner only.
@@ -91,6 +95,7 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
         io::Result::Ok(())
     });
     told.problems.mark_changed();
+    told.balancer.mark_changed();
     loop {
         tokio::select! {
             changed = told.problems.changed() => {
@@ -99,6 +104,13 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
                 }
                 let problems = told.problems.borrow_and_update().clone();
                 write(&mut writer, &GatewayEvent::Problems(problems)).await?;
+            }
+            changed = told.balancer.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let report = told.balancer.borrow_and_update().clone();
+                write(&mut writer, &GatewayEvent::Balancer(Box::new(report))).await?;
             }
             request = requests.recv() => {
                 let Some(request) = request else { break };

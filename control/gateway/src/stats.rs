@@ -2,18 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weaved_api::Counter;
-
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+    ($group:ident: $($(#[doc = $doc:literal])+ $name:ident,)*) => {
         /// Counts since the start.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $($(#[doc = $doc])+ pub(crate) $name: Count,)* }
+        pub(crate) struct $group { $($(#[doc = $doc])+ pub(crate) $name: $crate::stats::Count,)* }
 
-        impl Counters {
+        impl $group {
             /// All of them, with a sentence each.
-            pub(crate) fn report(&self) -> Vec<Counter> {
-                vec![$(Counter {
+            pub(crate) fn report(&self) -> Vec<weaved_api::Counter> {
+                vec![$(weaved_api::Counter {
                     name: stringify!($name).into(),
                     help: concat!($($doc),+).trim().into(),
                     value: self.$name.value(),
@@ -23,7 +21,9 @@ macro_rules! counters {
     };
 }
 
-counters! {
+pub(crate) use counters;
+
+counters! { Counters:
     /// Questions over UDP
     queries_udp,
     /// Questions over TCP

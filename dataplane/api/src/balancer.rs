@@ -8,6 +8,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Counter;
+
 /// Where to listen, and how to serve what comes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalancerState {
@@ -30,6 +32,8 @@ pub struct Listener {
     pub tls: Option<PathBuf>,
     /// True if each connection must begin with a PROXY header.
     pub accept_proxy: bool,
+    /// True if what clients say in `X-Forwarded-*` is passed on: another proxy is in front.
+    pub trust_forwarded: bool,
     /// The first that matches decides; TCP takes the first.
     pub routes: Vec<Route>,
     /// Bounds of what a client may take.
@@ -61,6 +65,8 @@ pub struct Route {
     pub service: String,
     /// Always this colour, whatever is live: a preview.
     pub colour: Option<String>,
+    /// A header whose value names the colour where a request has it, its name in lower case: a preview as well.
+    pub colour_header: Option<String>,
 }
 
 /// What one client may take.
@@ -157,7 +163,7 @@ pub struct BackendTimeouts {
 }
 
 /// Version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyVersion {
     /// Text.
@@ -271,6 +277,66 @@ pub struct ColourReport {
     pub latency: Vec<u64>,
     /// The sum of those times, in microseconds.
     pub latency_us: u64,
+}
+
+/// What the balancer of a host is doing, in full: for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalancerStatus {
+    /// In the order of the operator's file.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the order of [`BalancerState::services`].
+    pub services: Vec<ServiceStatus>,
+    /// What stands in the way.
+    pub problems: Vec<String>,
+    /// Counts since the start.
+    pub counters: Vec<Counter>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// The operator's name for it.
+    pub name: String,
+    /// Where.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub protocol: ListenerProtocol,
+    /// True if it is open.
+    pub is_open: bool,
+    /// Connections of clients.
+    pub connections: u32,
+}
+
+/// One service, with everybody behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// What new requests follow; empty for all instances.
+    pub live: Vec<ColourShare>,
+    /// The switch that this is.
+    pub revision: u64,
+    /// All instances, those without traffic included.
+    pub backends: Vec<BackendStatus>,
+    /// Counts by colour.
+    pub colours: Vec<ColourReport>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Names the instance on its host.
+    pub id: String,
+    /// Its host.
+    pub host: String,
+    /// Where it answers; None if nobody knows.
+    pub address: Option<SocketAddr>,
+    /// Its colours.
+    pub colours: Vec<String>,
+    /// Requests and streams that it has.
+    pub in_flight: u32,
+    /// Whether it gets new requests, and else why not.
+    pub state: String,
 }
 
 impl Default for ClientLimits {

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Counter, Generation, Problem,
-    balancer::{BalancerReport, BalancerState},
+    balancer::{BalancerReport, BalancerState, BalancerStatus},
 };
 
 /// Version of this part of the contract. Both ends say it first; they must agree exactly.
-pub const GATEWAY_API_VERSION: u32 = 2;
+pub const GATEWAY_API_VERSION: u32 = 3;
 
 /// All that the gateway should be answering with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,8 @@ pub enum GatewayRequest {
     Apply(Box<GatewayState>),
     /// Ask for [`GatewayEvent::Stats`].
     QueryStats,
+    /// Ask for [`GatewayEvent::BalancerStatus`].
+    QueryBalancer,
     /// Ask for [`GatewayEvent::Found`].
     Lookup {
         /// As the operator wrote it.
@@ -143,6 +145,8 @@ pub enum GatewayEvent {
     Balancer(Box<BalancerReport>),
     /// Answer to [`GatewayRequest::QueryStats`].
     Stats(Box<GatewayStats>),
+    /// Answer to [`GatewayRequest::QueryBalancer`].
+    BalancerStatus(Box<BalancerStatus>),
     /// Answer to [`GatewayRequest::Lookup`].
     Found(Box<LookupReport>),
 }

@@ -109,8 +109,11 @@ fn find<'a>(zone: &'a Zone, below: &str) -> Found<'a> {
     find_fixed(zone, below).unwrap_or(if zone.is_inner(below) { Found::Inner } else { Found::Nothing })
 }
 
-/// `HOST.node` and `HEX.addr`.
+/// `HOST.node`, `HEX.addr` and `NAME.lb`.
 fn find_fixed<'a>(zone: &'a Zone, below: &str) -> Option<Found<'a>> {
+    if let Some(address) = below.strip_suffix(".lb").and_then(|name| zone.balancer(name)) {
+        return Some(Found::Address(Some(address)));
+    }
     if let Some(host) = below.strip_suffix(".node").and_then(|name| zone.host(name)) {
         return Some(Found::Address(host.address.filter(|_| host.standing.takes_traffic())));
     }

@@ -6,6 +6,7 @@
 //! | `_NAME._tcp`, `_NAME._TAG`     | the same with ports                                         |
 //! | `HOST.node`                    | a host                                                      |
 //! | `HEX.addr`                     | an address                                                  |
+//! | `NAME.lb`                      | this host's balancer, for a service that it serves          |
 //!
 //! A service wins over a container of the same name: it is checked, the container is not.
 //!
@@ -39,6 +40,8 @@ pub(crate) struct Zone {
     containers: HashMap<String, Entry>,
     hosts: HashMap<String, usize>,
     reverse: HashMap<IpAddr, Reverse>,
+    /// Services that the balancer of this host serves at the address of the bridge.
+    balanced: HashSet<String>,
     /// Names that are there only because others are below them.
     inner: HashSet<String>,
 }
@@ -95,6 +98,7 @@ impl Zone {
             containers: HashMap::new(),
             hosts: HashMap::new(),
             reverse: HashMap::new(),
+            balanced: balanced(&state),
             inner: HashSet::new(),
             state,
         };
@@ -107,7 +111,7 @@ impl Zone {
         }
         let hosts: Vec<String> = zone.hosts.keys().map(|host| format!("{host}.node")).collect();
         hosts.iter().for_each(|name| zone.add_inner(name));
-        zone.inner.extend(["node", "addr", "_tcp", "_udp"].map(ToOwned::to_owned));
+        zone.inner.extend(["node", "addr", "lb", "_tcp", "_udp"].map(ToOwned::to_owned));
         zone
     }
 
@@ -139,6 +143,11 @@ impl Zone {
     /// A host by its name.
     pub(crate) fn host(&self, name: &str) -> Option<&NamedHost> {
         self.hosts.get(name).map(|index| &self.state.hosts[*index])
+    }
+
+    /// Where the balancer of this host serves a service.
+    pub(crate) fn balancer(&self, service: &str) -> Option<IpAddr> {
+        self.state.listen.filter(|_| self.balanced.contains(service))
     }
 
     /// True if names end in `.NAME`.
@@ -252,6 +261,13 @@ impl Zone {
             rest = parent;
         }
     }
+}
+
+/// A stable address: each host's own balancer, which its containers reach whatever becomes of the instances.
+fn balanced(state: &GatewayState) -> HashSet<String> {
+    let reaches = |address: IpAddr| address.is_unspecified() || Some(address) == state.listen;
+    let listeners = state.balancer.listeners.iter().filter(|listener| reaches(listener.address.ip()));
+    listeners.flat_map(|listener| &listener.routes).filter_map(|route| dns_name(&route.service)).collect()
 }
 
 impl Entry {

@@ -48,6 +48,37 @@ fn names_of_services_give_the_instances_that_take_traffic() {
 }
 
 #[test]
+fn a_balanced_service_has_a_name_that_stays_where_its_listener_can_be_reached() {
+    use weaved_api::balancer::{BalancerState, ClientLimits, Listener, ListenerProtocol, Route};
+    let (host, path, header, colour, colour_header) = (None, None, None, None, None);
+    let to_web = Route { host, path, header, service: "web".into(), colour, colour_header };
+    let at = |address: &str| Listener {
+        name: "x".into(),
+        address: address.parse().unwrap(),
+        protocol: ListenerProtocol::Http,
+        tls: None,
+        accept_proxy: false,
+        trust_forwarded: false,
+        routes: vec![to_web.clone()],
+        limits: ClientLimits::default(),
+        access_log: None,
+    };
+    let found = |listener: Option<Listener>| {
+        let listen = Some("10.32.0.1".parse().unwrap());
+        let balancer = BalancerState { listeners: listener.into_iter().collect(), services: vec![] };
+        let zone = Zone::new(weaved_api::gateway::GatewayState { listen, balancer, ..state() });
+        match find(&zone, "web.lb") {
+            Found::Address(address) => address,
+            _ => None,
+        }
+    };
+    let own = Some("10.32.0.1".parse().unwrap());
+    assert_eq!((found(Some(at("10.32.0.1:80"))), found(Some(at("0.0.0.0:80")))), (own, own));
+    assert_eq!((found(Some(at("127.0.0.1:80"))), found(None)), (None, None));
+    assert_eq!(ask("web.lb.weave.local.", RecordType::A), Some((ResponseCode::NXDomain, vec![])));
+}
+
+#[test]
 fn names_of_containers_hosts_and_addresses_give_addresses() {
     for (name, kind, record) in [
         ("db.weave.local.", RecordType::A, "A 10.32.0.3"),

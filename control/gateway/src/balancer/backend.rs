@@ -1,0 +1,211 @@
+//! One instance of a service as the balancer sees it: what it has to do, and whether its clients are served.
+//!
+//! Active checks are the catalogue's and decide who is a backend at all. What is decided here is passive: one that fails so many
+//! requests in a row is left out for a while ([`Ejection`]), twice as long each time, and tried again.
+//!
+//! INVARIANT: a backend keeps its counts for as long as control names it under the same address, whatever else changes.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::task::AbortHandle;
+use weaved_api::balancer::{Ejection, ProxyVersion};
+
+use super::clock;
+
+/// How much longer than the first time a backend may be left out.
+const MAX_EJECTION_FACTOR: u32 = 10;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What makes a backend another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct BackendKey {
+    pub(super) service: String,
+    pub(super) host: String,
+    pub(super) instance: String,
+    pub(super) address: SocketAddr,
+    pub(super) is_http2: bool,
+    pub(super) send_proxy: Option<ProxyVersion>,
+}
+
+/// One instance.
+#[derive(Debug)]
+pub(super) struct Backend {
+    /// Unique in this process.
+    pub(super) id: u64,
+    pub(super) key: BackendKey,
+    /// What a client's cookie names it by: the same on each host and after a restart.
+    pub(super) mark: u64,
+    in_flight: AtomicU32,
+    failures: AtomicU32,
+    /// In a row: a request that succeeds ends the row.
+    ejections: AtomicU32,
+    /// [`clock::millis`].
+    ejected_until: AtomicU64,
+    keeps_idle: AtomicBool,
+    connections: Mutex<HashMap<u64, AbortHandle>>,
+    streams: Mutex<HashMap<u64, AbortHandle>>,
+}
+
+impl Backend {
+    pub(super) fn new(key: BackendKey) -> Self {
+        let mark = mark(&key);
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            key,
+            mark,
+            in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            keeps_idle: AtomicBool::new(true),
+            connections: Mutex::default(),
+            streams: Mutex::default(),
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        let until = self.ejected_until.load(Relaxed);
+        until != 0 && until > clock::millis(now)
+    }
+
+    pub(super) fn on_success(&self) {
+        // A store each time would move the cache line between the cores.
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+            self.ejections.store(0, Relaxed);
+        }
+    }
+
+    /// True if it should be left out: it has failed too often in a row.
+    pub(super) fn on_failure(&self, rule: Ejection) -> bool {
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        rule.failures != 0 && failures.is_multiple_of(rule.failures)
+    }
+
+    /// Leaves it out from now on.
+    pub(super) fn eject(&self, rule: Ejection, now: Instant) {
+        let times = self.ejections.fetch_add(1, Relaxed).min(MAX_EJECTION_FACTOR);
+        let factor = 2_u32.saturating_pow(times).min(MAX_EJECTION_FACTOR);
+        let until = now + rule.duration.saturating_mul(factor);
+        self.ejected_until.store(clock::millis(until).max(1), Relaxed);
+    }
+
+    /// Whether connections to it are kept when they have nothing to do.
+    pub(super) fn keeps_idle(&self) -> bool {
+        self.keeps_idle.load(Relaxed)
+    }
+
+    pub(super) fn set_keeps_idle(&self, keeps_idle: bool) {
+        self.keeps_idle.store(keeps_idle, Relaxed);
+    }
+
+    /// Remembers a task that carries a connection with requests, so that it can be ended.
+    pub(super) fn on_connection(&self, id: u64, task: AbortHandle) {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+    }
+
+    pub(super) fn on_connection_end(&self, id: u64) {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// The same for a stream.
+    pub(super) fn on_stream(&self, id: u64, task: AbortHandle) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+    }
+
+    pub(super) fn on_stream_end(&self, id: u64) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Ends the connections with the requests that they carry. How many there were.
+    pub(super) fn cut_connections(&self) -> usize {
+        cut(&self.connections)
+    }
+
+    /// Ends the streams. How many there were.
+    pub(super) fn cut_streams(&self) -> usize {
+        cut(&self.streams)
+    }
+}
+
+fn cut(tasks: &Mutex<HashMap<u64, AbortHandle>>) -> usize {
+    let tasks = std::mem::take(&mut *tasks.lock().unwrap_or_else(PoisonError::into_inner));
+    tasks.values().for_each(AbortHandle::abort);
+    tasks.len()
+}
+
+/// FNV-1a: small, and the same everywhere, which the standard library's hash does not promise.
+pub(super) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn mark(key: &BackendKey) -> u64 {
+    let address = key.address.to_string();
+    let parts = [&key.service, "\0", &key.host, "\0", &key.instance, "\0", &address];
+    hash(parts.iter().flat_map(|part| part.bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn backend() -> Backend {
+        Backend::new(BackendKey {
+            service: "web".into(),
+            host: "a".into(),
+            instance: "a:web:80".into(),
+            address: "10.32.0.2:80".parse().unwrap(),
+            is_http2: false,
+            send_proxy: None,
+        })
+    }
+
+    const RULE: Ejection = Ejection { failures: 2, duration: Duration::from_secs(1), max_percent: 50 };
+
+    #[test]
+    fn failures_in_a_row_eject_and_a_success_between_them_does_not() {
+        let backend = backend();
+        assert!(!backend.on_failure(RULE));
+        backend.on_success();
+        assert!(!backend.on_failure(RULE));
+        assert!(backend.on_failure(RULE));
+        assert!(!backend.on_failure(Ejection { failures: 0, ..RULE }));
+    }
+
+    #[test]
+    fn each_ejection_is_twice_as_long_as_the_one_before_up_to_a_limit() {
+        let (backend, now) = (backend(), Instant::now());
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            backend.eject(RULE, now);
+            assert!(backend.is_ejected(now + Duration::from_millis(seconds * 1000 - 10)), "{seconds}");
+            assert!(!backend.is_ejected(now + Duration::from_millis(seconds * 1000 + 10)), "{seconds}");
+        }
+        backend.on_failure(RULE);
+        backend.on_success();
+        backend.eject(RULE, now);
+        assert!(!backend.is_ejected(now + Duration::from_millis(1010)));
+    }
+}

@@ -1,0 +1,159 @@
+//! Bodies on their way through: nothing is copied, everything is accounted for.
+//!
+//! A request's body is cut off where it gets too long. An answer's body holds its [`Flight`]: as long as somebody reads, the
+//! request is in flight; when the end has passed, the connection to the backend is free for the next request.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+use super::flight::Flight;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    /// None for none: the only one that can be sent twice.
+    inner: Option<Incoming>,
+    left: u64,
+    progress: Option<Arc<Progress>>,
+}
+
+/// How far a request's body is, for who waits for the answer.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) bytes: AtomicU64,
+    pub(super) is_over: AtomicBool,
+    pub(super) is_too_long: AtomicBool,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) enum AnswerBody {
+    Own(Option<Bytes>),
+    Passed { inner: Incoming, flight: Flight },
+}
+
+impl RequestBody {
+    pub(super) fn none() -> Self {
+        Self { inner: None, left: 0, progress: None }
+    }
+
+    /// At most `limit` bytes of it.
+    pub(super) fn new(inner: Incoming, limit: u64) -> Self {
+        if inner.is_end_stream() {
+            return Self::none();
+        }
+        Self { inner: Some(inner), left: limit, progress: Some(Arc::default()) }
+    }
+
+    /// None without a body.
+    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        let progress = this.progress.as_ref();
+        match frame {
+            Some(Ok(frame)) => {
+                let len = frame.data_ref().map_or(0, Bytes::len) as u64;
+                if len > this.left {
+                    progress.inspect(|progress| progress.is_too_long.store(true, Relaxed));
+                    return Poll::Ready(Some(Err("the body is longer than the listener takes".into())));
+                }
+                this.left -= len;
+                if let Some(progress) = progress {
+                    progress.bytes.fetch_add(len, Relaxed);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            None => {
+                progress.inspect(|progress| progress.is_over.store(true, Relaxed));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl AnswerBody {
+    /// A sentence of ours.
+    pub(super) fn text(text: String) -> Self {
+        Self::Own(Some(text.into()))
+    }
+
+    pub(super) fn empty() -> Self {
+        Self::Own(None)
+    }
+
+    pub(super) fn passed(inner: Incoming, mut flight: Flight) -> Self {
+        if inner.is_end_stream() {
+            flight.finish();
+        }
+        Self::Passed { inner, flight }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Passed { inner, flight } => {
+                let frame = std::task::ready!(Pin::new(&mut *inner).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        flight.on_bytes(frame.data_ref().map_or(0, Bytes::len));
+                        // Nobody asks again when nothing more can come.
+                        if inner.is_end_stream() {
+                            flight.finish();
+                        }
+                    }
+                    Some(Err(_)) => flight.on_broken(),
+                    None => flight.finish(),
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Passed { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Passed { inner, .. } => inner.size_hint(),
+        }
+    }
+}

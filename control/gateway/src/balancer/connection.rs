@@ -1,0 +1,272 @@
+//! One connection of a client: who it is, what it speaks, and its requests.
+//!
+//! ```text
+//! accept ─▶ [PROXY header] ─▶ [TLS] ─▶ HTTP/1 or HTTP/2 by ALPN or by the first bytes ─▶ forward
+//!                                  └─▶ TCP: stream
+//! ```
+//!
+//! INVARIANT: nothing is waited for without a limit before the first request is complete.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    Request,
+    body::Incoming,
+    header::HeaderValue,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use weaved_api::balancer::ListenerProtocol;
+
+use super::{
+    forward,
+    guard::Guarded,
+    headers::Forwarded,
+    limits::{H2_PING, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEADERS, MAX_PROXY_HEADER_BYTES},
+    pool::Ends,
+    proxy_protocol::{self, Header},
+    rules::{Rules, Slot},
+    stream,
+    worker::Worker,
+};
+
+/// How every HTTP/2 connection begins (RFC 9113 §3.4). `PRI` is no method of HTTP/1.
+const H2_BEGIN: &[u8] = b"PRI ";
+/// Between two looks at bytes that are not complete yet.
+const PEEK_PAUSE: Duration = Duration::from_millis(2);
+
+/// What its requests share.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// By the PROXY header, if the listener believes it.
+    pub(super) address: SocketAddr,
+    local: SocketAddr,
+    pub(super) is_tls: bool,
+    forwarded: Forwarded,
+    pub(super) accepted: Instant,
+    pub(super) slot: Arc<Slot>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) activity: Arc<Activity>,
+}
+
+/// Requests and streams of one connection that are under way: while there are some, silence is no idleness.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    count: AtomicU32,
+    is_upgraded: AtomicBool,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Active(Arc<Activity>);
+
+impl Activity {
+    pub(super) fn begin(self: &Arc<Self>) -> Active {
+        self.count.fetch_add(1, Relaxed);
+        Active(Arc::clone(self))
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    /// What comes from now on is no HTTP.
+    pub(super) fn upgrade(&self) {
+        self.is_upgraded.store(true, Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.load(Relaxed)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Client {
+    pub(super) fn ends(&self) -> Ends {
+        Ends { client: self.address, local: self.local }
+    }
+
+    pub(super) fn forwarded(&self) -> &Forwarded {
+        &self.forwarded
+    }
+}
+
+/// A connection that the listener counts.
+struct Counted(Arc<Slot>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Serves it until it ends.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, slot: Arc<Slot>, worker: Arc<Worker>) {
+    let rules = slot.rules.load_full();
+    worker.counters.connections.add();
+    let before = slot.connections.fetch_add(1, Relaxed);
+    let counted = Counted(Arc::clone(&slot));
+    if before >= rules.listener.limits.connections {
+        return worker.counters.connections_refused.add();
+    }
+    if let Err(error) = converse(stream, peer, &slot, &worker, &rules).await {
+        tracing::debug!(%peer, %error, "a connection has ended");
+    }
+    drop(counted);
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    slot: &Arc<Slot>,
+    worker: &Arc<Worker>,
+    rules: &Rules,
+) -> io::Result<()> {
+    let accepted = Instant::now();
+    stream.set_nodelay(true)?;
+    let (listener, local) = (&rules.listener, stream.local_addr()?);
+    let patience = listener.limits.head_timeout;
+    let mut address = peer;
+    if listener.accept_proxy {
+        let Ok(Ok(client)) = timeout(patience, read_proxy_header(&mut stream)).await else {
+            worker.counters.proxy_header_refused.add();
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no PROXY header"));
+        };
+        address = client.unwrap_or(peer);
+    }
+    let client = |is_tls: bool| {
+        let text = address.ip().to_canonical().to_string();
+        let forwarded = Forwarded {
+            address: HeaderValue::try_from(text).expect("an address is a header value"),
+            proto: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
+            is_trusted: listener.trust_forwarded,
+        };
+        let (slot, worker, activity) = (Arc::clone(slot), Arc::clone(worker), Arc::default());
+        Arc::new(Client { address, local, is_tls, forwarded, accepted, slot, worker, activity })
+    };
+    if listener.tls.is_none() {
+        let client = client(false);
+        if listener.protocol == ListenerProtocol::Tcp {
+            stream::carry(&client, rules, stream).await;
+            return Ok(());
+        }
+        let Ok(begins) = timeout(patience, begins_with_h2(&stream)).await else {
+            worker.counters.client_timeouts.add();
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        return serve_http(stream, begins?, client, rules).await;
+    }
+    let Some(config) = slot.tls.load_full() else {
+        worker.counters.tls_failed.add();
+        return Err(io::Error::other("there is no certificate"));
+    };
+    let Ok(Ok(stream)) = timeout(patience, TlsAcceptor::from(config).accept(stream)).await else {
+        worker.counters.tls_failed.add();
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS handshake failed"));
+    };
+    let client = client(true);
+    if listener.protocol == ListenerProtocol::Tcp {
+        stream::carry(&client, rules, stream).await;
+        return Ok(());
+    }
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    serve_http(stream, is_http2, client, rules).await
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+    client: Arc<Client>,
+    rules: &Rules,
+) -> io::Result<()> {
+    let limits = rules.listener.limits;
+    let io = Guarded::new(stream, is_http2, limits, &client);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let client = Arc::clone(&client);
+        async move {
+            let active = client.activity.begin();
+            let answer = forward::handle(client, request).await;
+            drop(active);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_H2_STREAMS)
+            .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
+            .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
+            .max_header_list_size(limits.head_bytes)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING)
+            .adaptive_window(true);
+        return builder.serve_connection(TokioIo::new(io), service).await.map_err(io::Error::other);
+    }
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size((limits.head_bytes as usize).max(8192));
+    builder.serve_connection(TokioIo::new(io), service).with_upgrades().await.map_err(io::Error::other)
+}
+
+/// Whether a connection without TLS speaks HTTP/2 from its first byte on.
+async fn begins_with_h2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; H2_BEGIN.len()];
+    loop {
+        let len = stream.peek(&mut first).await?;
+        if len == 0 || first[..len] != H2_BEGIN[..len] {
+            return Ok(false);
+        }
+        if len == first.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(PEEK_PAUSE).await;
+    }
+}
+
+/// Takes exactly the header from the stream.
+async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    let mut bytes = vec![0; MAX_PROXY_HEADER_BYTES];
+    let mut seen = 0;
+    loop {
+        let len = stream.peek(&mut bytes).await?;
+        match proxy_protocol::parse(&bytes[..len]) {
+            Header::Complete { len, client } => {
+                stream.read_exact(&mut bytes[..len]).await?;
+                return Ok(client);
+            }
+            Header::Incomplete if len > 0 => {
+                // The end of the stream shows as no more bytes than before, for ever; the caller's limit ends that.
+                if len == seen {
+                    tokio::time::sleep(PEEK_PAUSE).await;
+                }
+                seen = len;
+            }
+            Header::Incomplete | Header::Invalid => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}

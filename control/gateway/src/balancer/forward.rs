@@ -1,0 +1,441 @@
+//! One request: from the listener's rules to a backend and back.
+//!
+//! ```text
+//! limits ─▶ route ─▶ colour in force ─▶ backend ─▶ idle connection, or a new one ─▶ answer
+//!                        ▲                                      │ failed, and may be sent again
+//!                        └──────────────────────────────────────┘
+//! ```
+//!
+//! Sent again is what was not sent at all; and what has no body, an idempotent method (RFC 9110 §9.2.2) and no answer. Each attempt
+//! asks anew which colour is in force.
+//!
+//! INVARIANT: nothing is sent twice that a backend may have acted upon, unless its method says that this is harmless.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime},
+};
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    header::{self, HeaderValue},
+    http::uri::{Authority, PathAndQuery, Scheme},
+    upgrade::OnUpgrade,
+};
+use tokio::time::timeout;
+use weaved_api::balancer::Sticky;
+
+use super::{
+    access_log::Entry,
+    backend::{self, Backend},
+    body::{AnswerBody, Progress, RequestBody},
+    connection::Client,
+    flight::{Flight, Log, Place},
+    group::{Group, Wish},
+    headers,
+    limits::MAX_ATTEMPTS,
+    pool::Upstream,
+    refusal::Refusal,
+    rules::{Rules, without_port},
+    service::{NoGroup, Service},
+    stream,
+};
+
+/// What a request is about, besides itself.
+struct Job<'a> {
+    client: &'a Arc<Client>,
+    service: &'a Arc<Service>,
+    /// The colour that the request asks for.
+    asked: Option<String>,
+    /// What ties the client to a backend.
+    hash: Option<u64>,
+    mark: Option<u64>,
+    progress: Option<Arc<Progress>>,
+    started: Instant,
+}
+
+/// An attempt that gave no answer.
+struct Failed {
+    /// The request, if it was not sent.
+    unsent: Option<Request<RequestBody>>,
+    refusal: Refusal,
+}
+
+/// An answer and where it is from.
+struct Answered<'a> {
+    response: Response<Incoming>,
+    upstream: Upstream,
+    place: Place,
+    group: &'a Arc<Group>,
+}
+
+/// Answers a request, whatever it is.
+pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let started = Instant::now();
+    let rules = client.slot.rules.load_full();
+    let counters = &client.worker.counters;
+    match request.version() {
+        Version::HTTP_2 => counters.requests_http2.add(),
+        _ => counters.requests_http1.add(),
+    }
+    let mut log = begin_log(&client, &request, started);
+    let outcome = forward(&client, &rules, request, started, &mut log).await;
+    let mut answer = outcome.unwrap_or_else(|refusal| {
+        let answer = refusal.answer(counters);
+        if let Some(mut log) = log.take() {
+            log.entry.status = refusal.status().as_u16();
+            log.write(started);
+        }
+        answer
+    });
+    if client.slot.is_closing.load(Relaxed) && answer.version() != Version::HTTP_2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+async fn forward(
+    client: &Arc<Client>,
+    rules: &Rules,
+    mut request: Request<Incoming>,
+    started: Instant,
+    log: &mut Option<Log>,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let limits = rules.listener.limits;
+    let authority = authority(&request)?;
+    let rate = limits.requests_per_second;
+    if rate.is_some_and(|rate| !client.slot.rates.admits(client.address.ip(), rate, started)) {
+        return Err(Refusal::RateLimited);
+    }
+    if content_length(request.headers()).is_some_and(|len| len > limits.body_bytes) {
+        return Err(Refusal::BodyTooLong);
+    }
+    let host = authority.as_ref().and_then(|authority| authority.to_str().ok()).map_or("", without_port);
+    let found = rules.find(host, request.uri().path(), request.headers());
+    let (service, asked) = found.ok_or(Refusal::NoRoute)?;
+    let (hash, mark) = ties(service, client.address.ip(), request.headers());
+    let upgrade = headers::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+    let upgrade = upgrade.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
+    let request = outgoing(client, service, request, authority.as_ref(), limits.body_bytes, upgrade.as_ref())?;
+    let progress = request.body().progress();
+    let job = Job { client, service, asked, hash, mark, progress, started };
+    if let Some(log) = log {
+        log.entry.service.clone_from(&service.rule.name);
+    }
+    let answered = job.attempts(request, upgrade.is_none()).await?;
+    job.finish(answered, upgrade.map(|(_, on_upgrade)| on_upgrade), log)
+}
+
+impl Job<'_> {
+    /// Until somebody answers, or nobody is left.
+    async fn attempts(&self, request: Request<RequestBody>, may_repeat: bool) -> Result<Answered<'_>, Refusal> {
+        let rule = &self.service.rule;
+        let attempts = (rule.retries as usize + 1).min(MAX_ATTEMPTS);
+        let may_repeat = may_repeat && attempts > 1 && self.progress.is_none() && request.method().is_idempotent();
+        let spare = may_repeat.then(|| head_of(&request));
+        let mut tried = Vec::new();
+        let mut next = Some(request);
+        let mut refusal = None;
+        while let Some(request) = next.take() {
+            let group = self.group()?;
+            let now = Instant::now();
+            let wish = Wish { policy: rule.policy, hash: self.hash, mark: self.mark, tried: &tried };
+            let Some(backend) = group.pick(wish, now) else { break };
+            let place = Place::take(group, backend);
+            match self.attempt(backend, request).await {
+                Ok((response, upstream)) => return Ok(Answered { response, upstream, place, group }),
+                Err(failed) => {
+                    if failed.refusal != Refusal::BodyTooLong
+                        && group.on_failure(backend, rule.ejection, Instant::now())
+                    {
+                        self.client.worker.counters.ejections.add();
+                        tracing::info!(service = rule.name, backend = backend.key.instance, "left out for a while");
+                    }
+                    tried.push(backend.id);
+                    if tried.len() < attempts {
+                        next = failed.unsent.or_else(|| spare.as_ref().map(copy_of));
+                        self.client.worker.counters.retries.add();
+                    }
+                    // A first attempt whose answer nobody waits for any longer counts as well.
+                    if next.is_none() {
+                        group.counts.on_answer(true, self.started.elapsed());
+                    }
+                    refusal = Some(failed.refusal);
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Refusal::BackendFailed { service: rule.name.clone() }))
+    }
+
+    fn group(&self) -> Result<&Arc<Group>, Refusal> {
+        if self.asked.is_none()
+            && let Some(group) = self.mark.and_then(|mark| self.service.group_of_mark(mark))
+        {
+            return Ok(group);
+        }
+        let draw = self.hash.unwrap_or_else(rand::random);
+        self.service
+            .group(self.asked.as_deref(), draw)
+            .map_err(|NoGroup::Empty(colour)| Refusal::NoBackend { service: self.service.rule.name.clone(), colour })
+    }
+
+    /// Over an idle connection while there is one, else over a new one.
+    async fn attempt(
+        &self,
+        backend: &Arc<Backend>,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Upstream), Failed> {
+        let (pool, counters) = (&self.client.worker.pool, &self.client.worker.counters);
+        let service = || self.service.rule.name.clone();
+        while let Some(mut upstream) = pool.take(backend, Instant::now()) {
+            counters.backend_reused.add();
+            match self.send(&mut upstream, request).await {
+                Ok(response) => return Ok((response, upstream)),
+                // It was closed while it was idle.
+                Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
+                Err(failed) => return Err(failed),
+            }
+        }
+        counters.backend_connections.add();
+        let connected = pool.connect(backend, Some(self.client.ends()), self.service.rule.timeouts.connect).await;
+        let mut upstream = match connected {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                tracing::debug!(backend = backend.key.instance, %error, "cannot be reached");
+                let refusal = match error.kind() {
+                    std::io::ErrorKind::TimedOut => Refusal::BackendTimeout { service: service() },
+                    _ => Refusal::BackendFailed { service: service() },
+                };
+                return Err(Failed { unsent: Some(request), refusal });
+            }
+        };
+        let response = self.send(&mut upstream, request).await?;
+        Ok((response, upstream))
+    }
+
+    async fn send(&self, upstream: &mut Upstream, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
+        let service = || self.service.rule.name.clone();
+        match self.answer_of(upstream.send(request)).await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(mut error)) => {
+                let is_too_long = self.progress.as_ref().is_some_and(|progress| progress.is_too_long.load(Relaxed));
+                let refusal =
+                    if is_too_long { Refusal::BodyTooLong } else { Refusal::BackendFailed { service: service() } };
+                Err(Failed { unsent: error.take_message(), refusal })
+            }
+            None => Err(Failed { unsent: None, refusal: Refusal::BackendTimeout { service: service() } }),
+        }
+    }
+
+    /// None when it took too long. While the client is sending, its backend is not waited for.
+    async fn answer_of<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let patience = self.service.rule.timeouts.response;
+        let mut answer = std::pin::pin!(answer);
+        let mut seen = 0;
+        loop {
+            if let Ok(outcome) = timeout(patience, &mut answer).await {
+                return Some(outcome);
+            }
+            let progress = self.progress.as_ref().filter(|progress| !progress.is_over.load(Relaxed))?;
+            let bytes = progress.bytes.load(Relaxed);
+            if bytes == seen {
+                return None;
+            }
+            seen = bytes;
+        }
+    }
+
+    fn finish(
+        &self,
+        answered: Answered<'_>,
+        on_client: Option<OnUpgrade>,
+        log: &mut Option<Log>,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let Answered { mut response, upstream, place, group } = answered;
+        let rule = &self.service.rule;
+        let status = response.status();
+        group.counts.on_answer(status.is_server_error(), self.started.elapsed());
+        let is_failure =
+            matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        if !is_failure {
+            place.backend.on_success();
+        } else if group.on_failure(&place.backend, rule.ejection, Instant::now()) {
+            self.client.worker.counters.ejections.add();
+        }
+        let log = log.take().map(|mut log| {
+            log.entry.status = status.as_u16();
+            group.colour().clone_into(&mut log.entry.colour);
+            log.entry.backend = format!("{}/{}", place.backend.key.host, place.backend.key.instance);
+            log
+        });
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(on_client) = on_client else {
+                return Err(Refusal::BackendFailed { service: rule.name.clone() });
+            };
+            let on_backend = hyper::upgrade::on(&mut response);
+            stream::upgrade(self.client, group, place, rule.timeouts.idle, on_client, on_backend, log);
+            return Ok(switching(response));
+        }
+        let (mut parts, body) = response.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        if let Some(Sticky::Cookie(name)) = &rule.sticky
+            && self.mark != Some(place.backend.mark)
+        {
+            let secure = if self.client.is_tls { "; Secure" } else { "" };
+            let cookie = format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax{secure}", place.backend.mark);
+            if let Ok(cookie) = HeaderValue::try_from(cookie) {
+                parts.headers.append(header::SET_COOKIE, cookie);
+            }
+        }
+        let flight =
+            Flight::new(place, Arc::clone(&self.client.worker.pool), upstream, log, self.client.activity.begin());
+        Ok(Response::from_parts(parts, AnswerBody::passed(body, flight)))
+    }
+}
+
+/// The head of an answer that changes the protocol.
+fn switching(response: Response<Incoming>) -> Response<AnswerBody> {
+    let (mut parts, _) = response.into_parts();
+    let protocol = parts.headers.get(header::UPGRADE).cloned();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    Response::from_parts(parts, AnswerBody::empty())
+}
+
+/// Whom the request is for: the host as the client wrote it.
+fn authority(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::NoTunnels);
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::BadRequest("more than one Host"));
+    }
+    if host.is_some_and(|host| !host.as_bytes().iter().copied().all(is_host_byte)) {
+        return Err(Refusal::BadRequest("no such host can be"));
+    }
+    match (request.uri().authority(), host) {
+        // The target decides (RFC 9112 §3.2.2), also over HTTP/2.
+        (Some(authority), _) if !authority.as_str().contains('@') => Ok(HeaderValue::from_str(authority.as_str()).ok()),
+        (Some(_), _) => Err(Refusal::BadRequest("a user in the target")),
+        (None, Some(host)) => Ok(Some(host.clone())),
+        (None, None) if request.version() == Version::HTTP_10 => Ok(None),
+        (None, None) => Err(Refusal::BadRequest("no Host")),
+    }
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._:[]~%!$&'()*+;=".contains(&byte)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The hash or the mark that chooses a client's backend.
+fn ties(service: &Service, client: IpAddr, headers: &HeaderMap) -> (Option<u64>, Option<u64>) {
+    match &service.rule.sticky {
+        None => (None, None),
+        Some(Sticky::Address) => {
+            let hash = match client.to_canonical() {
+                IpAddr::V4(address) => backend::hash(address.octets()),
+                IpAddr::V6(address) => backend::hash(address.octets()),
+            };
+            (Some(hash), None)
+        }
+        Some(Sticky::Header(name)) => {
+            (headers.get(name).map(|value| backend::hash(value.as_bytes().iter().copied())), None)
+        }
+        Some(Sticky::Cookie(name)) => {
+            (None, headers::cookie(headers, name).and_then(|value| u64::from_str_radix(value, 16).ok()))
+        }
+    }
+}
+
+/// The request as the backend gets it.
+fn outgoing(
+    client: &Client,
+    service: &Service,
+    request: Request<Incoming>,
+    authority: Option<&HeaderValue>,
+    body_limit: u64,
+    upgrade: Option<&(HeaderValue, OnUpgrade)>,
+) -> Result<Request<RequestBody>, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let to_http2 = service.rule.http2_backends;
+    let forwarded = client.forwarded();
+    headers::prepare_request(&mut parts.headers, parts.version, authority, to_http2, forwarded);
+    if let Some((protocol, _)) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, protocol.clone());
+    }
+    if to_http2 {
+        parts.version = Version::HTTP_2;
+        parts.uri = absolute(parts.uri, authority).ok_or(Refusal::BadRequest("a target that is no URI"))?;
+    } else {
+        parts.version = Version::HTTP_11;
+        if parts.uri.authority().is_some() {
+            let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+            parts.uri = Uri::from(path);
+        }
+    }
+    // The extensions are those of the connection that the request came on.
+    parts.extensions.clear();
+    Ok(Request::from_parts(parts, RequestBody::new(body, body_limit)))
+}
+
+fn absolute(uri: Uri, authority: Option<&HeaderValue>) -> Option<Uri> {
+    let mut parts = uri.into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    let authority = authority.and_then(|authority| Authority::try_from(authority.as_bytes()).ok());
+    parts.authority = Some(authority.or(parts.authority)?);
+    parts.path_and_query = parts.path_and_query.or(Some(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).ok()
+}
+
+fn head_of(request: &Request<RequestBody>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+fn copy_of(head: &Request<()>) -> Request<RequestBody> {
+    head.clone().map(|()| RequestBody::none())
+}
+
+fn begin_log(client: &Client, request: &Request<Incoming>, started: Instant) -> Option<Log> {
+    let queue = client.slot.log.load_full()?;
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(Authority::as_str).or(host).unwrap_or_default();
+    let entry = Entry {
+        client: client.address.ip().to_canonical(),
+        at: SystemTime::now(),
+        started,
+        method: request.method().to_string(),
+        host: host.to_owned(),
+        target: request.uri().path_and_query().map_or("*", PathAndQuery::as_str).to_owned(),
+        version: match request.version() {
+            Version::HTTP_2 => "HTTP/2.0",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        },
+        status: 0,
+        bytes: 0,
+        took: Duration::ZERO,
+        service: String::new(),
+        colour: String::new(),
+        backend: String::new(),
+        is_broken: false,
+    };
+    Some(Log { queue, entry: Box::new(entry), counters: Arc::clone(&client.worker.counters) })
+}

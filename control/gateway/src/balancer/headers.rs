@@ -1,0 +1,201 @@
+//! What changes in the headers of a message on its way: what belongs to one connection stays behind (RFC 9110 §7.6.1), and the
+//! backend is told who asked.
+
+use hyper::{
+    HeaderMap, Version,
+    header::{self, HeaderName, HeaderValue},
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Of one connection only.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+];
+
+/// What the backend is told of the client.
+#[derive(Clone, Debug)]
+pub(super) struct Forwarded {
+    pub(super) address: HeaderValue,
+    pub(super) proto: HeaderValue,
+    /// True if what the client says of itself is believed.
+    pub(super) is_trusted: bool,
+}
+
+/// The protocol that both want to change to, where a message asks for one.
+pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    has_token(headers, header::CONNECTION, "upgrade").then(|| upgrade.clone())
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// Takes away what belongs to one connection.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+        let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+        // Nobody takes away by a word what decides where a request goes or how long it is.
+        let may_go = |name: &HeaderName| *name != header::HOST && *name != header::CONTENT_LENGTH;
+        for name in names.filter(may_go).collect::<Vec<_>>() {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Makes the headers of a client's request those of ours to the backend. `authority` is the host that was asked for.
+pub(super) fn prepare_request(
+    headers: &mut HeaderMap,
+    version: Version,
+    authority: Option<&HeaderValue>,
+    to_http2: bool,
+    forwarded: &Forwarded,
+) {
+    let wants_trailers = has_token(headers, header::TE, "trailers");
+    strip_hop_by_hop(headers);
+    headers.remove(header::TE);
+    // The client hears from us whether it may go on.
+    headers.remove(header::EXPECT);
+    if wants_trailers && to_http2 {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if version == Version::HTTP_2 && !to_http2 {
+        join_cookies(headers);
+    }
+    if to_http2 {
+        headers.remove(header::HOST);
+    } else if let Some(authority) = authority {
+        // Also where the client's `Host` says something else than its target (RFC 9112 §3.2.2).
+        headers.insert(header::HOST, authority.clone());
+    }
+    tell_client(headers, authority, forwarded);
+}
+
+/// HTTP/2 clients may send a line for each cookie; HTTP/1 has one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(b"; ".as_slice()))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn tell_client(headers: &mut HeaderMap, authority: Option<&HeaderValue>, forwarded: &Forwarded) {
+    if forwarded.is_trusted {
+        let address = forwarded.address.clone();
+        let before: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        let all = [before.as_slice(), &[address.as_bytes()]].concat().join(b", ".as_slice());
+        headers.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(&all).unwrap_or(address));
+        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| forwarded.proto.clone());
+        if let Some(authority) = authority {
+            headers.entry(X_FORWARDED_HOST).or_insert_with(|| authority.clone());
+        }
+        return;
+    }
+    headers.remove(FORWARDED);
+    headers.remove(X_REAL_IP);
+    headers.insert(X_FORWARDED_FOR, forwarded.address.clone());
+    headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
+    match authority {
+        Some(authority) => drop(headers.insert(X_FORWARDED_HOST, authority.clone())),
+        None => drop(headers.remove(X_FORWARDED_HOST)),
+    }
+}
+
+/// The value of a cookie.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.into_iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn shown(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    fn forwarded(is_trusted: bool) -> Forwarded {
+        let (address, proto) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("https"));
+        Forwarded { address, proto, is_trusted }
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_stays_behind_and_so_does_what_it_names() {
+        let mut headers = headers(&[
+            ("connection", "close, X-Secret, content-length, host"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "x"),
+            ("content-length", "5"),
+            ("host", "web"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(shown(&headers), ["accept: */*", "content-length: 5", "host: web"]);
+    }
+
+    #[test]
+    fn a_client_cannot_say_who_it_is_unless_it_is_trusted() {
+        let lied = headers(&[("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=x"), ("x-real-ip", "10.0.0.1")]);
+        let host = HeaderValue::from_static("web");
+        let mut ours = lied.clone();
+        prepare_request(&mut ours, Version::HTTP_11, Some(&host), false, &forwarded(false));
+        let expected = ["host: web", "x-forwarded-for: 192.0.2.1", "x-forwarded-host: web", "x-forwarded-proto: https"];
+        assert_eq!(shown(&ours), expected);
+        let mut trusted = lied;
+        prepare_request(&mut trusted, Version::HTTP_11, Some(&host), false, &forwarded(true));
+        assert_eq!(trusted[X_FORWARDED_FOR], "10.0.0.1, 192.0.2.1");
+    }
+
+    #[test]
+    fn cookies_of_http2_become_one_line_and_trailers_go_on_to_http2_only() {
+        let mut to_http1 = headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]);
+        let mut to_http2 = to_http1.clone();
+        prepare_request(&mut to_http1, Version::HTTP_2, None, false, &forwarded(false));
+        assert_eq!(to_http1.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert!(!to_http1.contains_key(header::TE));
+        assert_eq!(cookie(&to_http1, "b"), Some("2"));
+        prepare_request(&mut to_http2, Version::HTTP_2, None, true, &forwarded(false));
+        assert_eq!(to_http2[header::TE], "trailers");
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        assert!(upgrade_of(&headers(&[("upgrade", "websocket")])).is_none());
+        assert!(upgrade_of(&headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])).is_some());
+    }
+}

@@ -1,0 +1,236 @@
+//! The listening addresses: which are wanted, which are open on all threads, what stands in the way of the others.
+//!
+//! INVARIANT: an address that stays wanted keeps its sockets and its connections, whatever else of it changes.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use tokio::sync::oneshot;
+use weaved_api::balancer::{Listener, ListenerProtocol, ListenerStatus};
+
+use super::{
+    access_log::LogQueue,
+    limits::{BIND_GRACE, BIND_RETRY, CERTIFICATES_INTERVAL},
+    rules::{Rules, Slot},
+    service::Service,
+    tls::Certificates,
+    worker::{Command, Handle},
+};
+
+/// All listeners, in the order of the state.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    workers: Arc<[Handle]>,
+    wanted: Vec<SocketAddr>,
+    known: BTreeMap<SocketAddr, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    slot: Arc<Slot>,
+    is_open: bool,
+    failed: Option<Failed>,
+    certificates: Option<Certificates>,
+    log_problem: Option<String>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    since: Instant,
+    at: Instant,
+    reason: String,
+    is_told: bool,
+}
+
+impl Listeners {
+    pub(super) fn new(workers: Arc<[Handle]>) -> Self {
+        Self { workers, wanted: Vec::new(), known: BTreeMap::new() }
+    }
+
+    /// Takes new rules, which hold at once where something is open.
+    pub(super) fn set(&mut self, wanted: &[Listener], service: impl Fn(&str) -> Option<Arc<Service>>) {
+        self.wanted = wanted.iter().map(|listener| listener.address).collect();
+        for listener in wanted {
+            let rules = Rules::new(listener.clone(), &service);
+            match self.known.get(&listener.address) {
+                Some(known) => known.slot.rules.store(Arc::new(rules)),
+                None => drop(self.known.insert(listener.address, Known::new(rules))),
+            }
+        }
+    }
+
+    /// Opens what is wanted, closes what is not.
+    pub(super) async fn reconcile(&mut self, now: Instant) {
+        let unwanted: Vec<SocketAddr> =
+            self.known.keys().filter(|address| !self.wanted.contains(address)).copied().collect();
+        for address in unwanted {
+            self.close(address).await;
+            self.known.remove(&address);
+            tracing::info!(%address, "no longer balancing");
+        }
+        let workers = &self.workers;
+        for (address, known) in &mut self.known {
+            known.follow_files();
+            let is_due =
+                known.failed.as_ref().is_none_or(|failed| now.saturating_duration_since(failed.at) >= BIND_RETRY);
+            if known.is_open || !is_due {
+                continue;
+            }
+            match open(workers, &known.slot).await {
+                Ok(()) => {
+                    known.is_open = true;
+                    known.failed = None;
+                    tracing::info!(%address, "balancing");
+                }
+                Err(error) => {
+                    close(workers, *address).await;
+                    known.on_failed(&error, now);
+                }
+            }
+        }
+    }
+
+    async fn close(&mut self, address: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&address) {
+            known.slot.is_closing.store(true, Relaxed);
+            known.is_open = false;
+            close(&self.workers, address).await;
+        }
+    }
+
+    pub(super) async fn close_all(&mut self) {
+        let addresses: Vec<SocketAddr> = self.known.keys().copied().collect();
+        for address in addresses {
+            self.close(address).await;
+        }
+    }
+
+    /// When [`Self::reconcile`] should be called.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        let retries = self.known.values().filter_map(|known| Some(known.failed.as_ref()?.at + BIND_RETRY));
+        let files = self.known.values().any(|known| known.certificates.is_some());
+        let idle = if files { CERTIFICATES_INTERVAL } else { std::time::Duration::from_secs(3600) };
+        retries.fold(now + idle, Instant::min)
+    }
+
+    /// True if the service is only reached by TCP.
+    pub(super) fn is_stream(&self, service: &str) -> bool {
+        let speaks = |protocol| {
+            self.known.values().any(|known| {
+                let rules = known.slot.rules.load();
+                rules.listener.protocol == protocol && rules.services().any(|known| known.rule.name == service)
+            })
+        };
+        speaks(ListenerProtocol::Tcp) && !speaks(ListenerProtocol::Http)
+    }
+
+    /// In sentences.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.wanted.iter().filter_map(|address| self.known.get(address)).flat_map(Known::problems).collect()
+    }
+
+    pub(super) fn status(&self) -> Vec<ListenerStatus> {
+        let known = self.wanted.iter().filter_map(|address| self.known.get(address));
+        let status = known.map(|known| {
+            let rules = known.slot.rules.load();
+            ListenerStatus {
+                name: rules.listener.name.clone(),
+                address: known.slot.address,
+                protocol: rules.listener.protocol,
+                is_open: known.is_open,
+                connections: known.slot.connections.load(Relaxed),
+            }
+        });
+        status.collect()
+    }
+}
+
+impl Known {
+    fn new(rules: Rules) -> Self {
+        let slot = Arc::new(Slot::new(rules));
+        Self { slot, is_open: false, failed: None, certificates: None, log_problem: None }
+    }
+
+    /// Certificates and the access log, as the rules name them.
+    fn follow_files(&mut self) {
+        let rules = self.slot.rules.load_full();
+        match &rules.listener.tls {
+            None => {
+                self.certificates = None;
+                self.slot.tls.store(None);
+            }
+            Some(dir) => {
+                if self.certificates.as_ref().is_none_or(|known| known.dir() != dir) {
+                    self.certificates = Some(Certificates::new(dir));
+                }
+                if let Some(config) = self.certificates.as_mut().and_then(Certificates::look) {
+                    self.slot.tls.store(Some(config));
+                }
+            }
+        }
+        let open = self.slot.log.load_full();
+        if open.as_ref().map(|open| open.rule()) == rules.listener.access_log.as_ref() {
+            return;
+        }
+        let log = rules.listener.access_log.clone().map(|rule| {
+            let path = rule.path.display().to_string();
+            LogQueue::start(rule).map_err(|error| format!("the access log {path} cannot be written: {error}"))
+        });
+        match log.transpose() {
+            Ok(log) => {
+                self.log_problem = None;
+                self.slot.log.store(log.map(Arc::new));
+            }
+            Err(problem) => self.log_problem = Some(problem),
+        }
+    }
+
+    fn on_failed(&mut self, error: &io::Error, now: Instant) {
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has the port".into(),
+            io::ErrorKind::AddrNotAvailable => "this host does not have the address".into(),
+            _ => error.to_string(),
+        };
+        let new = Failed { since: now, at: now, reason: String::new(), is_told: false };
+        let failed = self.failed.get_or_insert(new);
+        (failed.reason, failed.at) = (reason, now);
+        let is_expected = error.kind() == io::ErrorKind::AddrNotAvailable;
+        if !failed.is_told && (!is_expected || now.saturating_duration_since(failed.since) >= BIND_GRACE) {
+            failed.is_told = true;
+            tracing::warn!(address = %self.slot.address, reason = failed.reason, "cannot balance there; trying again");
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let address = self.slot.address;
+        let failed = self.failed.as_ref().filter(|failed| failed.is_told);
+        let failed =
+            failed.map(|failed| format!("nothing is balanced at {address}: {}; it is tried again", failed.reason));
+        let certificates = self.certificates.as_ref().and_then(|certificates| certificates.problem.clone());
+        let certificates = certificates.map(|problem| format!("certificates for {address}: {problem}"));
+        failed.into_iter().chain(certificates).chain(self.log_problem.clone()).collect()
+    }
+}
+
+/// On each thread, or on none.
+async fn open(workers: &[Handle], slot: &Arc<Slot>) -> io::Result<()> {
+    for worker in workers {
+        let (reply, answer) = oneshot::channel();
+        worker.tell(Command::Open { slot: Arc::clone(slot), reply });
+        answer.await.unwrap_or_else(|_| Err(io::Error::other("a thread has ended")))?;
+    }
+    Ok(())
+}
+
+async fn close(workers: &[Handle], address: SocketAddr) {
+    for worker in workers {
+        let (reply, answer) = oneshot::channel();
+        worker.tell(Command::Close { address, reply });
+        drop(answer.await);
+    }
+}

@@ -1,0 +1,208 @@
+//! Connections to backends: made, kept while idle, used again. One pool for each thread, so that a connection stays where its
+//! client's is.
+//!
+//! INVARIANT: a connection that carried an answer whose end was not seen is never used again.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::{
+    backend::Backend,
+    body::RequestBody,
+    limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_HEADERS, MAX_IDLE_PER_BACKEND, WARM_IDLE},
+    proxy_protocol,
+};
+
+static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
+
+/// Idle connections of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<HashMap<u64, Kept>>,
+    shared: Mutex<HashMap<u64, Shared>>,
+}
+
+/// Idle connections to one backend.
+#[derive(Debug)]
+struct Kept {
+    backend: Arc<Backend>,
+    idle: Vec<Idle>,
+}
+
+/// A connection that carries many requests at once.
+#[derive(Debug)]
+struct Shared {
+    backend: Arc<Backend>,
+    sender: http2::SendRequest<RequestBody>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    until: Instant,
+}
+
+/// A connection that takes a request.
+#[derive(Debug)]
+pub(super) enum Upstream {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Who asks, for backends that get PROXY headers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+impl Upstream {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+}
+
+impl Pool {
+    /// An idle connection, the one that was used last first.
+    pub(super) fn take(&self, backend: &Backend, now: Instant) -> Option<Upstream> {
+        if backend.key.send_proxy.is_some() {
+            return None;
+        }
+        if backend.key.is_http2 {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = &shared.get(&backend.id)?.sender;
+            if known.is_closed() {
+                shared.remove(&backend.id);
+                return None;
+            }
+            return Some(Upstream::Http2(known.clone()));
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = &mut idle.get_mut(&backend.id)?.idle;
+        while let Some(last) = idle.pop() {
+            if last.sender.is_ready() && last.until > now {
+                return Some(Upstream::Http1(last.sender));
+            }
+        }
+        None
+    }
+
+    /// It has nothing to do any more.
+    pub(super) fn give_back(&self, backend: &Arc<Backend>, upstream: Upstream, now: Instant) {
+        self.keep(backend, upstream, now + BACKEND_IDLE);
+    }
+
+    fn keep(&self, backend: &Arc<Backend>, upstream: Upstream, until: Instant) {
+        let Upstream::Http1(sender) = upstream else { return };
+        if sender.is_closed() || !backend.keeps_idle() || backend.key.send_proxy.is_some() {
+            return;
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.entry(backend.id).or_insert_with(|| Kept { backend: Arc::clone(backend), idle: Vec::new() });
+        let idle = &mut kept.idle;
+        if idle.len() < MAX_IDLE_PER_BACKEND {
+            idle.push(Idle { sender, until });
+        }
+    }
+
+    /// A new one. Fails also when that takes longer than `patience`.
+    pub(super) async fn connect(
+        &self,
+        backend: &Arc<Backend>,
+        ends: Option<Ends>,
+        patience: Duration,
+    ) -> io::Result<Upstream> {
+        let made = tokio::time::timeout(patience, self.make(backend, ends)).await;
+        made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn make(&self, backend: &Arc<Backend>, ends: Option<Ends>) -> io::Result<Upstream> {
+        let stream = open(backend, ends).await?;
+        let (backend, id) = (Arc::clone(backend), NEXT_CONNECTION.fetch_add(1, Relaxed));
+        if backend.key.is_http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).adaptive_window(true).max_concurrent_reset_streams(100);
+            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+            let known = Arc::clone(&backend);
+            let task = tokio::spawn(async move {
+                drop(connection.await);
+                backend.on_connection_end(id);
+            });
+            known.on_connection(id, task.abort_handle());
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.insert(known.id, Shared { backend: known, sender: sender.clone() });
+            return Ok(Upstream::Http2(sender));
+        }
+        let mut builder = http1::Builder::new();
+        builder.max_headers(MAX_HEADERS).max_buf_size(MAX_BACKEND_HEAD_BYTES.max(64 * 1024));
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let known = Arc::clone(&backend);
+        let task = tokio::spawn(async move {
+            drop(connection.with_upgrades().await);
+            backend.on_connection_end(id);
+        });
+        known.on_connection(id, task.abort_handle());
+        Ok(Upstream::Http1(sender))
+    }
+
+    /// Connects ahead of the first request. True when it worked.
+    pub(super) async fn warm(&self, backend: &Arc<Backend>, patience: Duration) -> bool {
+        match self.connect(backend, None, patience).await {
+            Ok(upstream) => {
+                self.keep(backend, upstream, Instant::now() + WARM_IDLE);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(backend = backend.key.instance, %error, "cannot be made ready");
+                false
+            }
+        }
+    }
+
+    /// Closes what was idle for long enough, and what goes to a backend that gets no new requests.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, kept| {
+            kept.idle.retain(|idle| idle.until > now && !idle.sender.is_closed());
+            !kept.idle.is_empty() && kept.backend.keeps_idle()
+        });
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|_, shared| shared.backend.keeps_idle() && !shared.sender.is_closed());
+    }
+}
+
+/// Bytes to a backend, with a PROXY header in front where it wants one.
+pub(super) async fn open(backend: &Backend, ends: Option<Ends>) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(backend.key.address).await?;
+    stream.set_nodelay(true)?;
+    if let Some(version) = backend.key.send_proxy {
+        let header = match ends {
+            Some(ends) => proxy_protocol::emit(version, ends.client, ends.local),
+            None => proxy_protocol::emit_local(version),
+        };
+        stream.write_all(&header).await?;
+    }
+    Ok(stream)
+}

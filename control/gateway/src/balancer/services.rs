@@ -1,0 +1,201 @@
+//! All services, from one state to the next.
+//!
+//! INVARIANT: an instance that stays under the same address keeps its [`Backend`], with what is in flight there.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use weaved_api::{
+    balancer::{BackendStatus, BalancedService, ServiceStatus},
+    gateway::{GatewayState, NamedInstance, Standing},
+};
+
+use super::{
+    backend::{Backend, BackendKey},
+    service::{Listed, Service},
+};
+
+/// The services, in the order of the state.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    list: Vec<Arc<Service>>,
+    backends: HashMap<BackendKey, Arc<Backend>>,
+    /// Switches whose moment has come, by service.
+    switched: BTreeMap<String, u64>,
+    drains: BTreeMap<String, Drain>,
+}
+
+/// How far the drain of the last switch is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Drain {
+    revision: u64,
+    has_cut_requests: bool,
+    has_cut_streams: bool,
+}
+
+impl Services {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.list.iter()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Service>> {
+        self.list.iter().find(|service| service.rule.name == name).cloned()
+    }
+
+    /// Makes them anew.
+    pub(super) fn rebuild(&mut self, state: &GatewayState, now_us: u64) {
+        let mut known = std::mem::take(&mut self.backends);
+        let rules = &state.balancer.services;
+        let mut listed: HashMap<&str, Vec<Listed>> = rules.iter().map(|rule| (rule.name.as_str(), vec![])).collect();
+        for instance in &state.instances {
+            let Some(list) = listed.get_mut(instance.service.as_str()) else { continue };
+            let Some(rule) = rules.iter().find(|rule| rule.name == instance.service) else { continue };
+            list.push(self.instance(rule, instance, state, &mut known));
+        }
+        // What is left over is no backend any more. Requests there go on.
+        known.values().for_each(|backend| backend.set_keeps_idle(false));
+        let list = rules.iter().map(|rule| {
+            let listed = listed.remove(rule.name.as_str()).unwrap_or_default();
+            let previous = self.find(&rule.name);
+            Arc::new(Service::new(rule.clone(), listed, previous.as_deref(), now_us))
+        });
+        self.list = list.collect();
+        self.switched.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        self.drains.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        self.on_moments();
+    }
+
+    fn instance(
+        &mut self,
+        rule: &BalancedService,
+        instance: &NamedInstance,
+        state: &GatewayState,
+        known: &mut HashMap<BackendKey, Arc<Backend>>,
+    ) -> Listed {
+        let host = state.hosts.get(instance.host as usize);
+        let address = instance.address.or_else(|| host.and_then(|host| host.address));
+        let address = address.filter(|_| instance.port != 0).map(|ip| SocketAddr::new(ip, instance.port));
+        let host_name = host.map(|host| host.name.clone()).unwrap_or_default();
+        let backend = address.map(|address| {
+            let key = BackendKey {
+                service: instance.service.clone(),
+                host: host_name.clone(),
+                instance: instance.id.clone(),
+                address,
+                is_http2: rule.http2_backends,
+                send_proxy: rule.send_proxy,
+            };
+            let backend = known.remove(&key).unwrap_or_else(|| Arc::new(Backend::new(key.clone())));
+            self.backends.insert(key, Arc::clone(&backend));
+            backend
+        });
+        // The host's own standing comes first: what it last said may be old.
+        let standing = match host.map_or(Standing::HostDown, |host| host.standing) {
+            host if !host.takes_traffic() => host,
+            _ => instance.standing,
+        };
+        Listed { id: instance.id.clone(), host: host_name, colours: instance.colours.clone(), standing, backend }
+    }
+
+    /// The next instant at which a switch comes into force.
+    pub(super) fn next_moment_us(&self) -> Option<u64> {
+        let ahead = self.list.iter().filter(|service| service.moment.came_us().is_none());
+        ahead.map(|service| service.moment.at_us).min()
+    }
+
+    /// Takes notice of switches that have come into force. True if there are some.
+    pub(super) fn on_moments(&mut self) -> bool {
+        let mut is_new = false;
+        for service in &self.list {
+            let moment = &service.moment;
+            if moment.came_us().is_none() || self.switched.get(&service.rule.name) == Some(&moment.revision) {
+                continue;
+            }
+            service.mark_idle();
+            self.switched.insert(service.rule.name.clone(), moment.revision);
+            is_new = true;
+            if moment.revision > 0 {
+                let live = service.in_force().iter().map(|share| format!("{} {}", share.colour, share.weight));
+                let live = live.collect::<Vec<_>>().join(", ");
+                tracing::info!(service = service.rule.name, revision = moment.revision, live, "switched");
+            }
+        }
+        is_new
+    }
+
+    /// Cuts what a drain has left over, once for each switch. How much that was.
+    pub(super) fn drain(&mut self, now_us: u64) -> usize {
+        let mut count = 0;
+        for service in self.list.iter().filter(|service| service.moment.revision > 0) {
+            let Some(came_us) = service.moment.came_us() else { continue };
+            let drained = Duration::from_micros(now_us.saturating_sub(came_us));
+            let drain = self.drains.entry(service.rule.name.clone()).or_default();
+            if drain.revision != service.moment.revision {
+                *drain = Drain { revision: service.moment.revision, ..Drain::default() };
+            }
+            if !drain.has_cut_requests && drained >= service.rule.switch.drain {
+                drain.has_cut_requests = true;
+                count += service.retired().iter().map(|backend| backend.cut_connections()).sum::<usize>();
+            }
+            let streams_are_due = service.rule.switch.stream_drain.is_some_and(|limit| drained >= limit);
+            if !drain.has_cut_streams && streams_are_due {
+                drain.has_cut_streams = true;
+                count += service.retired().iter().map(|backend| backend.cut_streams()).sum::<usize>();
+            }
+        }
+        count
+    }
+}
+
+impl Service {
+    /// True while requests are in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.counts.values().any(|counts| counts.in_flight.load(std::sync::atomic::Ordering::Relaxed) > 0)
+    }
+}
+
+/// A service for people.
+pub(super) fn status(service: &Service, now: Instant) -> ServiceStatus {
+    let backends = service.listed.iter().map(|listed| {
+        let backend = listed.backend.as_ref();
+        BackendStatus {
+            id: listed.id.clone(),
+            host: listed.host.clone(),
+            address: backend.map(|backend| backend.key.address),
+            colours: listed.colours.clone(),
+            in_flight: backend.map_or(0, |backend| backend.in_flight()),
+            state: state_of(service, listed, now),
+        }
+    });
+    let report = service.report();
+    ServiceStatus {
+        name: service.rule.name.clone(),
+        live: service.in_force().to_vec(),
+        revision: report.revision,
+        backends: backends.collect(),
+        colours: report.colours,
+    }
+}
+
+fn state_of(service: &Service, listed: &Listed, now: Instant) -> String {
+    let Some(backend) = &listed.backend else { return "left out: no address or no port".into() };
+    if !listed.standing.takes_traffic() {
+        return listed.standing.describe().into();
+    }
+    let shares = service.in_force();
+    let share = shares.iter().find(|share| share.weight > 0 && listed.colours.contains(&share.colour));
+    match share {
+        None if !shares.is_empty() => "idle: its colour is not live".into(),
+        _ if backend.is_ejected(now) => "left out for a while: it failed its clients".into(),
+        Some(share) if shares.len() > 1 => format!("live with weight {}", share.weight),
+        _ => "live".into(),
+    }
+}

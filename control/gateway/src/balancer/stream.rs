@@ -1,0 +1,215 @@
+//! Bytes both ways: TCP streams, and connections that were upgraded.
+//!
+//! INVARIANT: a stream is counted with its backend and its colour for as long as it lives, and can be cut by its backend.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    net::TcpStream,
+};
+use weaved_api::balancer::Sticky;
+
+use super::{
+    backend::{self, Backend},
+    clock,
+    connection::Client,
+    flight::{Log, Place},
+    group::{ColourCounts, Group, Wish},
+    limits::{MAX_ATTEMPTS, STREAM_BUFFER_BYTES},
+    pool,
+    rules::Rules,
+    service::Service,
+};
+
+static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
+
+/// A stream that is counted.
+struct Open {
+    place: Place,
+    counts: Arc<ColourCounts>,
+    id: u64,
+}
+
+impl Open {
+    fn new(place: Place, group: &Group) -> Self {
+        group.counts.streams.fetch_add(1, Relaxed);
+        Self { place, counts: Arc::clone(&group.counts), id: NEXT_STREAM.fetch_add(1, Relaxed) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counts.streams.fetch_sub(1, Relaxed);
+        self.place.backend.on_stream_end(self.id);
+    }
+}
+
+/// Carries an upgraded connection as soon as both ends have changed the protocol.
+pub(super) fn upgrade(
+    client: &Client,
+    group: &Group,
+    place: Place,
+    idle: Option<Duration>,
+    on_client: OnUpgrade,
+    on_backend: OnUpgrade,
+    log: Option<Log>,
+) {
+    client.worker.counters.streams.add();
+    let open = Open::new(place, group);
+    let (backend, id) = (Arc::clone(&open.place.backend), open.id);
+    let alive = client.activity.begin();
+    client.activity.upgrade();
+    let task = tokio::spawn(async move {
+        let carried = async {
+            let (client, backend) = tokio::try_join!(on_client, on_backend).map_err(io::Error::other)?;
+            copy(TokioIo::new(client), TokioIo::new(backend), idle).await
+        };
+        let outcome = carried.await;
+        if let Some(mut log) = log {
+            log.entry.bytes = outcome.as_ref().map_or(0, |(_, sent)| *sent);
+            let started = log.entry.started;
+            log.write(started);
+        }
+        drop((open, alive));
+    });
+    backend.on_stream(id, task.abort_handle());
+}
+
+/// Carries a stream from a TCP listener to a backend, and back.
+pub(super) async fn carry(
+    client: &Client,
+    rules: &Rules,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let Some((service, asked)) = rules.first() else { return client.worker.counters.no_route.add() };
+    let Some((open, upstream)) = connect(client, service, asked).await else { return };
+    client.worker.counters.streams.add();
+    let idle = service.rule.timeouts.idle;
+    let (backend, id) = (Arc::clone(&open.place.backend), open.id);
+    let started = Instant::now();
+    let counts = Arc::clone(&open.counts);
+    counts.on_answer(false, started.saturating_duration_since(client.accepted));
+    let task = tokio::spawn(async move {
+        drop(copy(stream, upstream, idle).await);
+        drop(open);
+    });
+    backend.on_stream(id, task.abort_handle());
+    // The listener counts the connection until then.
+    drop(task.await);
+}
+
+async fn connect(client: &Client, service: &Arc<Service>, asked: Option<&str>) -> Option<(Open, TcpStream)> {
+    let (counters, rule) = (&client.worker.counters, &service.rule);
+    let hash = matches!(rule.sticky, Some(Sticky::Address)).then(|| {
+        let text = client.address.ip().to_canonical().to_string();
+        backend::hash(text.bytes())
+    });
+    let mut tried = Vec::new();
+    while tried.len() <= (rule.retries as usize).min(MAX_ATTEMPTS) {
+        let Ok(group) = service.group(asked, hash.unwrap_or_else(rand::random)) else {
+            counters.no_backend.add();
+            return None;
+        };
+        let wish = Wish { policy: rule.policy, hash, mark: None, tried: &tried };
+        let Some(backend) = group.pick(wish, Instant::now()) else { break };
+        let place = Place::take(group, backend);
+        match reach(client, backend, rule.timeouts.connect).await {
+            Ok(stream) => {
+                backend.on_success();
+                return Some((Open::new(place, group), stream));
+            }
+            Err(error) => {
+                tracing::debug!(backend = backend.key.instance, %error, "cannot be reached");
+                tried.push(backend.id);
+                if group.on_failure(backend, rule.ejection, Instant::now()) {
+                    counters.ejections.add();
+                }
+                group.counts.on_answer(true, client.accepted.elapsed());
+            }
+        }
+    }
+    counters.backend_failed.add();
+    None
+}
+
+async fn reach(client: &Client, backend: &Backend, patience: Duration) -> io::Result<TcpStream> {
+    client.worker.counters.backend_connections.add();
+    let opened = tokio::time::timeout(patience, pool::open(backend, Some(client.ends()))).await;
+    opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Until both directions have ended, one has failed, or nothing has moved for `idle`. How much went to the backend and back.
+async fn copy(
+    left: impl AsyncRead + AsyncWrite + Unpin,
+    right: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Option<Duration>,
+) -> io::Result<(u64, u64)> {
+    let last = AtomicU64::new(clock::millis(Instant::now()));
+    let (mut left, mut right) = (Watched { inner: left, last: &last }, Watched { inner: right, last: &last });
+    let copying = copy_bidirectional_with_sizes(&mut left, &mut right, STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES);
+    let Some(idle) = idle else { return copying.await };
+    tokio::select! {
+        outcome = copying => outcome,
+        () = silence(&last, idle) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn silence(last: &AtomicU64, idle: Duration) {
+    loop {
+        let silent = clock::millis(Instant::now()).saturating_sub(last.load(Relaxed));
+        let left = idle.saturating_sub(Duration::from_millis(silent));
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+/// Remembers when something moved.
+struct Watched<'a, T> {
+    inner: T,
+    last: &'a AtomicU64,
+}
+
+impl<T> Watched<'_, T> {
+    fn note<U>(&self, outcome: Poll<U>) -> Poll<U> {
+        if outcome.is_ready() {
+            self.last.store(clock::millis(Instant::now()), Relaxed);
+        }
+        outcome
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        self.note(outcome)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.note(outcome)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

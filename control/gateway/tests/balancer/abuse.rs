@@ -1,0 +1,210 @@
+//! Clients that mean no good, and clients that are only slow.
+
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::{Request, body::Bytes, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::lab::{Backend, Client, Lab, wait_for};
+
+/// Each can be read in more than one way, or in none.
+const SMUGGLED: &[&str] = &[
+    "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX",
+    "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nX",
+    "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "Content-Length: 5, 6\r\n\r\nhello",
+    "Content-Length: +5\r\n\r\nhello",
+    "Content-Length: 5 5\r\n\r\nhello",
+    "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "X: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "X: a\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "X: a\0\r\n\r\n",
+    "Host: b\r\n\r\n",
+    "X y: b\r\n\r\n",
+    "no colon\r\n\r\n",
+];
+
+#[tokio::test]
+async fn what_can_be_read_in_two_ways_is_refused_and_nothing_of_it_reaches_a_backend() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    for smuggled in SMUGGLED {
+        let mut client = Client::connect(lab.address()).await;
+        // What a smuggler would hide behind it.
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{smuggled}GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let answer = client.answer().await.unwrap_or_else(|| panic!("{smuggled:?} has an answer"));
+        assert_eq!(answer.status, 400, "{smuggled:?}");
+        assert!(client.is_closed().await, "{smuggled:?}");
+    }
+    assert_eq!(backend.request_count(), 0);
+    assert_eq!(lab.counter("ambiguous").await, SMUGGLED.len() as u64);
+}
+
+#[tokio::test]
+async fn a_bad_chunk_breaks_its_request_and_what_comes_behind_it_is_not_read() {
+    for chunks in
+        ["5;a\rb\r\nhello\r\n", "5 \r\nhello\r\n", "0x5\r\nhello\r\n", "5\nhello\r\n", "fffffffffffffffff\r\nhello"]
+    {
+        let backend = Backend::http1("one").await;
+        let lab = Lab::start(&[(&backend, "blue")]).await;
+        let mut client = Client::connect(lab.address()).await;
+        let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send(format!("{head}{chunks}0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        while let Some(answer) = client.answer().await {
+            assert_ne!(answer.status, 200, "{chunks:?}");
+        }
+        assert!(backend.request_count() <= 1, "{chunks:?}");
+        assert_eq!(lab.counter("ambiguous").await, 1, "{chunks:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_faulty_request_behind_a_good_one_takes_nothing_from_it() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let mut client = Client::connect(lab.address()).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().body, "one");
+    assert_eq!(client.answer().await.unwrap().status, 400);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn heads_and_bodies_that_are_too_long_are_refused() {
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.head_bytes = 4096;
+    lab.listener().limits.body_bytes = 1000;
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    drop(
+        client
+            .stream
+            .write_all(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(100_000)).as_bytes())
+            .await,
+    );
+    if let Some(answer) = client.answer().await {
+        assert!(matches!(answer.status, 400 | 431), "{answer:?}");
+    }
+    let mut client = Client::connect(lab.address()).await;
+    client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 413);
+    assert_eq!(backend.request_count(), 0);
+    let mut client = Client::connect(lab.address()).await;
+    let chunk = format!("258\r\n{}\r\n", "z".repeat(0x258));
+    client
+        .send(format!("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.unwrap().status, 413);
+    assert_eq!(lab.counter("body_too_long").await, 2);
+    // Neither is the backend's fault.
+    assert_eq!(lab.counter("ejections").await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_head_byte_by_byte_is_closed_and_an_idle_one_too() {
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.head_timeout = Duration::from_millis(300);
+    lab.listener().limits.idle_timeout = Duration::from_millis(500);
+    lab.apply().await;
+    let mut slow = Client::connect(lab.address()).await;
+    let mut broken = false;
+    for byte in "GET / HTTP/1.1\r\nHost: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".bytes() {
+        broken |= slow.stream.write_all(&[byte]).await.is_err();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(broken);
+    let mut silent = Client::connect(lab.address()).await;
+    assert!(silent.is_closed().await);
+    lab.wait_for_counter("client_timeouts", 2).await;
+    let mut idle = Client::connect(lab.address()).await;
+    idle.get("/").await;
+    assert!(idle.is_closed().await);
+    // A body that does not go on.
+    let mut stuck = Client::connect(lab.address()).await;
+    stuck.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf").await;
+    while stuck.answer().await.is_some() {}
+    // A slow answer is not the client's fault.
+    let mut patient = Client::connect(lab.address()).await;
+    assert_eq!(patient.get("/slow/1200").await.body, "one");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_places_come_free() {
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.connections = 2;
+    lab.apply().await;
+    let mut first = Client::connect(lab.address()).await;
+    first.get("/").await;
+    let mut second = Client::connect(lab.address()).await;
+    second.get("/").await;
+    let mut third = Client::connect(lab.address()).await;
+    drop(third.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await);
+    assert!(third.answer().await.is_none());
+    assert_eq!(lab.counter("connections_refused").await, 1);
+    drop(first);
+    wait_for("a place", async || lab.status().await.listeners[0].connections == 1).await;
+    assert_eq!(lab.get("/").await, "one");
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_requests_is_told_so() {
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.requests_per_second = Some(5);
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    let mut refused = 0;
+    for _ in 0..50 {
+        let answer = client.get("/").await;
+        refused += usize::from(answer.status == 429 && answer.header("retry-after") == Some("1"));
+    }
+    assert!(refused > 0 && backend.request_count() + refused == 50);
+}
+
+#[tokio::test]
+async fn a_connection_that_resets_its_streams_as_fast_as_it_opens_them_is_ended() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let stream = TcpStream::connect(lab.address()).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    for _ in 0..20_000 {
+        if sender.ready().await.is_err() {
+            break;
+        }
+        let request = Request::get("http://web/slow/60000").body(Empty::new()).unwrap();
+        // Dropping the future resets the stream.
+        let answer = sender.send_request(request);
+        drop(tokio::time::timeout(Duration::from_micros(1), answer).await);
+    }
+    let outcome = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("an end").unwrap();
+    assert!(outcome.is_err(), "the balancer has ended it");
+    assert_eq!(lab.get("/").await, "one");
+}
+
+#[tokio::test]
+async fn requests_without_a_host_tunnels_and_users_in_targets_are_refused() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        ("GET http://user@web/ HTTP/1.1\r\nHost: web\r\n\r\n", 400),
+        ("CONNECT web:80 HTTP/1.1\r\nHost: web:80\r\n\r\n", 405),
+        ("GET / HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let mut client = Client::connect(lab.address()).await;
+        client.send(request).await;
+        assert_eq!(client.answer().await.unwrap().status, status, "{request:?}");
+    }
+}

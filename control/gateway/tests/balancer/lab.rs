@@ -1,0 +1,414 @@
+//! A balancer on loopback, backends behind it, clients in front of it.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::{Bytes, Frame, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use weaved_api::{
+    Generation,
+    balancer::{
+        BackendTimeouts, BalancedService, BalancerReport, BalancerState, BalancerStatus, ClientLimits, ColourShare,
+        Ejection, Listener, ListenerProtocol, Policy, Route, SwitchState,
+    },
+    gateway::{GatewayState, NamedHost, NamedInstance, Standing},
+};
+use weaved_gateway::balancer::Balancer;
+
+/// Longer than anything here takes on a machine that is busy.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+enum Order {
+    Apply(Box<GatewayState>, oneshot::Sender<()>),
+    Status(oneshot::Sender<BalancerStatus>),
+}
+
+/// A balancer that runs.
+pub(crate) struct Lab {
+    pub(crate) state: GatewayState,
+    orders: mpsc::Sender<Order>,
+    pub(crate) reports: watch::Receiver<BalancerReport>,
+}
+
+impl Lab {
+    /// With one listener for the service `web`, which has these instances.
+    pub(crate) async fn start(backends: &[(&Backend, &str)]) -> Self {
+        let mut balancer = Balancer::start(Some(2)).unwrap();
+        let (orders, mut received) = mpsc::channel(1);
+        let reports = balancer.reports();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    order = received.recv() => match order {
+                        None => return,
+                        Some(Order::Apply(state, done)) => {
+                            balancer.apply(&state, Instant::now()).await;
+                            done.send(()).unwrap();
+                        }
+                        Some(Order::Status(reply)) => reply.send(balancer.status()).unwrap(),
+                    },
+                    () = balancer.wait() => balancer.poll(Instant::now()).await,
+                }
+            }
+        });
+        let mut state = state();
+        state.balancer.listeners.push(listener(ListenerProtocol::Http));
+        state.instances = backends.iter().map(|(backend, colour)| instance(backend, colour)).collect();
+        let mut lab = Self { state, orders, reports };
+        lab.apply().await;
+        lab
+    }
+
+    /// Makes the balancer do as the state says.
+    pub(crate) async fn apply(&mut self) {
+        self.state.generation.0 += 1;
+        let (done, is_done) = oneshot::channel();
+        self.orders.send(Order::Apply(Box::new(self.state.clone()), done)).await.ok().unwrap();
+        is_done.await.unwrap();
+    }
+
+    pub(crate) async fn status(&self) -> BalancerStatus {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Status(reply)).await.ok().unwrap();
+        answer.await.unwrap()
+    }
+
+    pub(crate) async fn counter(&self, name: &str) -> u64 {
+        let status = self.status().await;
+        status.counters.iter().find(|counter| counter.name == name).unwrap_or_else(|| panic!("no {name}")).value
+    }
+
+    pub(crate) async fn wait_for_counter(&self, name: &str, least: u64) {
+        wait_for(name, async || self.counter(name).await >= least).await;
+    }
+
+    /// Waits for a report that is as wanted.
+    pub(crate) async fn wait_for_report(&mut self, wanted: impl FnMut(&BalancerReport) -> bool) -> BalancerReport {
+        tokio::time::timeout(SOON, self.reports.wait_for(wanted)).await.expect("a report in time").unwrap().clone()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.state.balancer.listeners[0].address
+    }
+
+    pub(crate) fn listener(&mut self) -> &mut Listener {
+        &mut self.state.balancer.listeners[0]
+    }
+
+    pub(crate) fn service(&mut self) -> &mut BalancedService {
+        &mut self.state.balancer.services[0]
+    }
+
+    /// The body of an answer to GET.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        Client::connect(self.address()).await.get(path).await.body
+    }
+}
+
+/// Until it is so.
+pub(crate) async fn wait_for(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "{what} in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A port that nobody has.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+pub(crate) fn listener(protocol: ListenerProtocol) -> Listener {
+    Listener {
+        name: "test".into(),
+        address: free_address(),
+        protocol,
+        tls: None,
+        accept_proxy: false,
+        trust_forwarded: false,
+        routes: vec![route("web")],
+        limits: ClientLimits::default(),
+        access_log: None,
+    }
+}
+
+pub(crate) fn route(service: &str) -> Route {
+    Route { host: None, path: None, header: None, service: service.into(), colour: None, colour_header: None }
+}
+
+pub(crate) fn service(name: &str) -> BalancedService {
+    BalancedService {
+        name: name.into(),
+        policy: Policy::RoundRobin,
+        sticky: None,
+        timeouts: BackendTimeouts::default(),
+        retries: 1,
+        send_proxy: None,
+        http2_backends: false,
+        ejection: Ejection::default(),
+        switch: SwitchState::default(),
+    }
+}
+
+pub(crate) fn share(colour: &str, weight: u32) -> ColourShare {
+    ColourShare { colour: colour.into(), weight }
+}
+
+pub(crate) fn instance(backend: &Backend, colour: &str) -> NamedInstance {
+    NamedInstance {
+        service: "web".into(),
+        id: backend.name.into(),
+        tags: vec![colour.into()],
+        colours: vec![colour.into()],
+        address: Some(backend.address.ip()),
+        port: backend.address.port(),
+        host: 0,
+        standing: Standing::Passing,
+    }
+}
+
+fn state() -> GatewayState {
+    GatewayState {
+        generation: Generation(0),
+        zone: "weave.local".into(),
+        host: "a".into(),
+        listen: None,
+        range: "10.32.0.0/12".parse().unwrap(),
+        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing }],
+        containers: vec![],
+        instances: vec![],
+        balancer: BalancerState { listeners: vec![], services: vec![service("web")] },
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// An instance that answers with its name, and does as the path says.
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) requests: Arc<AtomicUsize>,
+    tasks: JoinSet<()>,
+}
+
+impl Backend {
+    pub(crate) async fn http1(name: &'static str) -> Self {
+        Self::start(name, free_address(), Version::HTTP_11).await
+    }
+
+    pub(crate) async fn http2(name: &'static str) -> Self {
+        Self::start(name, free_address(), Version::HTTP_2).await
+    }
+
+    pub(crate) async fn start(name: &'static str, address: SocketAddr, version: Version) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (connection_count, request_count) = (Arc::clone(&connections), Arc::clone(&requests));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connection_count.fetch_add(1, Ordering::Relaxed);
+                let request_count = Arc::clone(&request_count);
+                let service = service_fn(move |request| {
+                    request_count.fetch_add(1, Ordering::Relaxed);
+                    answer(name, request)
+                });
+                open.spawn(async move {
+                    let io = TokioIo::new(stream);
+                    if version == Version::HTTP_2 {
+                        drop(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await);
+                    } else {
+                        drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await);
+                    }
+                });
+            }
+        });
+        Self { name, address, connections, requests, tasks }
+    }
+
+    /// Nobody listens there any more, and what is open breaks.
+    pub(crate) async fn kill(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn request_count(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+fn text(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let mut words = path.trim_start_matches('/').split('/');
+    let (verb, word) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    Ok(match verb {
+        "echo" => match request.into_body().collect().await {
+            Ok(body) => Response::new(text(body.to_bytes())),
+            Err(_) => Response::new(text("broken")),
+        },
+        "head" => {
+            let mut lines = vec![format!("{} {} {:?}", request.method(), request.uri(), request.version())];
+            lines.extend(request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())));
+            Response::new(text(lines.join("\n")))
+        }
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(word.parse().unwrap())).await;
+            Response::new(text(name))
+        }
+        "status" => {
+            let mut response = Response::new(text(name));
+            *response.status_mut() = StatusCode::from_u16(word.parse().unwrap()).unwrap();
+            response
+        }
+        "big" => Response::new(text(vec![b'x'; word.parse().unwrap()])),
+        "trailers" => {
+            let frames = [Ok(Frame::data(Bytes::from_static(b"message"))), {
+                let mut trailers = hyper::HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                Ok(Frame::trailers(trailers))
+            }];
+            Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
+        }
+        "upgrade" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut buffer = [0; 1024];
+                while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+                    stream.write_all(&buffer[..len]).await.unwrap();
+                }
+            });
+            let mut response = Response::new(text(""));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+            response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+            response
+        }
+        _ => Response::new(text(name)),
+    })
+}
+
+/// Bytes both ways.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+/// A client that writes what it likes.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// What it got.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+    }
+
+    pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.stream.write_all(text.as_ref()).await.unwrap();
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n")).await;
+        self.answer().await.expect("an answer")
+    }
+
+    /// The next answer; None when the connection ends first.
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
+        tokio::time::timeout(SOON, self.read_answer()).await.expect("an answer or the end in time")
+    }
+
+    async fn read_answer(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.fill().await?;
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut answer = Answer { status, head, body: String::new() };
+        if status == 101 {
+            return Some(answer);
+        }
+        if answer.header("transfer-encoding").is_some() {
+            while !self.buffer.ends_with(b"0\r\n\r\n") {
+                self.fill().await?;
+            }
+            answer.body = String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned();
+            return Some(answer);
+        }
+        let len: usize = answer.header("content-length").unwrap_or("0").parse().unwrap();
+        while self.buffer.len() < len {
+            self.fill().await?;
+        }
+        answer.body = String::from_utf8(self.buffer.drain(..len).collect()).unwrap();
+        Some(answer)
+    }
+
+    /// Some bytes more; None at the end.
+    async fn fill(&mut self) -> Option<()> {
+        let mut bytes = vec![0; 16 * 1024];
+        let len = self.stream.read(&mut bytes).await.unwrap_or(0);
+        self.buffer.extend_from_slice(&bytes[..len]);
+        (len > 0).then_some(())
+    }
+
+    /// So many raw bytes.
+    pub(crate) async fn read(&mut self, len: usize) -> Vec<u8> {
+        while self.buffer.len() < len {
+            tokio::time::timeout(SOON, self.fill()).await.expect("bytes in time").expect("more bytes");
+        }
+        self.buffer.drain(..len).collect()
+    }
+
+    /// True when the other end has closed without another byte.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        self.buffer.is_empty() && tokio::time::timeout(SOON, self.fill()).await.expect("the end in time").is_none()
+    }
+}

@@ -1,0 +1,12 @@
+//! The balancer with real sockets on loopback.
+
+#[cfg(test)]
+mod abuse;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod lab;
+#[cfg(test)]
+mod protocols;
+#[cfg(test)]
+mod switch;

@@ -38,6 +38,9 @@ pub const RUN_DIR: &str = "/run/weaved";
 /// Directory of service definitions when `launch` was not told another.
 pub const SERVICES_DIR: &str = "/etc/weaved/services.d";
 
+/// What is balanced on a host, in its state directory, when `launch` was not told another file.
+pub const BALANCER_FILE: &str = "balancer.toml";
+
 /// How long `launch` waits for the devices before it gives up and says why.
 pub const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 

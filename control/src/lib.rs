@@ -12,6 +12,7 @@
 //! the state directory ([`state`]) or comes from the next process over a Unix socket.
 
 pub mod any_case;
+pub mod balancer_file;
 pub mod catalogue;
 pub mod cli;
 pub mod cluster;

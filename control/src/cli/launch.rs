@@ -85,6 +85,9 @@ pub(super) struct Args {
     /// Directory of service definitions (*.json) [default: /etc/weaved/services.d]
     #[arg(long, value_name = "DIR")]
     services_dir: Option<PathBuf>,
+    /// What is balanced on this host; the file need not exist [default: balancer.toml in the state directory]
+    #[arg(long, value_name = "FILE")]
+    balancer_file: Option<PathBuf>,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
@@ -220,6 +223,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         mtu: args.mtu,
         name: args.name.clone(),
         docker,
+        balancer_file: args.balancer_file.as_deref().map(|file| absolute("--balancer-file", file)).transpose()?,
         services_dir: args.services_dir.as_deref().map(|dir| absolute("--services-dir", dir)).transpose()?,
         tap_offload: args.offload.tap_offload,
         udp_gso: args.offload.udp_gso,

@@ -3,6 +3,7 @@
 //! A new verb is a file with `Args` (its `--help`, ending in an example) and `run`, and one line each in the two lists
 //! below. What a verb refuses is a [`Failure`]: one line on standard error and an exit code.
 
+mod balancer;
 mod connect;
 mod control;
 mod dataplane;
@@ -72,6 +73,7 @@ verbs! {
     hide => Hide,
     kv => Kv,
     template => Template,
+    balancer => Balancer,
     stop => Stop,
     reset => Reset,
     demo => Demo,

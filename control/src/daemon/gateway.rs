@@ -11,12 +11,13 @@ use std::{
 
 use weaved_api::{
     Generation, PeerId, Problem,
-    balancer::{BalancerReport, BalancerState},
+    balancer::BalancerReport,
     gateway::{GatewayEvent, GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
 };
 
 use super::requests::EXPOSED_NAME;
 use crate::{
+    balancer_file::{BalancerFile, Loaded},
     catalogue::{self, Drain, Health, Index, InstanceView, Readiness, View},
     defaults,
     docker::watch::DockerState,
@@ -41,8 +42,9 @@ pub(super) struct Names {
     generation: Generation,
     /// The newest state that was sent.
     told: Option<GatewayState>,
-    /// Of the node's wishes and of the catalogue.
-    seen: Option<(u64, Index)>,
+    /// Of the node's wishes, of the catalogue and of switches.
+    seen: Option<(u64, Index, u64)>,
+    file: Loaded,
     due: Instant,
     settled_at: Instant,
     connection: Connection,
@@ -64,12 +66,13 @@ enum Connection {
 }
 
 impl Names {
-    pub(super) fn new(client: GatewayClient, now: Instant) -> Self {
+    pub(super) fn new(client: GatewayClient, file: Loaded, now: Instant) -> Self {
         Self {
             client,
             generation: Generation::default(),
             told: None,
             seen: None,
+            file,
             due: now,
             settled_at: now + SETTLE,
             connection: Connection::Lost { reason: "it was not asked yet".into(), since: now },
@@ -91,11 +94,22 @@ impl Names {
 
     /// Takes notice of what the node wants now.
     pub(super) fn update(&mut self, node: &Node, now: Instant) {
-        let seen = Some((node.wanted_version(), node.view().index));
+        let switch = node.switch_version();
+        // All hosts go over at one instant: a host that gathers hears of it later than it may.
+        if self.seen.is_some_and(|(_, _, seen)| seen != switch) {
+            self.due = now;
+        }
+        let seen = Some((node.wanted_version(), node.view().index, switch));
         if self.seen != seen {
             self.seen = seen;
             self.gather(now);
         }
+    }
+
+    /// The operator has written another file.
+    pub(super) fn handle_file(&mut self, file: Loaded, now: Instant) {
+        self.file = file;
+        self.gather(now);
     }
 
     /// Tells the gateway, when that is due and there is something new.
@@ -110,7 +124,7 @@ impl Names {
             self.due = self.due.min(self.settled_at);
             return;
         }
-        let state = state(self.generation, node, &cluster, settings);
+        let state = state(self.generation, node, &cluster, settings, &self.file.file);
         if self.told.as_ref() != Some(&state) {
             self.generation = Generation(self.generation.0 + 1);
             let state = GatewayState { generation: self.generation, ..state };
@@ -158,7 +172,7 @@ impl Names {
             connected: matches!(self.connection, Connection::Up { .. }),
             wanted: self.generation,
             applied: self.applied,
-            problems: lost.into_iter().chain(problems).collect(),
+            problems: lost.into_iter().chain(problems).chain(self.file.problem.clone()).collect(),
             balancer: self.balancer.clone(),
         }
     }
@@ -172,7 +186,13 @@ fn is_settled(view: &View, cluster: &ClusterStatus, docker: &DockerState) -> boo
         && cluster.members.iter().all(|member| member.state != MemberState::Joining)
 }
 
-fn state(generation: Generation, node: &Node, cluster: &ClusterStatus, settings: &Settings) -> GatewayState {
+fn state(
+    generation: Generation,
+    node: &Node,
+    cluster: &ClusterStatus,
+    settings: &Settings,
+    file: &BalancerFile,
+) -> GatewayState {
     let mut state = GatewayState {
         generation,
         zone: defaults::ZONE.into(),
@@ -182,7 +202,7 @@ fn state(generation: Generation, node: &Node, cluster: &ClusterStatus, settings:
         hosts: Vec::new(),
         containers: Vec::new(),
         instances: Vec::new(),
-        balancer: BalancerState::default(),
+        balancer: file.state(node.wanted().gateway.map(|gateway| gateway.addr()), |name| node.switch_state(name)),
     };
     let own = NamedHost { name: cluster.name.clone(), address: state.listen, standing: Standing::Passing };
     add_host(&mut state, own, &cluster.containers);
@@ -259,7 +279,7 @@ mod tests {
     fn names(now: Instant) -> Names {
         let dir = tempfile::tempdir().unwrap();
         let (client, _) = GatewayClient::start(&dir.path().join("gateway.sock"));
-        Names::new(client, now)
+        Names::new(client, Loaded::default(), now)
     }
 
     #[tokio::test]

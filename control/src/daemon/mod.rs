@@ -32,7 +32,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
-use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict};
+use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict, gateway::GatewayEvent};
 use weaved_dataplane::container_ends::ContainerEnds;
 
 use self::{
@@ -46,9 +46,11 @@ use self::{
 };
 pub use self::{kv::KvClient, services::Views};
 use crate::{
+    balancer_file::{Follower, Loaded},
     catalogue::View,
     consul::routes::Routes,
     dataplane_client::{DataplaneClient, DataplaneEvent},
+    defaults,
     docker::watch::{DockerState, Listeners, RELIST_INTERVAL, Seen, Watch},
     failure::Failure,
     firewall,
@@ -122,6 +124,7 @@ struct Inputs {
     docker: mpsc::Receiver<Seen>,
     resolved: mpsc::Receiver<Resolved>,
     instances: agent::Instances,
+    balancer_file: watch::Receiver<Loaded>,
     rules: mpsc::Receiver<RulesVerdict>,
 }
 
@@ -168,7 +171,14 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let (kv_client, kv) = KvClient::new();
     let (gateway_client, gateway) = GatewayClient::start(&paths.gateway_socket());
     let Agent { handle, instances, containers } = agent::start(&settings, &memory.store)?;
+    let file = settings.balancer_file.clone().unwrap_or_else(|| paths.state_dir.join(defaults::BALANCER_FILE));
+    let mut follower = Follower::new(&file, &paths.state_dir);
+    // Before the gateway hears of anything: a file that is read late would look like one that says nothing.
+    let loaded = follower.look().unwrap_or_default();
+    let (file_sender, balancer_file) = watch::channel(loaded.clone());
+    tokio::spawn(follower.follow(file_sender));
     let mut daemon = Daemon::new(memory, node, client, gateway_client, kv_client, handle);
+    daemon.handle_balancer_file(loaded, Instant::now());
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
@@ -187,7 +197,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
-    let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, instances, rules };
+    let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, instances, balancer_file, rules };
     tokio::select! {
         () = daemon.run(&mut inputs) => {}
         _ = terminate.recv() => tracing::info!("control is asked to end"),
@@ -241,7 +251,7 @@ impl Daemon {
             node,
             dataplane,
             desired: DesiredSender::default(),
-            names: Names::new(gateway, Instant::now()),
+            names: Names::new(gateway, Loaded::default(), Instant::now()),
             links: Links::default(),
             targets: watch::Sender::new(parsed),
             views,
@@ -271,12 +281,16 @@ impl Daemon {
             let wake = tokio::time::Instant::from_std(self.next_wake(Instant::now()));
             tokio::select! {
                 Some(event) = inputs.dataplane.recv() => self.handle_dataplane(event, Instant::now()),
-                Some(news) = inputs.gateway.recv() => self.names.handle(news, Instant::now()),
+                Some(news) = inputs.gateway.recv() => self.handle_gateway(news, Instant::now()),
                 Some((request, reply)) = inputs.calls.recv() => self.handle_call(request, reply, Instant::now()),
                 Some(call) = inputs.kv.recv() => self.handle_kv_call(call, &mut inputs.kv, Instant::now()),
                 Some(seen) = inputs.docker.recv() => self.handle_docker(seen, Instant::now()),
                 Some(resolved) = inputs.resolved.recv() => self.handle_resolved(resolved, Instant::now()),
                 Ok(()) = inputs.instances.changed() => self.handle_instances(&mut inputs.instances, Instant::now()),
+                Ok(()) = inputs.balancer_file.changed() => {
+                    let loaded = inputs.balancer_file.borrow_and_update().clone();
+                    self.handle_balancer_file(loaded, Instant::now());
+                }
                 Some(verdict) = inputs.rules.recv() => {
                     self.rules = Some(verdict);
                     self.desired.gather(Instant::now());
@@ -405,6 +419,22 @@ impl Daemon {
                 self.answer_status(now);
             }
         }
+    }
+
+    fn handle_gateway(&mut self, news: GatewayNews, now: Instant) {
+        match &news {
+            GatewayNews::Heard(GatewayEvent::Balancer(report)) => {
+                self.node.handle_balancer_report(report.as_ref().clone(), now);
+            }
+            GatewayNews::Lost(reason) => self.node.handle_balancer_away(reason, now),
+            GatewayNews::Connected(_) | GatewayNews::Heard(_) => {}
+        }
+        self.names.handle(news, now);
+    }
+
+    fn handle_balancer_file(&mut self, loaded: Loaded, now: Instant) {
+        self.node.handle_balanced_services(loaded.file.facts(), now);
+        self.names.handle_file(loaded, now);
     }
 
     fn handle_docker(&mut self, seen: Seen, now: Instant) {

@@ -76,6 +76,9 @@ pub struct Settings {
     /// Directory of service definitions; None for the usual one.
     #[serde(default)]
     pub services_dir: Option<PathBuf>,
+    /// What is balanced on this host; None for the usual file.
+    #[serde(default)]
+    pub balancer_file: Option<PathBuf>,
     /// How this node came to its cluster.
     pub start: Start,
 }
@@ -159,6 +162,8 @@ pub struct Requested {
     pub udp_gro: Option<Switch>,
     /// `--services-dir`
     pub services_dir: Option<PathBuf>,
+    /// `--balancer-file`
+    pub balancer_file: Option<PathBuf>,
     /// `--bridge-redirect`
     pub bridge_redirect: Option<Switch>,
     /// `--source-queues`
@@ -224,6 +229,7 @@ impl Settings {
             http: HttpSettings::default(),
             metrics: MetricsSettings::default(),
             services_dir: None,
+            balancer_file: None,
             start,
         };
         let fixed = Self {
@@ -271,6 +277,11 @@ impl Settings {
             settings.services_dir.as_ref().map_or(defaults::SERVICES_DIR.into(), |dir| dir.display().to_string())
         };
         note("services-dir", dir(self), dir(older));
+        let file = |settings: &Self| {
+            let file = settings.balancer_file.as_ref();
+            file.map_or_else(|| "the one in the state directory".into(), |file| file.display().to_string())
+        };
+        note("balancer-file", file(self), file(older));
         changes
     }
 
@@ -305,6 +316,7 @@ impl Settings {
             },
             metrics: MetricsSettings { address: requested.metrics_address.unwrap_or(self.metrics.address) },
             services_dir: requested.services_dir.clone().or(self.services_dir),
+            balancer_file: requested.balancer_file.clone().or(self.balancer_file),
             ..self
         })
     }

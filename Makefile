@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy docker-compose
 
-.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-deps bench-smoke soak churn fuzz deps
+.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-balancer bench-deps bench-smoke soak churn fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -96,6 +96,11 @@ bench-deps:
 	    CARGO_TARGET_DIR=$(TARGET_DIR)/peers-build $(CARGO) install --locked --root $(TARGET_DIR)/peers $$crate || exit 1; \
 	done
 
+# The balancer beside HAProxy, in turns. About three minutes.
+bench-balancer: deps
+	$(CARGO) build --release -p weaved-bench --bin weaved-bench-balancer
+	ulimit -n 65536 && $(TARGET_DIR)/release/weaved-bench-balancer $(BENCH_FLAGS)
+
 # Shows that the comparison works; its figures mean nothing.
 bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
@@ -119,7 +124,7 @@ churn: deps
 # Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := wire handshake decap encap framing
-GATEWAY_FUZZ_TARGETS := dns
+GATEWAY_FUZZ_TARGETS := dns http proxy
 
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz

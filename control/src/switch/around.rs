@@ -67,6 +67,8 @@ pub(super) enum Purpose {
 /// A step of an attempt that a majority decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// What does the register hold?
+    Refresh,
     Reserve,
     Compare,
     Commit,

@@ -50,6 +50,8 @@ pub(super) struct Attempt {
     index: u64,
     change: Option<Change>,
     step: Step,
+    /// True when a majority has said what the register holds.
+    is_fresh: bool,
     tries: u32,
     wake_at: Option<Instant>,
     hosts: BTreeMap<PeerId, Seat>,
@@ -106,6 +108,7 @@ impl Attempt {
             index: 0,
             change: None,
             step: Step::Deciding,
+            is_fresh: false,
             tries: 0,
             wake_at: None,
             hosts: BTreeMap::new(),
@@ -163,7 +166,13 @@ impl Attempt {
         if let Some(problem) = self.order.problem() {
             return self.refuse(Refusal::Senseless(problem), ctx);
         }
-        match plan(&self.order, &self.record, blocking, ctx.around.view) {
+        let plan = plan(&self.order, &self.record, blocking, ctx.around.view);
+        if !self.is_fresh && rests_on_record(&plan) {
+            // This host may have missed the latest decision: a majority is asked before anybody is sent away.
+            let key = record_key(&service);
+            return self.decide(Stage::Refresh, &key, kv::Change::Look, ctx);
+        }
+        match plan {
             Err(refusal) => self.refuse(refusal, ctx),
             Ok(Plan::Nothing(words)) => self.end(Outcome::Nothing(words), ctx),
             Ok(Plan::Settle(record, words)) => {
@@ -221,11 +230,24 @@ impl Attempt {
         match stage {
             Stage::Compare => self.on_compared(result, ctx),
             Stage::Mirror => self.on_mirrored(&result, ctx),
+            Stage::Refresh => match result {
+                Ok(decided) => {
+                    self.adopt(&decided, ctx);
+                    self.plan(ctx);
+                }
+                Err(KvError::OutcomeUnknown { .. }) if self.may_resolve(&Stage::Reserve, ctx) => {
+                    let key = record_key(&self.order.service);
+                    self.decide(Stage::Refresh, &key, kv::Change::Look, ctx);
+                }
+                Err(error) => self.refuse(Refusal::Keys(error.to_string()), ctx),
+            },
             Stage::Resolve(stage) => match result {
                 Ok(decided) => {
                     self.adopt(&decided, ctx);
                     if self.is_visible(&stage) { self.on_written(&stage, ctx) } else { self.on_beaten(&stage, ctx) }
                 }
+                // Until it is known how it ended, nothing else can be said.
+                Err(_) if self.may_resolve(&stage, ctx) => self.resolve(*stage, ctx),
                 Err(error) => self.on_failed(&stage, &KvError::OutcomeUnknown { key: key_of(&error, self) }, ctx),
             },
             stage => match result {
@@ -233,17 +255,26 @@ impl Attempt {
                     self.adopt(&decided, ctx);
                     if decided.is_allowed { self.on_written(&stage, ctx) } else { self.on_beaten(&stage, ctx) }
                 }
-                Err(KvError::OutcomeUnknown { .. }) if self.take_try() => {
-                    let key = record_key(&self.order.service);
-                    self.decide(Stage::Resolve(Box::new(stage)), &key, kv::Change::Look, ctx);
-                }
+                Err(KvError::OutcomeUnknown { .. }) if self.may_resolve(&stage, ctx) => self.resolve(stage, ctx),
                 Err(error) => self.on_failed(&stage, &error, ctx),
             },
         }
     }
 
+    /// A reservation is not worth more time than the order has.
+    fn may_resolve(&mut self, stage: &Stage, ctx: &Context<'_, '_>) -> bool {
+        self.take_try() && (*stage != Stage::Reserve || ctx.around.now < self.deadline)
+    }
+
+    /// Asks a majority how a decision ended: what it answers cannot be overtaken by that one any more.
+    fn resolve(&mut self, stage: Stage, ctx: &mut Context<'_, '_>) {
+        let key = record_key(&self.order.service);
+        self.decide(Stage::Resolve(Box::new(stage)), &key, kv::Change::Look, ctx);
+    }
+
     /// Goes on from what the register holds.
     fn adopt(&mut self, decided: &Decided, ctx: &mut Context<'_, '_>) {
+        self.is_fresh = true;
         let Some(entry) = &decided.entry else {
             (self.record, self.index) = (Record::new(&self.order.service), 0);
             return;
@@ -289,7 +320,8 @@ impl Attempt {
 
     /// The register holds something else than this attempt began from.
     fn on_beaten(&mut self, stage: &Stage, ctx: &mut Context<'_, '_>) {
-        let may_try = self.take_try();
+        let is_in_time = ctx.around.now < self.deadline || *stage != Stage::Reserve;
+        let may_try = self.take_try() && is_in_time;
         match stage {
             Stage::Commit if self.record.entry_of(self.id.0).is_some() => self.on_committed(ctx),
             Stage::Commit if self.is_pending() && may_try => self.commit(ctx),
@@ -466,6 +498,16 @@ impl Attempt {
         self.step = Step::Ended;
         self.wake_at = None;
         self.outcome.get_or_insert((outcome, ctx.around.now));
+    }
+}
+
+/// Whether a plan that changes nothing would be another one if the record were another one.
+fn rests_on_record(plan: &Result<Plan, Refusal>) -> bool {
+    match plan {
+        Ok(Plan::Nothing(_)) => true,
+        Ok(Plan::Settle(..) | Plan::Change(_)) => false,
+        Err(Refusal::NoService { .. } | Refusal::NoColour { .. } | Refusal::NotHealthy { .. }) => false,
+        Err(_) => true,
     }
 }
 

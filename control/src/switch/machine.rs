@@ -146,11 +146,10 @@ impl Switches {
     pub fn handle_entry(&mut self, key: &str, entry: &Entry, around: &Around<'_>) {
         let Some(service) = service_of_record(key) else { return };
         if let Some(held) = self.records.note(service, entry, around.now) {
-            let (core, is_pending) = (held.core(service), held.record.pending.is_some());
+            let core = held.core(service);
+            let pending = held.record.pending.as_ref().map(|pending| pending.attempt);
             self.member.hear(core, Heard::InPassing, around);
-            if !is_pending {
-                self.member.on_ended(service);
-            }
+            self.member.on_pending(service, pending);
         }
     }
 

@@ -63,6 +63,8 @@ struct Preparing {
     coordinator: PeerId,
     until: Instant,
     answered: Option<Readiness>,
+    /// True when the record has named the attempt.
+    is_recorded: bool,
 }
 
 /// How a decision came here.
@@ -133,6 +135,8 @@ impl Member {
             Heard::InPassing | Heard::Late => now,
         };
         let at_us = around.wall_us + (flip_at - now).as_micros() as u64;
+        // The first that is heard of a service may be what held before the preparation.
+        let ends_preparation = before.is_some() || matches!(heard, Heard::Directly { .. });
         match before {
             Some(known) if known.core.stamp.precedence() >= core.stamp.precedence() => {
                 // The coordinator's word on the moment counts, as long as that is to come.
@@ -153,7 +157,9 @@ impl Member {
             None if known_count >= MAX_SERVICES => return,
             _ => {}
         }
-        self.preparing.remove(&core.service);
+        if ends_preparation {
+            self.preparing.remove(&core.service);
+        }
         let baseline = self.reports.get(&core.service).map_or(Vec::new(), |report| report.colours.clone());
         self.known.insert(core.service.clone(), Known { core, flip_at, at_us, asker: None, baseline });
         self.version += 1;
@@ -165,9 +171,10 @@ impl Member {
         if !self.balanced.contains_key(&service) {
             return out.send(from, SwitchMessage::Prepared { attempt, state: Readiness::NotMine });
         }
-        let is_new = self.preparing.get(&service).is_none_or(|preparing| preparing.attempt != attempt);
+        let before = self.preparing.get(&service).filter(|preparing| preparing.attempt == attempt);
+        let (is_new, is_recorded) = (before.is_none(), before.is_some_and(|preparing| preparing.is_recorded));
         let until = now + patience + PREPARATION_GRACE;
-        let preparing = Preparing { attempt, colour, colours, coordinator: from, until, answered: None };
+        let preparing = Preparing { attempt, colour, colours, coordinator: from, until, answered: None, is_recorded };
         self.preparing.insert(service.clone(), preparing);
         self.version += u64::from(is_new);
         self.answer(&service, out);
@@ -181,9 +188,14 @@ impl Member {
         }
     }
 
-    /// No attempt of this service is under way.
-    pub(super) fn on_ended(&mut self, service: &str) {
-        if self.preparing.remove(service).is_some() {
+    /// The record says which attempt is under way. It may be older than what the coordinator has said itself: a preparation
+    /// ends only when the record has spoken of it before.
+    pub(super) fn on_pending(&mut self, service: &str, pending: Option<u64>) {
+        let Some(preparing) = self.preparing.get_mut(service) else { return };
+        if pending == Some(preparing.attempt) {
+            preparing.is_recorded = true;
+        } else if preparing.is_recorded {
+            self.preparing.remove(service);
             self.version += 1;
         }
     }

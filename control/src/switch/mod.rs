@@ -24,6 +24,8 @@ mod record;
 mod refusal;
 mod rule;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod testing;
 mod verdict;
 

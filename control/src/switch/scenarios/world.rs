@@ -1,0 +1,669 @@
+//! The world of the scenarios: hosts with their balancers, a register for each key, a network, clocks.
+//!
+//! INVARIANT, checked with every decision: each value of a record follows from the one before, its history has no gap.
+//! INVARIANT, checked with every acknowledged switch: whoever has acknowledged it serves it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use weaved_api::{
+    PeerId,
+    balancer::{BalancedServiceReport, BalancerReport, ColourReport, Prepared, SwitchState},
+};
+
+use super::super::{
+    ServiceFacts,
+    around::{Around, Effect, Shown},
+    machine::Switches,
+    message::SwitchMessage,
+    order::{AttemptId, Order, Outcome},
+    record::{Record, describe, main_colour, record_key},
+    testing::{instances, view},
+};
+use crate::{
+    catalogue::View,
+    hlc::Hlc,
+    ipam::RingSeed,
+    kv::{Author, Change, Decided, Decision, Entry, Key, KvError, decide},
+};
+
+/// A member is believed dead when nothing was heard of it for so long.
+const DETECTION: Duration = Duration::from_secs(3);
+const BEAT: Duration = Duration::from_millis(500);
+/// How often a host compares its keys with another one.
+const REPAIR: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// Of 1,000 messages.
+    pub(super) loss_permille: u32,
+    pub(super) max_delay: Duration,
+    /// Of 1,000 decisions whose proposer is told nothing.
+    pub(super) unknown_permille: u32,
+    /// Clocks are wrong by up to so much, in both directions.
+    pub(super) skew: Duration,
+}
+
+impl Faults {
+    pub(super) const LAN: Self = Self {
+        loss_permille: 10,
+        max_delay: Duration::from_millis(2),
+        unknown_permille: 0,
+        skew: Duration::from_mins(5),
+    };
+    pub(super) const BAD: Self = Self {
+        loss_permille: 100,
+        max_delay: Duration::from_millis(80),
+        unknown_permille: 100,
+        skew: Duration::from_mins(5),
+    };
+}
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The register ignores compare-and-set.
+    Conditions,
+    /// Balancers say that they have gone over and do not.
+    Balancers,
+}
+
+pub(super) struct World {
+    pub(super) broken: Option<Broken>,
+    pub(super) faults: Faults,
+    now: Instant,
+    started_at: Instant,
+    seed: u64,
+    rng: StdRng,
+    hosts: Vec<Host>,
+    view: View,
+    register: BTreeMap<Key, Entry>,
+    events: BTreeMap<(Instant, u64), Event>,
+    event_count: u64,
+    /// Nothing passes from the first to the second.
+    cuts: BTreeSet<(usize, usize)>,
+    orders: Vec<(usize, AttemptId, Option<Outcome>)>,
+    /// When each balancer went over to the latest revision.
+    flips: BTreeMap<u64, BTreeMap<usize, Instant>>,
+}
+
+struct Host {
+    id: PeerId,
+    switches: Option<Switches>,
+    /// Survives crashes.
+    keys: BTreeMap<Key, Entry>,
+    skew_us: i64,
+    heard: BTreeMap<usize, Instant>,
+    balancer: Option<Balancer>,
+    seen_version: u64,
+}
+
+#[derive(Default)]
+struct Balancer {
+    told: SwitchState,
+    revision: u64,
+    switched_at_us: u64,
+    serving: Vec<weaved_api::balancer::ColourShare>,
+    prepared: Option<Prepared>,
+    is_sick: bool,
+    counts: BTreeMap<String, (u64, u64)>,
+}
+
+enum Event {
+    Deliver(usize, usize, SwitchMessage),
+    Decide(usize, u64, Key, Change),
+    Outcome(usize, u64, Result<Decided, KvError>),
+    Entry(usize, Key, Entry),
+    Beat,
+    Repair,
+    /// The balancer does what it was told.
+    Look(usize),
+    Flip(usize, u64),
+    Prepared(usize, u64),
+}
+
+impl World {
+    pub(super) fn new(seed: u64, count: usize, faults: Faults) -> Self {
+        let started_at = Instant::now();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut hosts = Vec::new();
+        for index in 0..count {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&rng.random::<u64>().to_le_bytes());
+            id[31] = index as u8;
+            let skew = faults.skew.as_micros() as i64;
+            let has_balancer = index < 3 || rng.random_range(0..10) < 9;
+            hosts.push(Host {
+                id: PeerId(id),
+                switches: None,
+                keys: BTreeMap::new(),
+                skew_us: rng.random_range(-skew..=skew),
+                heard: BTreeMap::new(),
+                balancer: has_balancer.then(Balancer::default),
+                seen_version: 0,
+            });
+        }
+        let mut world = Self {
+            broken: None,
+            faults,
+            now: started_at,
+            started_at,
+            seed,
+            rng,
+            hosts,
+            view: view(&[("web", instances("blue", 3, 3)), ("web", instances("green", 3, 3))]),
+            register: BTreeMap::new(),
+            events: BTreeMap::new(),
+            event_count: 0,
+            cuts: BTreeSet::new(),
+            orders: Vec::new(),
+            flips: BTreeMap::new(),
+        };
+        world.at(Duration::ZERO, Event::Beat);
+        world.at(REPAIR, Event::Repair);
+        (0..count).for_each(|host| world.start(host));
+        world
+    }
+
+    pub(super) fn random(&mut self, below: usize) -> usize {
+        self.rng.random_range(0..below)
+    }
+
+    pub(super) fn balancer_count(&self) -> usize {
+        self.hosts.iter().filter(|host| host.balancer.is_some()).count()
+    }
+
+    pub(super) fn start(&mut self, index: usize) {
+        if self.hosts[index].switches.is_some() {
+            return;
+        }
+        let rng = StdRng::seed_from_u64(self.rng.random());
+        self.hosts[index].switches = Some(Switches::new(rng, self.now));
+        self.hosts[index].seen_version = 0;
+        let keys: Vec<_> = self.hosts[index].keys.clone().into_iter().collect();
+        for (key, entry) in keys {
+            self.call(index, |switches, around| switches.restore_entry(key.as_str(), &entry, around));
+        }
+        if self.hosts[index].balancer.is_some() {
+            let facts = ServiceFacts { name: "web".into(), key: None, colour: None };
+            self.call(index, |switches, _| switches.handle_balanced_services(vec![facts]));
+            self.report(index);
+        }
+        for other in (0..self.hosts.len()).filter(|&other| other != index) {
+            let (us, them) = (self.hosts[index].id, self.hosts[other].id);
+            self.call(index, |switches, _| switches.handle_peer_up(them));
+            self.call(other, |switches, _| switches.handle_peer_up(us));
+        }
+    }
+
+    /// The host loses its power: its gateway too.
+    pub(super) fn crash(&mut self, index: usize) {
+        self.hosts[index].switches = None;
+        self.hosts[index].heard.clear();
+        if let Some(balancer) = &mut self.hosts[index].balancer {
+            *balancer = Balancer { is_sick: balancer.is_sick, ..Balancer::default() };
+        }
+    }
+
+    pub(super) fn cut_off(&mut self, index: usize) {
+        for other in (0..self.hosts.len()).filter(|&other| other != index) {
+            self.cuts.extend([(index, other), (other, index)]);
+        }
+    }
+
+    pub(super) fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.cuts.insert((from, to));
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    pub(super) fn make_balancers_sick(&mut self) {
+        self.hosts.iter_mut().filter_map(|host| host.balancer.as_mut()).for_each(|balancer| balancer.is_sick = true);
+    }
+
+    /// Each balancer has so many requests to a colour, and so many of them fail.
+    pub(super) fn serve_failures(&mut self, colour: &str, requests: u64, failures: u64) {
+        for index in 0..self.hosts.len() {
+            if let Some(balancer) = &mut self.hosts[index].balancer {
+                balancer.counts.insert(colour.to_owned(), (requests, failures));
+                self.report(index);
+            }
+        }
+    }
+
+    /// Orders, and does not wait. Returns the number to ask with.
+    pub(super) fn order(&mut self, host: usize, order: Order) -> usize {
+        let begun = self.call(host, |switches, around| switches.begin(order, around));
+        if let Some(Ok(id)) = begun {
+            self.orders.push((host, id, None));
+            self.note_outcomes();
+        }
+        self.orders.len().saturating_sub(1)
+    }
+
+    pub(super) fn outcome(&self, order: usize) -> Option<Outcome> {
+        self.orders[order].2.clone()
+    }
+
+    /// Orders, and waits for the end.
+    pub(super) fn switch(&mut self, host: usize, order: Order) -> Outcome {
+        let number = self.order(host, order);
+        for _ in 0..10_000 {
+            if let Some(outcome) = self.outcome(number) {
+                return outcome;
+            }
+            self.run_for(Duration::from_millis(5));
+        }
+        panic!("WEAVED_SEED={}: a switch does not end", self.seed);
+    }
+
+    pub(super) fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let due = self.hosts.iter().enumerate();
+            let due = due.filter_map(|(index, host)| Some((host.switches.as_ref()?.poll_timeout()?, index))).min();
+            let event = self.events.keys().next().map(|(at, _)| *at);
+            let next = [due.map(|(at, _)| at), event].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= until) else { break };
+            self.now = self.now.max(next);
+            if event == Some(next) {
+                let (_, event) = self.events.pop_first().expect("there is one");
+                self.happen(event);
+            } else if let Some((_, index)) = due {
+                self.call(index, |switches, around| switches.handle_timeout(around));
+            }
+            self.note_outcomes();
+        }
+        self.now = until;
+    }
+
+    /// Between the first and the last balancer that went over to the latest revision, in true time.
+    pub(super) fn true_spread(&self) -> Duration {
+        let flips = self.flips.last_key_value().expect("there was a switch").1;
+        let (first, last) = (flips.values().min(), flips.values().max());
+        *last.expect("somebody went over") - *first.expect("somebody went over")
+    }
+
+    /// Everybody that runs serves what the register says.
+    pub(super) fn assert_agreed(&self) {
+        let Some(record) = self.record() else { return };
+        for (index, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.switches.is_some()) {
+            if let Some(balancer) = &host.balancer {
+                let serves = describe(&balancer.serving);
+                assert_eq!(
+                    (serves, balancer.revision),
+                    (describe(&record.live), record.revision),
+                    "WEAVED_SEED={}: h{index} serves something else than was decided",
+                    self.seed
+                );
+            }
+        }
+    }
+
+    pub(super) fn assert_refused_ones_left_nothing(&self) {
+        let record = self.record().unwrap_or_default();
+        for (_, id, outcome) in &self.orders {
+            let is_refused = match outcome {
+                Some(Outcome::Refused(refusal)) => !matches!(refusal, super::super::refusal::Refusal::Unknown(_)),
+                Some(Outcome::Nothing(_) | Outcome::OtherIndex) => true,
+                _ => false,
+            };
+            let entry = record.entry_of(id.0);
+            assert!(!is_refused || entry.is_none(), "WEAVED_SEED={}: {outcome:?} and yet {entry:?}", self.seed);
+        }
+    }
+
+    /// The colours that balancers of running hosts serve.
+    pub(super) fn live_colours(&self) -> Vec<String> {
+        let balancers =
+            self.hosts.iter().filter(|host| host.switches.is_some()).filter_map(|host| host.balancer.as_ref());
+        let colours: BTreeSet<_> = balancers.filter_map(|balancer| main_colour(&balancer.serving)).collect();
+        colours.into_iter().map(ToOwned::to_owned).collect()
+    }
+
+    pub(super) fn live_in_words(&self) -> String {
+        describe(&self.record().unwrap_or_default().live)
+    }
+
+    pub(super) fn last_reason(&self) -> String {
+        self.record().and_then(|record| record.history.last().map(|entry| entry.reason.clone())).unwrap_or_default()
+    }
+
+    pub(super) fn mirror(&self) -> String {
+        let entry = self.register.get(&Key::new("backend/web").unwrap());
+        let value = entry.and_then(|entry| entry.value.as_ref());
+        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    }
+
+    fn record(&self) -> Option<Record> {
+        let entry = self.register.get(&Key::new(&record_key("web")).unwrap())?;
+        Record::from_value(entry.value.as_ref()?)
+    }
+
+    fn at(&mut self, delay: Duration, event: Event) {
+        self.event_count += 1;
+        self.events.insert((self.now + delay, self.event_count), event);
+    }
+
+    fn delay(&mut self) -> Duration {
+        Duration::from_micros(100) + self.faults.max_delay.mul_f64(self.rng.random())
+    }
+
+    fn wall_us(&self, index: usize) -> u64 {
+        let true_us = 1_700_000_000_000_000 + (self.now - self.started_at).as_micros() as u64;
+        true_us.saturating_add_signed(self.hosts[index].skew_us)
+    }
+
+    fn passes(&self, from: usize, to: usize) -> bool {
+        let runs = |index: usize| self.hosts[index].switches.is_some();
+        runs(from) && runs(to) && (from == to || !self.cuts.contains(&(from, to)))
+    }
+
+    /// Calls a host that runs, and carries out what it wants.
+    fn call<R>(&mut self, index: usize, call: impl FnOnce(&mut Switches, &Around<'_>) -> R) -> Option<R> {
+        let mut switches = self.hosts[index].switches.take()?;
+        let wall_us = self.wall_us(index);
+        let host = &self.hosts[index];
+        let is_live = |other: usize| host.heard.get(&other).is_some_and(|at| self.now - *at < DETECTION);
+        let live = (0..self.hosts.len()).filter(|&other| other == index || is_live(other));
+        let live: BTreeSet<_> = live.map(|other| self.hosts[other].id).collect();
+        let around = Around {
+            me: host.id,
+            view: &self.view,
+            live: &live,
+            name: &|id| format!("h{}", id.0[31]),
+            key: &|key| {
+                let entry = host.keys.get(key)?;
+                Some(Shown { index: entry.modified.0, value: entry.value.as_ref()?.as_bytes().to_vec() })
+            },
+            now: self.now,
+            wall_us,
+        };
+        let result = call(&mut switches, &around);
+        let effects: Vec<_> = std::iter::from_fn(|| switches.poll_effect()).collect();
+        let is_settled = switches.has_caught_up(self.hosts.len() == 1, self.now);
+        let version = switches.version();
+        self.hosts[index].switches = Some(switches);
+        for effect in effects {
+            self.carry_out(index, effect);
+        }
+        if is_settled && self.hosts[index].balancer.is_some() && self.hosts[index].seen_version != version {
+            self.hosts[index].seen_version = version;
+            self.at(Duration::from_millis(1), Event::Look(index));
+        }
+        Some(result)
+    }
+
+    fn carry_out(&mut self, index: usize, effect: Effect) {
+        match effect {
+            Effect::Send(to, message) => {
+                let to = self.hosts.iter().position(|host| host.id == to).expect("a known host");
+                if to == index {
+                    self.call(to, |switches, around| switches.handle_message(around.me, message, around));
+                } else if self.rng.random_range(0..1000) >= self.faults.loss_permille {
+                    let delay = self.delay();
+                    self.at(delay, Event::Deliver(index, to, message));
+                }
+            }
+            Effect::Decide(op, key, change) => {
+                let delay = self.delay() * 3 + Duration::from_millis(2);
+                self.at(delay, Event::Decide(index, op, key, change));
+            }
+            Effect::Note(_) => {}
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver(from, to, message) => {
+                if self.passes(from, to) {
+                    let id = self.hosts[from].id;
+                    self.call(to, |switches, around| switches.handle_message(id, message, around));
+                }
+            }
+            Event::Decide(index, op, key, change) => self.decide(index, op, key, change),
+            Event::Outcome(index, op, result) => {
+                if let Ok(Decided { key, entry: Some(entry), .. }) = &result {
+                    self.take(index, key.clone(), entry.clone());
+                }
+                self.call(index, |switches, around| switches.handle_decided(op, result, around));
+            }
+            Event::Entry(index, key, entry) => {
+                if self.hosts[index].switches.is_some() {
+                    self.take(index, key, entry);
+                }
+            }
+            Event::Beat => self.beat(),
+            Event::Repair => {
+                self.at(REPAIR, Event::Repair);
+                let newest: Vec<_> = self.register.clone().into_iter().collect();
+                for index in 0..self.hosts.len() {
+                    let reaches = (0..self.hosts.len()).filter(|&other| self.passes(other, index)).count();
+                    if reaches * 2 > self.hosts.len() {
+                        newest.iter().for_each(|(key, entry)| self.take(index, key.clone(), entry.clone()));
+                    }
+                }
+            }
+            Event::Look(index) => self.look(index),
+            Event::Flip(index, revision) => self.flip(index, revision),
+            Event::Prepared(index, attempt) => self.prepared(index, attempt),
+        }
+    }
+
+    fn beat(&mut self) {
+        self.at(BEAT, Event::Beat);
+        let count = self.hosts.len();
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            if from != to && self.passes(from, to) && self.passes(to, from) {
+                let before = self.hosts[to].heard.insert(from, self.now);
+                let was_away = before.is_none_or(|at| self.now - at >= DETECTION);
+                if was_away {
+                    let id = self.hosts[from].id;
+                    self.call(to, |switches, _| switches.handle_peer_up(id));
+                }
+            }
+        }
+    }
+
+    /// What a majority makes of a change.
+    fn decide(&mut self, index: usize, op: u64, key: Key, change: Change) {
+        let count = self.hosts.len();
+        let reached = (0..count).filter(|&other| self.passes(index, other) && self.passes(other, index)).count();
+        if reached * 2 <= count {
+            let error = KvError::NoMajority { key, answered: reached, voters: count };
+            return self.at(Duration::from_secs(4), Event::Outcome(index, op, Err(error)));
+        }
+        let is_unknown = self.rng.random_range(0..1000) < self.faults.unknown_permille;
+        if is_unknown && self.rng.random() {
+            // Nothing happened, and nobody knows.
+            return self.at(Duration::from_secs(4), Event::Outcome(index, op, Err(KvError::OutcomeUnknown { key })));
+        }
+        let change = match (self.broken, change) {
+            (Some(Broken::Conditions), Change::Put { value, flags, .. }) => {
+                Change::Put { value, flags, rule: crate::kv::Rule::Always }
+            }
+            (_, change) => change,
+        };
+        let author = Author { writer: self.hosts[index].id, now: Hlc(self.wall_us(index)) };
+        let current = self.register.get(&key).cloned();
+        let is_allowed = match decide(current.as_ref(), &change, author) {
+            Decision::Refused => false,
+            Decision::Unchanged => true,
+            Decision::Changed(entry) => {
+                let guard = Some(RingSeed { made_at_us: 1, founder: PeerId([1; 32]) });
+                let entry = Entry { guard, ..entry };
+                self.check_chain(&key, current.as_ref(), &entry);
+                self.register.insert(key.clone(), entry);
+                true
+            }
+        };
+        let entry = self.register.get(&key).cloned();
+        for other in (0..count).filter(|&other| other != index) {
+            let is_lost = self.rng.random_range(0..1000) < self.faults.loss_permille;
+            if let (Some(entry), false, true) = (&entry, is_lost, self.passes(index, other)) {
+                let delay = Duration::from_millis(10) + self.delay();
+                self.at(delay, Event::Entry(other, key.clone(), entry.clone()));
+            }
+        }
+        let result =
+            if is_unknown { Err(KvError::OutcomeUnknown { key }) } else { Ok(Decided { key, is_allowed, entry }) };
+        let delay = if is_unknown { Duration::from_secs(4) } else { self.delay() };
+        self.at(delay, Event::Outcome(index, op, result));
+    }
+
+    fn check_chain(&self, key: &Key, before: Option<&Entry>, after: &Entry) {
+        if key.as_str() != record_key("web") {
+            return;
+        }
+        let read = |entry: &Entry| entry.value.as_ref().and_then(Record::from_value).expect("a record");
+        let (before, after) = (before.map(read).unwrap_or_default(), read(after));
+        let seed = self.seed;
+        if before.live == after.live && before.revision == after.revision {
+            return;
+        }
+        let last = after.history.last().expect("a switch has an entry");
+        assert!(
+            after.revision == before.revision + 1
+                && last.revision == after.revision
+                && last.from == before.live
+                && last.to == after.live
+                && after.before == before.live,
+            "WEAVED_SEED={seed}: the history is no chain: {before:?} → {after:?}"
+        );
+        let attempt = |record: &Record| record.pending.as_ref().map(|pending| pending.attempt);
+        let is_own = attempt(&before).is_none_or(|pending| pending == last.attempt);
+        assert!(is_own, "WEAVED_SEED={seed}: no chain: {} was decided within another attempt", last.attempt);
+    }
+
+    /// A host hears what a key holds.
+    fn take(&mut self, index: usize, key: Key, entry: Entry) {
+        let known = self.hosts[index].keys.get(&key);
+        if known.is_none_or(|known| known.precedence() < entry.precedence()) {
+            self.hosts[index].keys.insert(key.clone(), entry.clone());
+            self.call(index, |switches, around| switches.handle_entry(key.as_str(), &entry, around));
+        }
+    }
+
+    /// The gateway is told.
+    fn look(&mut self, index: usize) {
+        let Some(switches) = &self.hosts[index].switches else { return };
+        let state = switches.state("web", 0);
+        let wall_us = self.wall_us(index);
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        let wait = Duration::from_micros(state.at_us.saturating_sub(wall_us));
+        let (revision, prepare) = (state.revision, state.prepare.clone());
+        balancer.told = state;
+        if prepare.as_ref().map(|prepare| prepare.attempt)
+            != balancer.prepared.as_ref().map(|prepared| prepared.attempt)
+        {
+            balancer.prepared =
+                prepare.as_ref().map(|prepare| Prepared { attempt: prepare.attempt, ..Prepared::default() });
+            if let Some(prepare) = prepare {
+                let delay = self.delay() + Duration::from_millis(5);
+                self.at(delay, Event::Prepared(index, prepare.attempt));
+            }
+        }
+        if self.hosts[index].balancer.as_ref().is_some_and(|balancer| balancer.revision != revision) {
+            assert!(wait <= Duration::from_secs(1), "WEAVED_SEED={}: h{index} would wait {wait:?}", self.seed);
+            self.at(wait, Event::Flip(index, revision));
+        }
+    }
+
+    fn flip(&mut self, index: usize, revision: u64) {
+        let (wall_us, now, is_broken) = (self.wall_us(index), self.now, self.broken == Some(Broken::Balancers));
+        if self.hosts[index].switches.is_none() {
+            return;
+        }
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        // A moment that was told anew comes with another event.
+        if balancer.told.revision != revision || balancer.revision == revision || balancer.told.at_us > wall_us {
+            return;
+        }
+        assert!(revision > balancer.revision, "WEAVED_SEED={}: h{index} goes back to {revision}", self.seed);
+        (balancer.revision, balancer.switched_at_us) = (revision, wall_us);
+        if !is_broken {
+            balancer.serving.clone_from(&balancer.told.live);
+        }
+        self.flips.entry(revision).or_default().insert(index, now);
+        self.report(index);
+    }
+
+    fn prepared(&mut self, index: usize, attempt: u64) {
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        if let Some(prepared) = balancer.prepared.as_mut().filter(|prepared| prepared.attempt == attempt) {
+            let healthy = if balancer.is_sick { 0 } else { 3 };
+            *prepared = Prepared { attempt, healthy, warm: healthy, is_settled: true };
+            self.report(index);
+        }
+    }
+
+    fn report(&mut self, index: usize) {
+        let Some(balancer) = &self.hosts[index].balancer else { return };
+        let colours = balancer.counts.iter().map(|(colour, &(requests, failures))| ColourReport {
+            colour: colour.clone(),
+            requests,
+            failures,
+            ..ColourReport::default()
+        });
+        let service = BalancedServiceReport {
+            service: "web".into(),
+            revision: balancer.revision,
+            switched_at_us: balancer.switched_at_us,
+            prepared: balancer.prepared.clone(),
+            colours: colours.collect(),
+        };
+        let report = BalancerReport { services: vec![service], problems: vec![] };
+        self.call(index, |switches, _| switches.handle_balancer_report(report));
+    }
+
+    /// Remembers how orders have ended, and checks what was acknowledged.
+    fn note_outcomes(&mut self) {
+        for number in 0..self.orders.len() {
+            let (host, id, known) = &self.orders[number];
+            if known.is_some() {
+                continue;
+            }
+            let (host, id) = (*host, *id);
+            let report = self.hosts[host].switches.as_ref().map(|switches| switches.progress(id, 0));
+            match report {
+                Some(Some(report)) => {
+                    if let Some(outcome) = report.outcome {
+                        self.check_acknowledged(host, &outcome);
+                        self.orders[number].2 = Some(outcome);
+                    }
+                }
+                // It died with its host.
+                _ => {
+                    self.orders[number].2 =
+                        Some(Outcome::Refused(super::super::refusal::Refusal::Unknown("died".into())))
+                }
+            }
+        }
+    }
+
+    /// Who is alive for the coordinator and was not named as missing serves this revision or a later one.
+    fn check_acknowledged(&self, coordinator: usize, outcome: &Outcome) {
+        let Outcome::Switched { revision, to, figures, .. } = outcome else { return };
+        for (index, host) in self.hosts.iter().enumerate() {
+            let is_live = index == coordinator
+                || self.hosts[coordinator].heard.get(&index).is_some_and(|at| self.now - *at < DETECTION);
+            let is_missing = figures.missing.contains(&format!("h{index}"));
+            let Some(balancer) = host.balancer.as_ref().filter(|_| host.switches.is_some()) else { continue };
+            if !is_live || is_missing || self.cuts.contains(&(index, coordinator)) {
+                continue;
+            }
+            let serves = describe(&balancer.serving);
+            assert!(
+                balancer.revision > *revision || (balancer.revision == *revision && serves == *to),
+                "WEAVED_SEED={}: h{index} serves {serves} of {} when {to} of {revision} was acknowledged",
+                self.seed,
+                balancer.revision
+            );
+        }
+    }
+}

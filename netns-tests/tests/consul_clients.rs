@@ -53,6 +53,19 @@ fn consulate_sets_gets_lists_and_registers() {
     wait_until("what the other host has set is here", SOON, || {
         consulate(&a, &["kv", "get", "backend/current"]).stdout.trim() == "staging"
     });
+    // The way of the article: where the key shows the live colour of a service, setting it switches.
+    for (id, tag) in [("one", "blue"), ("two", "green")] {
+        a.weaved().run(&["service", "register", "web", "--id", id, "--port", "80", "--tag", tag]).ok();
+    }
+    let live = |host: &Host| host.weaved().run(&["history", "web"]).stdout;
+    wait_until("consulate switches", SOON, || consulate(&b, &["kv", "set", "backend/web", "blue"]).success());
+    wait_until("it is live", SOON, || live(&a).contains("live: blue"));
+    consulate(&a, &["kv", "set", "backend/web", "green"]).ok();
+    wait_until("the other colour is live", SOON, || live(&b).contains("live: green"));
+    assert!(live(&b).contains("python-requests") || live(&b).contains("PUT from 127.0.0.1"), "{}", live(&b));
+    assert!(!consulate(&a, &["kv", "set", "backend/web", "gren"]).success(), "a typo is refused");
+    assert!(live(&a).contains("live: green"));
+
     assert_eq!(consulate(&a, &["kv", "get", "no/such/key"]).ok().stdout.trim(), "None");
     consulate(&a, &["kv", "mkdir", "folder"]).ok();
     consulate(&a, &["kv", "set", "folder/key", "value"]).ok();

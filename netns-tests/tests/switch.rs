@@ -104,7 +104,10 @@ fn one_word_switches_everywhere_and_one_goes_back() {
 
     wait_until("the figures are in the history", SOON, || {
         history(b)["history"].as_array().is_some_and(|entries| {
-            entries.len() == 3 && entries.iter().all(|entry| entry["figures"]["duration_us"].as_u64() > Some(0))
+            let is_good = |entry: &Value| {
+                entry["figures"]["duration_us"].as_u64() > Some(0) && entry["figures"]["missing"].is_null()
+            };
+            entries.len() == 3 && entries.iter().all(is_good)
         })
     });
     let record = history(c);
@@ -189,6 +192,34 @@ fn the_keys_of_the_article_switch_and_refuse_like_the_verb() {
     }
     assert!(curl(b, &["--request", "PUT", "--data", "blue", "http://127.0.0.1:8500/v1/kv/backend/current"]).success());
     wait_until("and switches it", SOON, || live(c) == "blue");
+}
+
+#[test]
+fn a_drained_host_gets_no_new_traffic_until_that_ends() {
+    let Some(mut lab) = Lab::open("drain") else { return };
+    let hosts = three_hosts(&mut lab);
+    blue_and_green(&hosts);
+    let [a, b, c] = &hosts;
+    let passing = |host: &Host| {
+        let url = "http://127.0.0.1:8500/v1/health/service/web?passing";
+        let rows: Value = serde_json::from_str(&curl(host, &[url]).stdout).unwrap_or_default();
+        let ids = rows.as_array().into_iter().flatten().map(|row| row["Service"]["ID"].to_string());
+        ids.collect::<Vec<_>>().join(",")
+    };
+    let why = c.weaved().run(&["drain", "d"]).refused(1);
+    assert!(why.contains("there are: a, b, c"), "{why}");
+    c.weaved().run(&["drain", "a"]).ok();
+    for host in &hosts {
+        wait_until("the drained host's instance is left out", SOON, || passing(host) == "\"green\"");
+    }
+    b.weaved().wait_for_problem(&["a is drained", "--end"]);
+    let old = a.weaved().kill9(Part::Control);
+    a.weaved().wait_for_restart(Part::Control, old);
+    wait_until("it stays so over a restart", SOON, || passing(a) == "\"green\"");
+    let why = b.weaved().run(&["switch", "web", "blue"]).refused(1);
+    assert!(why.contains("0 of 1 instances"), "{why}");
+    b.weaved().run(&["drain", "a", "--end"]).ok();
+    wait_until("it gets traffic again", SOON, || passing(c).contains("blue"));
 }
 
 #[test]

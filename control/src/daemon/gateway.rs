@@ -124,6 +124,11 @@ impl Names {
             self.due = self.due.min(self.settled_at);
             return;
         }
+        // A host that was away must not serve what was live then.
+        if self.told.is_none() && !node.knows_what_is_live(now) {
+            self.due = now + defaults::GATHER;
+            return;
+        }
         let state = state(self.generation, node, &cluster, settings, &self.file.file);
         if self.told.as_ref() != Some(&state) {
             self.generation = Generation(self.generation.0 + 1);

@@ -92,6 +92,13 @@ impl Daemon {
             ));
         }
         problems.extend(docker_mismatch(&self.docker, cluster));
+        problems.extend(self.node.drained_hosts().into_iter().map(|(_, note)| {
+            let since = crate::switch::utc(note.at_us);
+            format!(
+                "{0} is drained, by {1} since {since}: `weaved drain {0} --end` gives it traffic again",
+                note.host, note.by
+            )
+        }));
         problems
     }
 }

@@ -504,10 +504,9 @@ impl Attempt {
 /// Whether a plan that changes nothing would be another one if the record were another one.
 fn rests_on_record(plan: &Result<Plan, Refusal>) -> bool {
     match plan {
-        Ok(Plan::Nothing(_)) => true,
-        Ok(Plan::Settle(..) | Plan::Change(_)) => false,
-        Err(Refusal::NoService { .. } | Refusal::NoColour { .. } | Refusal::NotHealthy { .. }) => false,
-        Err(_) => true,
+        Ok(Plan::Settle(..) | Plan::Change(_))
+        | Err(Refusal::NoService { .. } | Refusal::NoColour { .. } | Refusal::NotHealthy { .. }) => false,
+        Ok(Plan::Nothing(_)) | Err(_) => true,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     kv::{Change, Key, Request, Rule, Value},
     paths::Paths,
     serve::client,
+    switch::OWN_PREFIX,
 };
 
 /// More than all that the store may hold, in base64.
@@ -40,7 +41,9 @@ pub(super) fn export(paths: &Paths, prefix: &str) -> Result<(), Failure> {
 }
 
 pub(super) fn import(paths: &Paths, file: &str) -> Result<(), Failure> {
-    let entries = parse(&read(file)?)?;
+    let mut entries = parse(&read(file)?)?;
+    // What is weaved's own says what was true of another cluster, or at another time.
+    entries.retain(|entry| !entry.key.starts_with(OWN_PREFIX));
     for (place, entry) in entries.iter().enumerate() {
         let change = Change::Put { value: entry.value.clone(), flags: entry.flags, rule: Rule::Always };
         client::kv(paths, Request::Write { key: entry.key.clone(), change }).map_err(|failure| {

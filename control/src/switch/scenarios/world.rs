@@ -25,6 +25,7 @@ use super::super::{
 };
 use crate::{
     catalogue::View,
+    cluster::Message,
     hlc::Hlc,
     ipam::RingSeed,
     kv::{Author, Change, Decided, Decision, Entry, Key, KvError, decide},
@@ -275,7 +276,7 @@ impl World {
                 let (_, event) = self.events.pop_first().expect("there is one");
                 self.happen(event);
             } else if let Some((_, index)) = due {
-                self.call(index, |switches, around| switches.handle_timeout(around));
+                self.call(index, Switches::handle_timeout);
             }
             self.note_outcomes();
         }
@@ -403,6 +404,9 @@ impl World {
         match effect {
             Effect::Send(to, message) => {
                 let to = self.hosts.iter().position(|host| host.id == to).expect("a known host");
+                let travels = Message::Switch(Box::new(message.clone())).encode();
+                assert!(travels.len() < 1200, "a message of {} bytes", travels.len());
+                assert_eq!(Message::decode(&travels), Ok(Message::Switch(Box::new(message.clone()))));
                 if to == index {
                     self.call(to, |switches, around| switches.handle_message(around.me, message, around));
                 } else if self.rng.random_range(0..1000) >= self.faults.loss_permille {
@@ -429,13 +433,13 @@ impl World {
             Event::Decide(index, op, key, change) => self.decide(index, op, key, change),
             Event::Outcome(index, op, result) => {
                 if let Ok(Decided { key, entry: Some(entry), .. }) = &result {
-                    self.take(index, key.clone(), entry.clone());
+                    self.take(index, key, entry);
                 }
                 self.call(index, |switches, around| switches.handle_decided(op, result, around));
             }
             Event::Entry(index, key, entry) => {
                 if self.hosts[index].switches.is_some() {
-                    self.take(index, key, entry);
+                    self.take(index, &key, &entry);
                 }
             }
             Event::Beat => self.beat(),
@@ -445,7 +449,7 @@ impl World {
                 for index in 0..self.hosts.len() {
                     let reaches = (0..self.hosts.len()).filter(|&other| self.passes(other, index)).count();
                     if reaches * 2 > self.hosts.len() {
-                        newest.iter().for_each(|(key, entry)| self.take(index, key.clone(), entry.clone()));
+                        newest.iter().for_each(|(key, entry)| self.take(index, key, entry));
                     }
                 }
             }
@@ -541,11 +545,11 @@ impl World {
     }
 
     /// A host hears what a key holds.
-    fn take(&mut self, index: usize, key: Key, entry: Entry) {
-        let known = self.hosts[index].keys.get(&key);
+    fn take(&mut self, index: usize, key: &Key, entry: &Entry) {
+        let known = self.hosts[index].keys.get(key);
         if known.is_none_or(|known| known.precedence() < entry.precedence()) {
             self.hosts[index].keys.insert(key.clone(), entry.clone());
-            self.call(index, |switches, around| switches.handle_entry(key.as_str(), &entry, around));
+            self.call(index, |switches, around| switches.handle_entry(key.as_str(), entry, around));
         }
     }
 
@@ -640,7 +644,7 @@ impl World {
                 // It died with its host.
                 _ => {
                     self.orders[number].2 =
-                        Some(Outcome::Refused(super::super::refusal::Refusal::Unknown("died".into())))
+                        Some(Outcome::Refused(super::super::refusal::Refusal::Unknown("died".into())));
                 }
             }
         }

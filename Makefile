@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy docker-compose
 
-.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-balancer bench-deps bench-smoke soak churn fuzz deps
+.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-balancer bench-control bench-deps bench-smoke soak churn fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -101,6 +101,18 @@ bench-balancer: deps
 	$(CARGO) build --release -p weaved-bench --bin weaved-bench-balancer
 	ulimit -n 65536 && $(TARGET_DIR)/release/weaved-bench-balancer $(BENCH_FLAGS)
 
+# Names and keys against etcd and dnsmasq from Debian, in turns. Needs root; three minutes.
+BENCH_CONTROL_PACKAGES := etcd-server etcd-client dnsmasq-base
+BENCH_CONTROL_FLAGS ?=
+
+bench-control: deps
+	@dpkg -s $(BENCH_CONTROL_PACKAGES) >/dev/null 2>&1 || \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BENCH_CONTROL_PACKAGES))
+	$(CARGO) build --release -p weaved -p weaved-netns-tests
+	$(CARGO) build --release -p weaved-bench --bin weaved-bench-control
+	WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool \
+	  $(TARGET_DIR)/release/weaved-bench-control run $(BENCH_CONTROL_FLAGS)
+
 # Shows that the comparison works; its figures mean nothing.
 bench-smoke: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests -p weaved-bench
@@ -125,6 +137,7 @@ churn: deps
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := wire handshake decap encap framing
 GATEWAY_FUZZ_TARGETS := dns http proxy
+CONTROL_FUZZ_TARGETS := consul labels
 
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
@@ -133,6 +146,10 @@ fuzz:
 	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 	cd control/gateway/fuzz && for target in $(GATEWAY_FUZZ_TARGETS); do \
+	  mkdir -p found/$$target && \
+	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+	cd control/fuzz && for target in $(CONTROL_FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \
 	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

@@ -44,3 +44,5 @@ pub mod supervisor;
 pub mod switch;
 pub mod targets;
 pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,0 +1,127 @@
+//! What the fuzzer runs, and what must hold of whatever it finds. Its corpus is replayed by the tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::FutureExt as _;
+use hyper::{Method, body::Bytes};
+
+use crate::{
+    consul::{json, kv::Keys, request::Ask, txn},
+    health::MIN_INTERVAL,
+    kv,
+    registration::{
+        Definition, consul_json,
+        facts::{Attachment, ContainerFacts},
+        rules,
+    },
+};
+
+/// A store that is ending: it refuses everything at once.
+struct NoKeys;
+
+impl Keys for NoKeys {
+    async fn call_from(&self, _request: kv::Request, _source: &str) -> kv::Answer {
+        Err(kv::KvError::Ending)
+    }
+}
+
+/// A request to the HTTP API: the first line is path and parameters, the rest is the body.
+pub fn fuzz_consul(data: &[u8]) {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (head, body) = (String::from_utf8_lossy(&data[..end]), data.get(end + 1..).unwrap_or_default());
+    let (path, query) = head.split_once('?').map_or((&*head, None), |(path, query)| (path, Some(query)));
+    if let Ok(ask) = Ask::new(Method::PUT, path, query, Bytes::copy_from_slice(body)) {
+        if let Ok(Some(blocking)) = ask.query.blocking() {
+            assert!(blocking.seen > 0 && !blocking.wait.is_zero(), "{blocking:?}");
+        }
+        let _ = (ask.query.number("cas"), ask.query.number("flags"), ask.behind("kv"));
+        let answered = txn::answer(&ask, &NoKeys).now_or_never();
+        assert!(answered.is_some(), "nothing waits for a store that answers at once");
+    }
+    if let Ok(object) = json::decode::<BTreeMap<String, serde_json::Value>>(body, &[]) {
+        let is_lower = |key: &String| !key.contains('\\') && key.bytes().all(|byte| !byte.is_ascii_uppercase());
+        assert!(object.keys().all(|key| is_lower(key) || body.contains(&b'\\')), "{object:?}");
+    }
+    let text = String::from_utf8_lossy(body);
+    let services = consul_json::parse_file(&text).into_iter().flatten().chain(consul_json::parse_service(&text));
+    services.for_each(|service| assert_usable(&service));
+    let _ = consul_json::parse_check(&text);
+}
+
+/// Containers, a line for each thing that they say: `L` a label, `E` a variable, `P` a port, `N` the name, `I` the image, `C`
+/// begins the next.
+pub fn fuzz_labels(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut containers = vec![container(0)];
+    for line in text.lines() {
+        let Some((number, container)) = containers.len().checked_sub(1).zip(containers.last_mut()) else { return };
+        let rest = line.get(1..).unwrap_or_default();
+        match line.as_bytes().first() {
+            Some(b'L') => {
+                let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+                container.labels.insert(key.to_owned(), value.to_owned());
+            }
+            Some(b'E') => container.env.push(rest.to_owned()),
+            Some(b'P') => container.exposed.extend(rest.parse::<crate::registration::facts::Port>().ok()),
+            Some(b'N') => rest.clone_into(&mut container.name),
+            Some(b'I') => rest.clone_into(&mut container.image),
+            Some(b'C') if number < 8 => containers.push(self::container(number + 1)),
+            _ => {}
+        }
+    }
+    let outcome = rules::register("alpha", &containers);
+    let mut ids = BTreeSet::new();
+    for each in &outcome.registered {
+        assert_usable(&each.definition);
+        assert!(ids.insert(&each.definition.id), "two have the id {:?}", each.definition.id);
+    }
+    containers.reverse();
+    assert_eq!(rules::register("alpha", &containers), outcome, "the order of containers does not matter");
+}
+
+fn container(number: usize) -> ContainerFacts {
+    let ips = vec![std::net::Ipv4Addr::new(10, 32, 0, number as u8 + 2).into()];
+    ContainerFacts {
+        id: format!("{number:064}"),
+        name: format!("c{number}"),
+        image: "web".into(),
+        created: number.to_string(),
+        attachments: vec![Attachment { network: "bridge".into(), ips, is_overlay: true }],
+        ..ContainerFacts::default()
+    }
+}
+
+/// Whatever becomes a definition can be registered, told to others and checked.
+fn assert_usable(definition: &Definition) {
+    assert!(definition.check().is_ok(), "{definition:?}");
+    let mut ids = BTreeSet::new();
+    for spec in &definition.checks {
+        assert!(spec.interval >= MIN_INTERVAL && spec.rise > 0 && spec.fall > 0, "{spec:?}");
+        ids.insert(&spec.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(target: &str, fuzz: impl Fn(&[u8])) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 3);
+        for file in files {
+            let bytes = std::fs::read(&file).unwrap();
+            (0..=bytes.len()).for_each(|len| fuzz(&bytes[..len]));
+        }
+    }
+
+    #[test]
+    fn every_request_of_the_corpus_is_answered_or_refused_also_cut_short() {
+        replay("consul", fuzz_consul);
+    }
+
+    #[test]
+    fn every_container_of_the_corpus_is_registered_or_noted_also_cut_short() {
+        replay("labels", fuzz_labels);
+    }
+}

@@ -163,11 +163,15 @@ impl Switches {
 
     /// A session with a peer is up: it is told what is decided, so that it does not serve what was.
     pub fn handle_peer_up(&mut self, id: PeerId) {
+        self.send_cores(id, false);
+    }
+
+    fn send_cores(&mut self, id: PeerId, is_answer: bool) {
         let cores: Vec<_> = self.member.cores().cloned().collect();
         let count = cores.len().div_ceil(MAX_CORES).max(1);
         for place in 0..count {
             let cores = cores.iter().skip(place * MAX_CORES).take(MAX_CORES).cloned().collect();
-            self.out.send(id, SwitchMessage::Cores { cores, is_last: place + 1 == count });
+            self.out.send(id, SwitchMessage::Cores { cores, is_last: place + 1 == count, is_answer });
         }
     }
 
@@ -196,11 +200,14 @@ impl Switches {
                     attempt.handle_told(from, state, &mut ctx);
                 }
             }
-            SwitchMessage::Cores { cores, is_last } => {
+            SwitchMessage::Cores { cores, is_last, is_answer } => {
                 for core in cores {
                     self.member.hear(core, Heard::Late, around);
                 }
                 self.has_caught_up |= is_last;
+                if is_last && !is_answer {
+                    self.send_cores(from, true);
+                }
             }
             SwitchMessage::Counted { service, revision, new, old } => {
                 self.on_counted(from, &service, revision, (new, old));

@@ -61,12 +61,15 @@ pub enum SwitchMessage {
         /// How it stands.
         state: Flip,
     },
-    /// What the sender knows to be decided. To a peer with whom a session comes up.
+    /// What the sender knows to be decided. To a peer with whom a session comes up, which may not have noticed, and
+    /// answers with its own.
     Cores {
         /// Some of it.
         cores: Vec<Core>,
         /// True in the last of them.
         is_last: bool,
+        /// True if they answer the receiver's own.
+        is_answer: bool,
     },
     /// What the sender's balancer has counted. To the node that watches.
     Counted {

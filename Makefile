@@ -63,7 +63,7 @@ bench-micro:
 	$(CARGO) bench -p weaved-bench --benches
 
 # The bench itself is not optimised: it starts others and reads what they say. What makes the traffic is. Needs root.
-# BENCH_FLAGS says what is measured; without it everything is, which takes about an hour, and docs/ is written anew.
+# BENCH_FLAGS says what is measured; without it everything is, which takes about half an hour, and docs/ is written anew.
 BENCH := WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool $(TARGET_DIR)/debug/weaved-bench
 ONE_FRAME := --peer one-frame=$(TARGET_DIR)/release/weaved-bench-one-frame
 BENCH_RUN := $(TARGET_DIR)/bench-run
@@ -74,9 +74,12 @@ ifdef BENCH_FLAGS
 else
 	$(MAKE) bench-deps
 	rm -rf $(BENCH_RUN)
-	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides veth,vxlan,one-frame,switches --rows all
-	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --rows tcp1,tcp8,ping,udp,http
-	$(BENCH) --results $(BENCH_RUN) --between containers --rows tcp,ping,udp64,http
+	$(BENCH) --results $(BENCH_RUN) --sides veth,vxlan,weaved --seconds 2 \
+	  --rows tcp1,tcp1-back,tcp1-both,tcp8,tcp8-back,ping,ping-bulk,udp64,udp1400,udp-flood,http,idle,outage,footprint
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches --seconds 2 --pairs 3 --rows tcp1,ping,udp64
+	$(BENCH) --results $(BENCH_RUN) --sides vxlan,weaved --seconds 2 --pairs 3 --rows loss,reorder
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --seconds 2 --rows tcp1,tcp8,ping,udp64
+	$(BENCH) --results $(BENCH_RUN) --between containers --seconds 2 --pairs 3 --rows tcp1,tcp8,ping,udp64
 	$(TARGET_DIR)/debug/weaved-bench report --chart docs/performance.svg --into docs/performance.md $(BENCH_RUN)/*.jsonl
 endif
 
@@ -134,7 +137,9 @@ churn: deps
 	  $(CARGO) test -p weaved-netns-tests --test services -- --exact containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap
 
 # Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
+# The fuzzer wants flags of a nightly compiler; where there is none the usual one is told to take them.
 FUZZ_SECONDS ?= 60
+FUZZ_CARGO := $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),$(CARGO) +nightly,RUSTC_BOOTSTRAP=1 $(CARGO))
 FUZZ_TARGETS := wire handshake decap encap framing
 GATEWAY_FUZZ_TARGETS := dns http proxy
 CONTROL_FUZZ_TARGETS := consul labels
@@ -143,11 +148,11 @@ fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	cd dataplane/core/fuzz && for target in $(FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \
-	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 	cd control/gateway/fuzz && for target in $(GATEWAY_FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \
-	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 	cd control/fuzz && for target in $(CONTROL_FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \

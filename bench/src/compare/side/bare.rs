@@ -20,5 +20,5 @@ pub(super) fn veth(hosts: &[Arc<Host>; 2]) -> Joined {
 pub(super) fn vxlan(lab: &Lab, hosts: &[Arc<Host>; 2]) -> Joined {
     lab.plain_vxlan(&hosts.each_ref().map(|host| &**host), UNDERLAY_MTU);
     let addresses = [0, 1].map(|number| std::net::Ipv4Addr::new(10, 32, number, 1).into());
-    Joined { addresses, layer: Layer::Ethernet { mtu: VXLAN_MTU }, running: Running::Kernel }
+    Joined { addresses, layer: Layer::Ethernet { mtu: VXLAN_MTU, max_gso_len: None }, running: Running::Kernel }
 }

@@ -79,8 +79,8 @@ impl Side {
         }
         let Ends { places: [from, to], address, neighbour } = match (between, joined.layer) {
             (Between::Hosts, _) | (_, Layer::Cable | Layer::Ip) => Ends::hosts(&hosts, &joined),
-            (Between::Guests, Layer::Ethernet { mtu }) => Ends::guests(&hosts, mtu),
-            (Between::Containers, Layer::Ethernet { mtu }) => Ends::containers(&hosts, mtu),
+            (Between::Guests, Layer::Ethernet { mtu, max_gso_len }) => Ends::guests(&hosts, mtu, max_gso_len),
+            (Between::Containers, Layer::Ethernet { mtu, .. }) => Ends::containers(&hosts, mtu),
         };
         for _ in 0..PING_TRIES {
             if from.run(&["ping", "-c", "1", "-W", "1", &address.to_string()]).success() {
@@ -117,8 +117,14 @@ impl Ends {
         Self { places: hosts.each_ref().map(place), address, neighbour: (place(&hosts[0]), address) }
     }
 
-    fn guests(hosts: &[Arc<Host>; 2], mtu: u16) -> Self {
-        let guest = |number: usize, last: u8| hosts[number].guest(&format!("10.32.{number}.{last}/12"), mtu);
+    fn guests(hosts: &[Arc<Host>; 2], mtu: u16, max_gso_len: Option<usize>) -> Self {
+        let guest = |number: usize, last: u8| {
+            let guest = hosts[number].guest(&format!("10.32.{number}.{last}/12"), mtu);
+            if let Some(len) = max_gso_len {
+                guest.run(&["ip", "link", "set", "eth0", "gso_max_size", &len.to_string()]).ok();
+            }
+            guest
+        };
         let [from, to, near, far] = [guest(0, 2), guest(1, 2), guest(0, 3), guest(1, 3)];
         let place = |guest: Guest| -> Box<dyn Place + Sync> { Box::new(guest) };
         Self { address: to.address(), neighbour: (place(near), far.address()), places: [place(from), place(to)] }

@@ -161,8 +161,13 @@ pub(super) struct Joined {
 pub(super) enum Layer {
     /// Nothing lies between the hosts but the cable.
     Cable,
-    /// Ethernet, by the bridge `weave` of each host; guests have this MTU.
-    Ethernet { mtu: u16 },
+    /// Ethernet, by the bridge `weave` of each host.
+    Ethernet {
+        /// Of guests.
+        mtu: u16,
+        /// The longest super-frame that guests are asked for; none leaves them as they are.
+        max_gso_len: Option<usize>,
+    },
     /// IP, so hosts are the only ends.
     Ip,
 }

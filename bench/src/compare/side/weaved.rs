@@ -14,7 +14,7 @@ use weaved_api::{
     ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey, SourcePorts,
     WorkerCount,
 };
-use weaved_core::noise::peer_id_of;
+use weaved_core::{limits::MAX_WHOLE_FRAME_LEN, noise::peer_id_of};
 use weaved_netns_tests::{Host, Output, Place, Process, SOON, wait_until, weaved_path};
 
 use super::{Joined, Layer, Running};
@@ -23,14 +23,18 @@ use super::{Joined, Layer, Running};
 const PORT: u16 = 6783;
 /// Docker's default, which weaved takes as it is.
 const DOCKER_MTU: u16 = 1500;
+/// The switch that control obeys and not the data plane.
+const CONTAINER_GSO: &str = "container_gso";
 
-/// Deviations from the defaults: `udp_gso=off+overlay.mtu=9000+program=/path`.
+/// Deviations from the defaults: `udp_gso=off+overlay.mtu=9000+container_gso=off+program=/path`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Variant {
     /// Fields of the desired state, and what they are set to.
     settings: Vec<(String, String)>,
     /// Another executable.
     program: Option<PathBuf>,
+    /// Guests are not asked for super-frames that leave in one send, as control would.
+    leaves_guests_alone: bool,
 }
 
 impl Variant {
@@ -42,6 +46,12 @@ impl Variant {
             if key == "program" {
                 let path = PathBuf::from(value);
                 variant.program = Some(path.canonicalize().map_err(|error| format!("{value}: {error}"))?);
+            } else if key == CONTAINER_GSO {
+                variant.leaves_guests_alone = match value {
+                    "off" => true,
+                    "on" | "auto" => false,
+                    _ => return Err(format!("{CONTAINER_GSO} is auto, on or off, not `{value}`")),
+                };
             } else {
                 variant.settings.push((key.to_owned(), value.to_owned()));
             }
@@ -66,10 +76,11 @@ impl Variant {
     }
 }
 
-/// Names of the offload switches.
+/// Names of the offload switches: those of the data plane, and control's.
 pub(crate) fn switches() -> Vec<String> {
     let json = serde_json::to_value(OffloadSwitches::default()).expect("switches are JSON");
-    json.as_object().into_iter().flat_map(|switches| switches.keys().cloned()).collect()
+    let names = json.as_object().into_iter().flat_map(|switches| switches.keys().cloned());
+    names.chain([CONTAINER_GSO.to_owned()]).collect()
 }
 
 /// A field by its path, `overlay.mtu`; or by its bare name, wherever it is on the first two levels.
@@ -92,7 +103,8 @@ pub(super) fn join(hosts: &[Arc<Host>; 2], variant: &Variant) -> Result<Joined, 
     let addresses = [0, 1].map(|number| std::net::Ipv4Addr::new(10, 32, number, 1).into());
     // Guests follow the overlay only when the variant has an MTU of its own.
     let mtu = if state_a.overlay.mtu == DOCKER_MTU { DOCKER_MTU } else { state_a.overlay.mtu };
-    Ok(Joined { addresses, layer: Layer::Ethernet { mtu }, running: Running::Weaved(dataplanes) })
+    let max_gso_len = (!variant.leaves_guests_alone).then_some(MAX_WHOLE_FRAME_LEN);
+    Ok(Joined { addresses, layer: Layer::Ethernet { mtu, max_gso_len }, running: Running::Weaved(dataplanes) })
 }
 
 /// A running data plane. It is killed when dropped.
@@ -218,6 +230,7 @@ mod tests {
         let refused = |text| Variant::parse(text).unwrap_err();
         assert!(refused("warp=on").contains("udp_gso"), "{}", refused("warp=on"));
         assert!(refused("udp_gso=perhaps").contains("perhaps"));
+        assert!(refused("container_gso=maybe").contains("maybe"));
         assert!(refused("udp_gso").contains("KEY=VALUE"));
         assert!(refused("program=/no/such/file").contains("/no/such/file"));
     }

@@ -46,6 +46,9 @@ use crate::{
 /// Room for a few trains: one is being filled while a closed one waits to be sealed.
 const BUFFER_LEN: usize = 4 * MAX_TRAIN_BYTES;
 
+/// A train with less room than this leaves at once: a frame that still fits is not worth waiting for.
+const LITTLE_ROOM: usize = 4096;
+
 /// Where a train goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Destination {
@@ -272,9 +275,12 @@ impl Encapsulator {
         }
     }
 
-    /// No room for another frame behind the open train.
+    /// No room for another frame behind the open train, or hardly any in it.
+    ///
+    /// NOTE(perf): a super-frame leaves before the next one is read, to the same place, which is in the cache then.
     fn is_full(&self) -> bool {
-        self.end + RECORD_HEADER_LEN + MAX_FRAME_LEN > BUFFER_LEN
+        let is_train_full = self.open.as_ref().is_some_and(|train| train.records.len() + LITTLE_ROOM > MAX_TRAIN_BYTES);
+        is_train_full || self.end + RECORD_HEADER_LEN + MAX_FRAME_LEN > BUFFER_LEN
     }
 
     fn close(&mut self) {

@@ -31,5 +31,5 @@ pub(super) fn join(hosts: &[Arc<Host>; 2], program: &Path) -> Result<Joined, Str
         processes.push(process);
     }
     let addresses = [0, 1].map(|number| IpAddr::from(Ipv4Addr::new(10, 32, number, 1)));
-    Ok(Joined { addresses, layer: Layer::Ethernet { mtu: MTU }, running: Running::Peers(processes) })
+    Ok(Joined { addresses, layer: Layer::Ethernet { mtu: MTU, max_gso_len: None }, running: Running::Peers(processes) })
 }

@@ -4,7 +4,8 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy docker-compose
 
-.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-balancer bench-control bench-deps bench-smoke soak churn fuzz deps
+.PHONY: clients demo build test unit e2e e2e-matrix lint deny bench bench-micro bench-compare bench-build bench-balancer bench-control bench-deps \
+  bench-smoke soak soak-switch churn fuzz deps
 
 # Two hosts on this machine, one encrypted network, containers that talk. Cleans up after itself.
 demo:
@@ -135,6 +136,14 @@ churn: deps
 	$(CARGO) build -p weaved -p weaved-netns-tests
 	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
 	  $(CARGO) test -p weaved-netns-tests --test services -- --exact containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap
+
+# Switches under load on three hosts with real Docker: 20 of them, 100,000 requests, then a host that dies in each phase.
+SWITCHES ?= 20
+REQUESTS ?= 100000
+
+soak-switch: deps
+	$(CARGO) build --release -p weaved -p weaved-netns-tests
+	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/release/switch_soak $(SWITCHES) $(REQUESTS)
 
 # Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
 # The fuzzer wants flags of a nightly compiler; where there is none the usual one is told to take them.

@@ -38,7 +38,9 @@ mod wait;
 mod weaved;
 mod wire;
 
+pub mod ledger;
 pub mod random;
+pub mod shop;
 pub mod traffic;
 
 pub use capture::Capture;

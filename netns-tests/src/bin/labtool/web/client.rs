@@ -117,17 +117,16 @@ pub(crate) fn hold(to: SocketAddr, host: &str, count: u64, time: Duration) -> io
     let held: Vec<_> = (0..count)
         .map(|_| {
             let host = host.to_owned();
-            std::thread::spawn(move || hold_one(to, &host, end))
+            // Said at once: whoever ends this program early wants to know too.
+            let tell = |error: &io::Error| eprintln!("labtool: a held connection: {error}");
+            std::thread::spawn(move || hold_one(to, &host, end).inspect_err(tell))
         })
         .collect();
     let (mut broken, mut echoes) = (0_u64, 0_u64);
     for thread in held {
         match thread.join().map_err(|_| io::Error::other("a client has panicked"))? {
             Ok(count) => echoes += count,
-            Err(error) => {
-                broken += 1;
-                eprintln!("labtool: a held connection: {error}");
-            }
+            Err(_) => broken += 1,
         }
     }
     println!(r#"{{"held": {count}, "broken": {broken}, "echoes": {echoes}}}"#);

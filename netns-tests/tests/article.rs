@@ -87,6 +87,7 @@ impl Walk {
                 continue;
             }
             let output = shell(host, &block.commands);
+            println!("{}{}", output.stdout, output.stderr);
             assert_eq!(output.success(), !has("fails"), "{block:?}\n{output}");
             assert!(is_as_printed(&output, block), "{block:?}\n{output}");
             if block.commands.starts_with("dockerd ") {

@@ -1,4 +1,4 @@
-//! Nobody notices: a service is switched to and fro under load, and parts die meanwhile.
+//! Nobody notices: containers of real Dockers are switched to and fro under load and held connections, and parts die meanwhile.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use weaved_netns_tests::{
 
 /// Ends by itself when the test does not.
 const AT_MOST: Duration = Duration::from_secs(40);
-const DEMAND: Demand = Demand { clients: 4, requests: 4_000, time: AT_MOST };
+const DEMAND: Demand = Demand { clients: 4, requests: 12_000, time: AT_MOST };
 
 #[track_caller]
 fn is_unnoticed(shop: &Shop, ledger: &Ledger, switches: &[Switched]) {
@@ -37,13 +37,22 @@ fn none_was_cut(held: Vec<Process>) {
 fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour() {
     let Some(shop) = Shop::open("load") else { return };
     let held = shop.begin_holding(3, Duration::from_secs(12));
-    let mut load = shop.begin_load(DEMAND);
+    let load = shop.begin_load(DEMAND);
     let mut switches = Vec::new();
     for turn in 0..6 {
         switches.push(shop.switch(turn % 3, COLOURS[(turn + 1) % 2]));
-        assert!(load.is_running() || turn > 0, "switches happen under load");
     }
-    is_unnoticed(&shop, &load.finish(), &switches);
+    let ledger = load.finish();
+    is_unnoticed(&shop, &ledger, &switches);
+    let began = ledger.requests.iter().map(|request| request.began_us).min().unwrap_or_default();
+    let ended = ledger.requests.iter().map(|request| request.ended_us).max().unwrap_or_default();
+    let is_within = |switch: &&Switched| switch.begun_us > began && switch.acknowledged_us < ended;
+    println!(
+        "measured: load of {} ms, {} switches within",
+        (ended - began) / 1000,
+        switches.iter().filter(is_within).count()
+    );
+    assert!(switches.iter().any(|switch| is_within(&switch)), "switches happen under load");
     none_was_cut(held);
 }
 
@@ -69,23 +78,4 @@ fn parts_that_die_around_a_switch_fail_nobody() {
         shop.try_switch(0, &["switch", SERVICE, COLOURS[0], "--force"]).success()
     });
     assert_eq!(first.colour, COLOURS[1]);
-}
-
-#[test]
-fn a_colour_that_turns_sick_after_the_switch_is_left_by_itself() {
-    let Some(shop) = Shop::open("sick") else { return };
-    let load = shop.begin_load(Demand { clients: 2, requests: 1_000_000, time: Duration::from_secs(20) });
-    let rule = ["--rollback-on", "errors=5%", "--min-requests", "50", "--watch", "30s"];
-    shop.try_switch(0, &[&["switch", SERVICE, COLOURS[1]], rule.as_slice()].concat()).ok();
-    for docker in &shop.dockers {
-        docker.docker(&["exec", COLOURS[1], "touch", "/tmp/sick"]).ok();
-    }
-    wait_until("the old colour is live again", SOON, || {
-        let history = shop.try_switch(1, &["history", SERVICE, "--json"]);
-        history.success()
-            && shop.hosts.iter().all(|host| weaved_netns_tests::shop::get(host).stdout.starts_with("blue"))
-    });
-    let history = shop.try_switch(1, &["history", SERVICE]).ok().stdout;
-    assert!(history.contains("errors") || history.contains("failed"), "the reason stands in the history: {history}");
-    drop(load);
 }

@@ -128,13 +128,14 @@ impl Attempt {
         ProgressReport { lines, outcome: self.outcome.as_ref().map(|(outcome, _)| outcome.clone()) }
     }
 
-    /// For a client that waits for the decision and no longer: whether it was made.
+    /// For a client that waits until the switch is in force and the key shows it, and no longer: whether it was made.
     pub(super) fn verdict(&self) -> Option<Result<bool, Refusal>> {
         match &self.outcome {
             Some((Outcome::Refused(refusal), _)) => Some(Err(refusal.clone())),
             Some((Outcome::OtherIndex, _)) => Some(Ok(false)),
             Some(_) => Some(Ok(true)),
-            None => (self.decided.is_some() && self.is_mirrored).then_some(Ok(true)),
+            // Decided is not enough: whoever asks next must be answered by the new colour.
+            None => (self.is_mirrored && matches!(self.step, Step::Draining { .. })).then_some(Ok(true)),
         }
     }
 

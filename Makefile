@@ -103,7 +103,7 @@ bench-deps:
 # The balancer beside HAProxy, in turns. About three minutes.
 bench-balancer: deps
 	$(CARGO) build --release -p weaved-bench --bin weaved-bench-balancer
-	ulimit -n 65536 && $(TARGET_DIR)/release/weaved-bench-balancer $(BENCH_FLAGS)
+	ulimit -n 20000 && $(TARGET_DIR)/release/weaved-bench-balancer $(BENCH_FLAGS)
 
 # Names and keys against etcd and dnsmasq from Debian, in turns. Needs root; three minutes.
 BENCH_CONTROL_PACKAGES := etcd-server etcd-client dnsmasq-base

@@ -43,7 +43,8 @@ const BACKEND_COUNT: u16 = 100;
 /// HTTP, HTTP with 100 backends, TCP; in this order.
 const BALANCER_PORT: u16 = 20_100;
 const HAPROXY_PORT: u16 = 20_200;
-const IDLE_CONNECTIONS: usize = 10_000;
+/// Each is two descriptors of `haproxy`, and 20,000 are what a process often may have.
+const IDLE_CONNECTIONS: usize = 9_800;
 const SMALL: usize = 1 << 10;
 const LARGE: usize = 1 << 20;
 
@@ -223,7 +224,7 @@ async fn balance() -> Outcome<()> {
 
 fn haproxy_config(threads: usize) -> String {
     let mut text = format!(
-        "global\n  nbthread {threads}\n  maxconn 30000\ndefaults\n  mode http\n  timeout connect 3s\n  timeout client 1m\n  \
+        "global\n  nbthread {threads}\n  maxconn 9900\ndefaults\n  mode http\n  timeout connect 3s\n  timeout client 1m\n  \
          timeout server 1m\n  option forwardfor\n  http-reuse always\n  balance roundrobin\n"
     );
     let servers = |count: u16| {

@@ -131,12 +131,22 @@ impl Load {
     /// Waits until all have asked what they shall, and reads what they have noted.
     #[track_caller]
     pub fn finish(self) -> Ledger {
+        let requests = self.finish_each().into_iter().flat_map(|ledger| ledger.requests);
+        Ledger { requests: requests.collect() }
+    }
+
+    /// The same, host by host.
+    #[track_caller]
+    pub fn finish_each(self) -> Vec<Ledger> {
         for client in self.clients {
             client.finish(self.time + END_PATIENCE).ok();
         }
-        let mut ledger = Ledger::default();
-        self.files.iter().for_each(|file| ledger.read(file));
-        ledger
+        let read = |file: &PathBuf| {
+            let mut ledger = Ledger::default();
+            ledger.read(file);
+            ledger
+        };
+        self.files.iter().map(read).collect()
     }
 }
 

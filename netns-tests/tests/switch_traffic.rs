@@ -1,13 +1,9 @@
 //! Nobody notices a switch: clients on three hosts ask through three balancers while the service is switched again and again.
 
-use std::{
-    fs,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use weaved_netns_tests::{Host, Lab, Place, Process, SOON, traffic, wait_until};
+use weaved_netns_tests::{Host, Lab, Place, Process, SOON, ledger::Ledger, shop::now_us, traffic, wait_until};
 
 const SWITCHES: usize = 8;
 /// A backend that fails whatever it is asked.
@@ -62,27 +58,6 @@ fn ask(host: &Host) -> String {
     said.split(' ').next().filter(|colour| !colour.is_empty()).unwrap_or("-").to_owned()
 }
 
-fn now_us() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_micros()
-}
-
-/// One line of the load's file.
-struct Asked {
-    began_us: u128,
-    colour: String,
-    status: String,
-}
-
-fn read(path: &str) -> Vec<Asked> {
-    let text = fs::read_to_string(path).expect("the load has written its file");
-    let lines = text.lines().filter_map(|line| {
-        let mut words = line.split(' ');
-        let (began, _, colour, status) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        Some(Asked { began_us: began.parse().ok()?, colour: colour.to_owned(), status: status.to_owned() })
-    });
-    lines.collect()
-}
-
 #[test]
 fn no_request_fails_and_none_is_answered_by_a_colour_that_is_not_live_any_more() {
     let Some(mut lab) = Lab::open("traffic") else { return };
@@ -109,8 +84,9 @@ fn no_request_fails_and_none_is_answered_by_a_colour_that_is_not_live_any_more()
     for load in loads {
         load.finish(Duration::from_secs(60)).ok();
     }
-    let asked: Vec<Asked> = files.iter().flat_map(|file| read(file)).collect();
-    let failed: Vec<_> = asked.iter().filter(|asked| asked.status != "200").map(|asked| &asked.status).collect();
+    let mut ledger = Ledger::default();
+    files.iter().for_each(|file| ledger.read(Path::new(file)));
+    let (asked, failed) = (&ledger.requests, ledger.failed());
     assert!(asked.len() > 1000, "only {} requests", asked.len());
     assert!(failed.is_empty(), "{} of {} requests failed: {:?}", failed.len(), asked.len(), failed.first());
     let mut judged = 0;

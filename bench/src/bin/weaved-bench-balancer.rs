@@ -27,10 +27,7 @@ use tokio::{
 };
 use weaved_api::{
     Generation,
-    balancer::{
-        BackendTimeouts, BalancedService, BalancerState, ClientLimits, Ejection, Listener, ListenerProtocol, Policy,
-        Route, SwitchState,
-    },
+    balancer::{BalancedService, BalancerState, ClientLimits, Listener, ListenerProtocol, Route},
     gateway::{GatewayState, NamedHost, NamedInstance, Standing},
 };
 use weaved_gateway::balancer::Balancer;
@@ -151,17 +148,6 @@ async fn serve(mut stream: TcpStream, small: &[u8], large: &[u8]) -> std::io::Re
 }
 
 fn state() -> GatewayState {
-    let service = |name: &str| BalancedService {
-        name: name.into(),
-        policy: Policy::RoundRobin,
-        sticky: None,
-        timeouts: BackendTimeouts::default(),
-        retries: 1,
-        send_proxy: None,
-        http2_backends: false,
-        ejection: Ejection::default(),
-        switch: SwitchState::default(),
-    };
     let instance = |service: &str, number: u16| NamedInstance {
         service: service.into(),
         id: format!("{service}{number}"),
@@ -207,7 +193,7 @@ fn state() -> GatewayState {
                 listener(1, "many", ListenerProtocol::Http),
                 listener(2, "few", ListenerProtocol::Tcp),
             ],
-            services: vec![service("few"), service("many")],
+            services: vec![BalancedService::plain("few"), BalancedService::plain("many")],
         },
     }
 }

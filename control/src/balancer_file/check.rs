@@ -10,7 +10,7 @@ use std::{
 use toml::Spanned;
 use weaved_api::balancer::{
     AccessLog, BackendTimeouts, BalancedService, ClientLimits, Ejection, Listener, ListenerProtocol, LogFormat, Policy,
-    Route, Sticky, SwitchState,
+    Route, Sticky,
 };
 
 use super::{
@@ -70,24 +70,9 @@ pub(super) fn check(text: &str, raw: RawFile) -> Result<BalancerFile, FileError>
     }
     for name in routed.into_iter().filter(|name| !named.contains(name)) {
         file.facts.push(ServiceFacts { name: name.clone(), key: None, colour: None });
-        file.services.push(plain(name));
+        file.services.push(BalancedService::plain(name));
     }
     Ok(file)
-}
-
-/// A service of which nothing is said.
-fn plain(name: String) -> BalancedService {
-    BalancedService {
-        name,
-        policy: Policy::default(),
-        sticky: None,
-        timeouts: BackendTimeouts::default(),
-        retries: 1,
-        send_proxy: None,
-        http2_backends: false,
-        ejection: Ejection::default(),
-        switch: SwitchState::default(),
-    }
 }
 
 impl Checker<'_> {
@@ -263,7 +248,7 @@ impl Checker<'_> {
             send_proxy: raw.send_proxy,
             http2_backends: raw.http2,
             ejection,
-            ..plain(name.clone())
+            ..BalancedService::plain(name.clone())
         };
         Ok((service, ServiceFacts { name, key: raw.key, colour }))
     }

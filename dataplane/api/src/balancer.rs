@@ -339,6 +339,23 @@ pub struct BackendStatus {
     pub state: String,
 }
 
+impl BalancedService {
+    /// A service of which the operator says nothing but its name.
+    pub fn plain(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            policy: Policy::default(),
+            sticky: None,
+            timeouts: BackendTimeouts::default(),
+            retries: 1,
+            send_proxy: None,
+            http2_backends: false,
+            ejection: Ejection::default(),
+            switch: SwitchState::default(),
+        }
+    }
+}
+
 impl Default for ClientLimits {
     fn default() -> Self {
         Self {

@@ -166,21 +166,27 @@ fn mark(key: &BackendKey) -> u64 {
     hash(parts.iter().flat_map(|part| part.bytes()))
 }
 
+/// One of many, for tests: number 1 is `web1` at 10.32.0.1.
+#[cfg(test)]
+pub(super) fn sample(number: u8) -> std::sync::Arc<Backend> {
+    std::sync::Arc::new(Backend::new(BackendKey {
+        service: "web".into(),
+        host: "a".into(),
+        instance: format!("web{number}"),
+        address: std::net::SocketAddr::from(([10, 32, 0, number], 80)),
+        is_http2: false,
+        send_proxy: None,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn backend() -> Backend {
-        Backend::new(BackendKey {
-            service: "web".into(),
-            host: "a".into(),
-            instance: "a:web:80".into(),
-            address: "10.32.0.2:80".parse().unwrap(),
-            is_http2: false,
-            send_proxy: None,
-        })
+    fn backend() -> std::sync::Arc<Backend> {
+        sample(2)
     }
 
     const RULE: Ejection = Ejection { failures: 2, duration: Duration::from_secs(1), max_percent: 50 };

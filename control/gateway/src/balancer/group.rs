@@ -144,21 +144,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::balancer::backend::BackendKey;
+    use crate::balancer::backend::sample;
 
     fn group(count: u8) -> Group {
-        let backend = |number| {
-            let key = BackendKey {
-                service: "web".into(),
-                host: "a".into(),
-                instance: format!("web{number}"),
-                address: format!("10.32.0.{number}:80").parse().unwrap(),
-                is_http2: false,
-                send_proxy: None,
-            };
-            Arc::new(Backend::new(key))
-        };
-        Group::new(Arc::default(), (1..=count).map(backend).collect())
+        Group::new(Arc::default(), (1..=count).map(sample).collect())
     }
 
     const ANY: Wish<'_> = Wish { policy: Policy::RoundRobin, hash: None, mark: None, tried: &[] };

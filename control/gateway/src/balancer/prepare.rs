@@ -91,18 +91,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancer::backend::BackendKey;
-
-    fn backend(number: u8) -> Arc<Backend> {
-        Arc::new(Backend::new(BackendKey {
-            service: "web".into(),
-            host: "a".into(),
-            instance: format!("web{number}"),
-            address: format!("10.32.0.{number}:80").parse().unwrap(),
-            is_http2: false,
-            send_proxy: None,
-        }))
-    }
+    use crate::balancer::backend::sample as backend;
 
     #[test]
     fn it_is_settled_when_each_was_reached_or_given_up() {

@@ -285,35 +285,17 @@ fn names(shares: &[(Arc<Group>, u64)]) -> String {
 mod tests {
     use std::time::Duration;
 
-    use weaved_api::balancer::{BackendTimeouts, Ejection, Policy, Prepare};
+    use weaved_api::balancer::Prepare;
 
     use super::*;
-    use crate::balancer::backend::BackendKey;
+    use crate::balancer::backend::sample;
 
     fn rule(switch: SwitchState) -> BalancedService {
-        BalancedService {
-            name: "web".into(),
-            policy: Policy::RoundRobin,
-            sticky: None,
-            timeouts: BackendTimeouts::default(),
-            retries: 1,
-            send_proxy: None,
-            http2_backends: false,
-            ejection: Ejection::default(),
-            switch,
-        }
+        BalancedService { switch, ..BalancedService::plain("web") }
     }
 
     fn listed(number: u8, colour: &str, standing: Standing) -> Listed {
-        let key = BackendKey {
-            service: "web".into(),
-            host: "a".into(),
-            instance: format!("web{number}"),
-            address: format!("10.32.0.{number}:80").parse().unwrap(),
-            is_http2: false,
-            send_proxy: None,
-        };
-        let backend = Some(Arc::new(Backend::new(key)));
+        let backend = Some(sample(number));
         let colours = vec![colour.to_owned()];
         Listed { id: format!("web{number}"), host: "a".into(), colours, standing, backend }
     }

@@ -27,8 +27,8 @@ use tokio::{
 use weaved_api::{
     Generation,
     balancer::{
-        BackendTimeouts, BalancedService, BalancerReport, BalancerState, BalancerStatus, ClientLimits, ColourShare,
-        Ejection, Listener, ListenerProtocol, Policy, Route, SwitchState,
+        BalancedService, BalancerReport, BalancerState, BalancerStatus, ClientLimits, ColourShare, Listener,
+        ListenerProtocol, Route,
     },
     gateway::{GatewayState, NamedHost, NamedInstance, Standing},
 };
@@ -158,17 +158,7 @@ pub(crate) fn route(service: &str) -> Route {
 }
 
 pub(crate) fn service(name: &str) -> BalancedService {
-    BalancedService {
-        name: name.into(),
-        policy: Policy::RoundRobin,
-        sticky: None,
-        timeouts: BackendTimeouts::default(),
-        retries: 1,
-        send_proxy: None,
-        http2_backends: false,
-        ejection: Ejection::default(),
-        switch: SwitchState::default(),
-    }
+    BalancedService::plain(name)
 }
 
 pub(crate) fn share(colour: &str, weight: u32) -> ColourShare {

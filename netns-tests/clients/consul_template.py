@@ -29,7 +29,9 @@ RETRY = 0.25
 
 
 def say(view, **what):
-    print(json.dumps({"view": view, **what}, sort_keys=True), flush=True)
+    # In one piece: `print` writes the end of the line by itself, and another view's line may come before it.
+    sys.stdout.write(json.dumps({"view": view, **what}, sort_keys=True) + "\n")
+    sys.stdout.flush()
 
 
 class View(threading.Thread):

@@ -57,8 +57,11 @@ impl Follower {
         Self { what: format!("{} on {}", rules, host.name()), process }
     }
 
+    /// Its lines so far; one of which only the beginning has come is left for later.
     fn said(&self) -> Vec<Value> {
-        self.process.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let stdout = self.process.stdout();
+        let lines = stdout.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
     /// What a template would have been rendered with, one after the other.

@@ -1,3 +1,5 @@
+//! The limits of containers' ends, set and taken back in namespaces with real bridges and pairs.
+
 use std::{fs::File, thread, time::Duration};
 
 use super::*;

@@ -35,7 +35,10 @@ mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{defaults, failure::Failure, paths::Paths};
 
@@ -121,19 +124,41 @@ pub fn main() -> ExitCode {
 
 /// Help is printed as it is; an error becomes one line.
 fn usage(error: &clap::Error) -> Result<(), Failure> {
+    let text = error.to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            output::say(error.to_string().trim_end());
+            output::say(text.trim_end());
             Ok(())
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Err(Failure::usage("what should be done? `weaved --help` lists the verbs"))
+            let verb = verb_of(&text).unwrap_or("weaved");
+            Err(Failure::usage(format!("what should be done? `{verb} --help` lists the verbs")))
         }
         _ => {
-            let text = error.to_string();
             let essence = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
-            Err(Failure::usage(format!("{essence}; see `weaved --help`, or --help behind the verb")))
+            let meant = suggestion(error).map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+            let see = match verb_of(&text) {
+                Some(verb) => format!("see `{verb} --help`"),
+                None => "see `weaved --help`, or --help behind the verb".to_owned(),
+            };
+            Err(Failure::usage(format!("{essence}{meant}; {see}")))
         }
+    }
+}
+
+/// The program and the verb that was meant, as they stand in the line about usage.
+fn verb_of(text: &str) -> Option<&str> {
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "))?;
+    Some(usage.split(['[', '<', '-']).next().unwrap_or(usage).trim_end())
+}
+
+/// The word that is most like the one that is not known.
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    match kinds.into_iter().find_map(|kind| error.get(kind))? {
+        ContextValue::String(word) => Some(word),
+        ContextValue::Strings(words) => words.last().map(String::as_str),
+        _ => None,
     }
 }
 
@@ -149,6 +174,27 @@ mod tests {
             assert!(verb.get_about().is_some(), "{}", verb.get_name());
             let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(example.contains(&format!("weaved {}", verb.get_name())), "{}: {example}", verb.get_name());
+        }
+    }
+
+    fn complaint(line: &str) -> String {
+        let error = Line::try_parse_from(line.split(' ')).err().expect("the line is wrong");
+        usage(&error).err().expect("it is no help").to_string()
+    }
+
+    #[test]
+    fn a_wrong_line_is_answered_by_one_that_says_what_to_do() {
+        let expected = [
+            ("weaved swich web", "unrecognized subcommand 'swich', did you mean `switch`?; see `weaved --help`"),
+            (
+                "weaved switch web green --drian 3s",
+                "unexpected argument '--drian' found, did you mean `--drain`?; see `weaved switch --help`",
+            ),
+            ("weaved kv", "what should be done? `weaved kv --help` lists the verbs"),
+            ("weaved", "what should be done? `weaved --help` lists the verbs"),
+        ];
+        for (line, answer) in expected {
+            assert_eq!(complaint(line), answer, "{line}");
         }
     }
 

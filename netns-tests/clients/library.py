@@ -115,9 +115,10 @@ def sessions():
 
 def transactions():
     value = base64.b64encode(b"x").decode()
-    agent.txn.put([{"KV": {"Verb": "set", "Key": "contract/txn", "Value": value}}])
-    expect("set by a transaction", agent.kv.get("contract/txn")[1]["Value"], b"x")
-    agent.kv.delete("contract/txn")
+    keys = ["contract/txn/a", "contract/txn/b"]
+    agent.txn.put([{"KV": {"Verb": "set", "Key": key, "Value": value}} for key in keys])
+    expect("set by a transaction", [agent.kv.get(key)[1]["Value"] for key in keys], [b"x", b"x"])
+    agent.kv.delete("contract/txn/", recurse=True)
 
 
 def wait_for(what, condition):

@@ -124,19 +124,20 @@ pub fn status(rest: &str, view: &View) -> Option<Answer> {
 
 /// The view that a query is answered from, waited for if it blocks.
 pub async fn seen(ask: &Ask, views: &Views, index_of: impl Fn(&View) -> Index) -> Result<Arc<View>, Answer> {
-    refuse_foreign(&ask.query)?;
     let blocking = ask.query.blocking()?;
     let answer = |starting: Starting| Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, starting.to_string());
     view_after(views.clone(), blocking, index_of).await.map_err(answer)
 }
 
-/// What would be left out of an answer without a word is refused.
-fn refuse_foreign(query: &Query) -> Result<(), Answer> {
+/// What an answer would leave out without a word is refused, on every path.
+pub fn refuse_foreign(query: &Query) -> Result<(), Answer> {
     if query.get("dc").is_some_and(|datacenter| !datacenter.is_empty() && datacenter != DATACENTER) {
         return Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
     }
     if query.get("filter").is_some_and(|filter| !filter.is_empty()) {
-        return Err(Answer::bad("filter expressions are not supported; filter what comes, or use tag= and node-meta="));
+        let reason =
+            "filter= is not supported; leave it out and filter what comes, or use tag=, passing and node-meta=";
+        return Err(Answer::bad(reason));
     }
     Ok(())
 }

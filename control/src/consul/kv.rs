@@ -176,6 +176,7 @@ pub fn refusal(error: &KvError) -> Answer {
         KvError::Reserved { .. } => (StatusCode::FORBIDDEN, "reserved"),
         KvError::NotSwitched { word, .. } => (StatusCode::CONFLICT, switch_word(word)),
         KvError::GuardedBelow { .. } => (StatusCode::BAD_REQUEST, "guarded-below"),
+        KvError::NotAtomic { .. } => (StatusCode::NOT_IMPLEMENTED, "not-atomic"),
         KvError::ValueTooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "value-too-long"),
         KvError::NoSession { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "no-session"),
         KvError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),

@@ -50,6 +50,7 @@ impl<K: Keys + 'static> Handler for Routes<K> {
 
 impl<K: Keys> Routes<K> {
     async fn route(&self, ask: &Ask) -> Result<Option<Answer>, Answer> {
+        catalog::refuse_foreign(&ask.query)?;
         if let Some(key) = ask.behind("kv") {
             return kv::answer(ask, key, &self.keys).await.map(Some);
         }

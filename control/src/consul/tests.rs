@@ -215,7 +215,6 @@ async fn the_agent_tells_its_own_and_the_health_its_states() {
 async fn what_cannot_be_answered_is_refused_and_not_answered_wrongly() {
     for (path, status) in [
         ("/v1/health/service/web?dc=elsewhere", StatusCode::INTERNAL_SERVER_ERROR),
-        ("/v1/health/service/web?filter=Service.Port==80", StatusCode::BAD_REQUEST),
         ("/v1/health/service/web?index=x", StatusCode::BAD_REQUEST),
         ("/v1/health/service/web?stale&consistent", StatusCode::BAD_REQUEST),
         ("/v1/health/service/", StatusCode::BAD_REQUEST),
@@ -224,5 +223,17 @@ async fn what_cannot_be_answered_is_refused_and_not_answered_wrongly() {
         ("/v1/nothing", StatusCode::NOT_FOUND),
     ] {
         assert_eq!(get(path).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_is_refused_on_every_path_instead_of_an_answer_that_ignores_it() {
+    let paths = "catalog/nodes catalog/services catalog/service/web catalog/node/a health/service/web health/checks/web \
+                 health/node/a health/state/any agent/services agent/checks agent/members agent/self session/list kv/a";
+    for path in paths.split_whitespace() {
+        let answer = get(&format!("/v1/{path}?filter=Port%20%3D%3D%2080")).await;
+        assert!(matches!(&answer.body, Body::Text(line) if line.starts_with("filter= is not supported")), "{path}");
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        assert_ne!(get(&format!("/v1/{path}?filter=")).await.status, StatusCode::BAD_REQUEST, "{path}");
     }
 }

@@ -1,8 +1,7 @@
-//! `/v1/txn`: several operations in one request.
+//! `/v1/txn`: several operations in one request, done all or not at all.
 //!
-//! Keys are decided one by one, by different authorities, so a transaction that changes several of them cannot be atomic
-//! here, and one that is not is worse than none. What is done: any number of reads, or one change by itself. Everything
-//! else is refused before anything is done.
+//! Guarded keys are decided one by one, so a transaction may change one of them by itself, and several plain ones
+//! ([`crate::kv::Step`]); one that mixes them is refused whole.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::StatusCode;
@@ -15,7 +14,7 @@ use super::{
     request::Ask,
     shapes::KeyValue,
 };
-use crate::kv::{Change, Reply, Request, Rule, Topic, Value};
+use crate::kv::{Change, Expected, Reply, Request, Row, Rule, Step, Transacted, Value};
 
 /// Operations of one request: Consul's own bound.
 const MAX_OPERATIONS: usize = 64;
@@ -56,13 +55,6 @@ struct Failed {
     what: String,
 }
 
-/// One operation, understood.
-enum Step {
-    Read(Topic),
-    Write { key: String, change: Change },
-    DeletePrefix(String),
-}
-
 /// Answers `PUT /v1/txn`.
 pub async fn answer(ask: &Ask, keys: &impl Keys) -> Result<Answer, Answer> {
     let operations: Vec<Operation> = json::decode_list(&ask.body, &[])?;
@@ -70,69 +62,50 @@ pub async fn answer(ask: &Ask, keys: &impl Keys) -> Result<Answer, Answer> {
         let reason = format!("Transaction contains too many operations ({} > {MAX_OPERATIONS})", operations.len());
         return Err(Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, reason));
     }
-    let steps = operations.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
-    let writes = steps.iter().filter(|step| !matches!(step, Step::Read(_))).count();
-    if writes > 0 && steps.len() > 1 {
-        let reason = "a transaction that changes something may have one operation only: keys are decided one by one here; \
-                      use compare-and-set on one key that says which of the others count";
-        return Err(Answer::refused(StatusCode::NOT_IMPLEMENTED, reason).because("not-atomic"));
+    let mut steps = operations.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
+    if matches!(steps[..], [Step::Write { .. }])
+        && let Some(Step::Write { key, change }) = steps.pop()
+    {
+        return alone(key, change, keys, &ask.source).await;
     }
-    run(steps, keys, &ask.source).await
+    match keys.call_from(Request::Transaction { steps }, &ask.source).await.map_err(|error| refusal(&error))? {
+        Reply::Transacted(Transacted::Done(rows)) => Ok(done(&rows)),
+        Reply::Transacted(Transacted::Failed(failed)) => Err(undone(failed)),
+        _ => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+    }
 }
 
-async fn run(steps: Vec<Step>, keys: &impl Keys, source: &str) -> Result<Answer, Answer> {
-    let (mut results, mut errors) = (Vec::new(), Vec::new());
-    for (op_index, step) in steps.into_iter().enumerate() {
-        let key = step.first_key();
-        match keys.call_from(step.into_request(), source).await.map_err(|error| refusal(&error))? {
-            Reply::Rows(rows) if rows.rows.is_empty() => {
-                errors.push(Failed { op_index, what: format!("key {key:?} doesn't exist") });
-            }
-            Reply::Rows(rows) => results.extend(rows.rows.iter().map(|row| Found { kv: shape(row) })),
-            Reply::Written(true) => results.extend(written(&key, keys).await),
-            Reply::Written(false) => {
-                errors
-                    .push(Failed { op_index, what: format!("failed to change key {key:?}, index or lock is another") });
-            }
-            _ => {
-                return Err(Answer::refused(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the store has answered something else",
-                ));
-            }
+/// One change by itself may be of a guarded key.
+async fn alone(key: String, change: Change, keys: &impl Keys, source: &str) -> Result<Answer, Answer> {
+    let is_deletion = matches!(change, Change::Delete { .. });
+    let request = Request::Write { key: key.clone(), change };
+    match keys.call_from(request, source).await.map_err(|error| refusal(&error))? {
+        Reply::Written(true) if is_deletion => Ok(done(&[])),
+        Reply::Written(true) => {
+            let read = Request::Transaction { steps: vec![Step::Get { key }] };
+            let rows = match keys.call(read).await {
+                Ok(Reply::Transacted(Transacted::Done(rows))) => rows,
+                _ => Vec::new(),
+            };
+            Ok(done(&rows.into_iter().map(|row| Row { value: Value::default(), ..row }).collect::<Vec<_>>()))
         }
+        Reply::Written(false) => {
+            Err(undone(vec![(0, format!("failed to change key {key:?}, its index or lock is another"))]))
+        }
+        _ => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
     }
-    if errors.is_empty() {
-        return Ok(Answer::json(&Outcome { results, errors }));
-    }
-    let mut refused = Answer::json(&Outcome { results: Vec::new(), errors });
-    refused.status = StatusCode::CONFLICT;
-    Err(refused)
 }
 
-/// A change is answered with the entry but for its value.
-async fn written(key: &str, keys: &impl Keys) -> Option<Found> {
-    let topic = Topic::Key(key.to_owned());
-    let Ok(Reply::Rows(rows)) = keys.call(Request::Read { topic, wait: None, after: None }).await else { return None };
-    rows.rows.first().map(|row| Found { kv: KeyValue { value: None, ..shape(row) } })
+fn done(rows: &[Row]) -> Answer {
+    let results = rows.iter().map(|row| Found { kv: shape(row) }).collect();
+    Answer::json(&Outcome { results, errors: Vec::new() })
 }
 
-impl Step {
-    fn first_key(&self) -> String {
-        match self {
-            Self::Read(Topic::Key(key) | Topic::Prefix(key)) | Self::DeletePrefix(key) | Self::Write { key, .. } => {
-                key.clone()
-            }
-        }
-    }
-
-    fn into_request(self) -> Request {
-        match self {
-            Self::Read(topic) => Request::Read { topic, wait: None, after: None },
-            Self::Write { key, change } => Request::Write { key, change },
-            Self::DeletePrefix(prefix) => Request::DeletePrefix { prefix },
-        }
-    }
+fn undone(failed: Vec<(usize, String)>) -> Answer {
+    let errors = failed.into_iter().map(|(op_index, what)| Failed { op_index, what }).collect();
+    let mut answer = Answer::json(&Outcome { results: Vec::new(), errors });
+    answer.status = StatusCode::CONFLICT;
+    answer
 }
 
 fn step(operation: Operation) -> Result<Step, Answer> {
@@ -146,9 +119,13 @@ fn step(operation: Operation) -> Result<Step, Answer> {
         Ok::<_, Answer>(Change::Put { value: Value::new(&bytes), flags, rule })
     };
     let change = match verb.as_str() {
-        "get" => return Ok(Step::Read(Topic::Key(key))),
-        "get-tree" => return Ok(Step::Read(Topic::Prefix(key))),
-        "delete-tree" => return Ok(Step::DeletePrefix(key)),
+        "get" => return Ok(Step::Get { key }),
+        "get-or-empty" => return Ok(Step::GetOrEmpty { key }),
+        "get-tree" => return Ok(Step::GetTree { prefix: key }),
+        "delete-tree" => return Ok(Step::DeleteTree { prefix: key }),
+        "check-index" => return Ok(Step::Check { key, is: Expected::Index(index) }),
+        "check-session" => return Ok(Step::Check { key, is: Expected::Session(session()?) }),
+        "check-not-exists" => return Ok(Step::Check { key, is: Expected::Absent }),
         "set" => put(Rule::Always)?,
         "cas" => put(Rule::AtIndex(index))?,
         "lock" => put(Rule::Acquire(session()?))?,
@@ -158,4 +135,91 @@ fn step(operation: Operation) -> Result<Step, Answer> {
         other => return Err(Answer::refused(StatusCode::NOT_IMPLEMENTED, format!("unknown KV operation {other:?}"))),
     };
     Ok(Step::Write { key, change })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Instant};
+
+    use hyper::{Method, body::Bytes};
+    use weaved_api::PeerId;
+
+    use super::*;
+    use crate::{
+        consul::answer::Body,
+        kv::{self, Kv, KvConfig, RequestId},
+    };
+
+    /// A store of one node, that always finds its disk.
+    struct Store(Mutex<Kv>);
+
+    impl Keys for Store {
+        async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
+            let mut kv = self.0.lock().unwrap();
+            kv.handle_request(RequestId(1), request, Instant::now(), 100);
+            drop(kv.poll_persist());
+            kv.poll_answer().unwrap().1
+        }
+    }
+
+    fn store() -> Store {
+        Store(Mutex::new(Kv::new(KvConfig::new(PeerId([1; 32])), &vec![], [1; 32], Instant::now()).unwrap()))
+    }
+
+    async fn put(store: &Store, body: &str) -> (u16, serde_json::Value) {
+        let ask = Ask::new(Method::PUT, "/v1/txn", None, Bytes::from(body.to_owned())).unwrap();
+        let answer = answer(&ask, store).await.unwrap_or_else(|refused| refused);
+        let body = match answer.body {
+            Body::Json(value) => value,
+            Body::Text(text) => text.into(),
+            other => panic!("{other:?}"),
+        };
+        (answer.status.as_u16(), body)
+    }
+
+    #[tokio::test]
+    async fn several_changes_are_answered_as_consul_does() {
+        let store = store();
+        let body = r#"[{"KV":{"Verb":"set","Key":"a","Value":"Ymx1ZQ==","Flags":7}},
+            {"KV":{"Verb":"cas","Key":"b","Value":"Z3JlZW4=","Index":0}},
+            {"KV":{"Verb":"get","Key":"a"}}, {"KV":{"Verb":"delete","Key":"b"}}]"#;
+        let (status, said) = put(&store, body).await;
+        assert_eq!((status, &said["Errors"]), (200, &serde_json::json!([])), "{said}");
+        let results = said["Results"].as_array().unwrap();
+        assert_eq!(results.len(), 3, "a deletion has no result: {said}");
+        assert_eq!((&results[0]["KV"]["Key"], &results[0]["KV"]["Flags"]), (&"a".into(), &7.into()));
+        assert!(results[0]["KV"]["Value"].is_null() && results[0]["KV"]["ModifyIndex"].as_u64() > Some(0));
+        assert_eq!(results[2]["KV"]["Value"], "Ymx1ZQ==");
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_told_by_its_place_and_nothing_is_done() {
+        let store = store();
+        let body = r#"[{"KV":{"Verb":"set","Key":"a","Value":"Ymx1ZQ=="}}, {"KV":{"Verb":"check-index","Key":"b","Index":3}}]"#;
+        let (status, said) = put(&store, body).await;
+        assert_eq!((status, &said["Errors"][0]["OpIndex"]), (409, &1.into()));
+        assert_eq!(said["Errors"][0]["What"], "key \"b\" doesn't exist");
+        assert_eq!(put(&store, r#"[{"KV":{"Verb":"check-not-exists","Key":"a"}}]"#).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn guarded_keys_and_plain_ones_do_not_go_together() {
+        let body =
+            r#"[{"KV":{"Verb":"set","Key":"a","Value":""}}, {"KV":{"Verb":"set","Key":"backend/x","Value":""}}]"#;
+        let (status, said) = put(&store(), body).await;
+        assert!(status == 501 && said.as_str().is_some_and(|line| line.contains("backend/x is guarded")), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_operation_on_keys_is_refused() {
+        for body in [
+            r#"[{"KV":{"Verb":"shout","Key":"a"}}]"#,
+            r#"[{"Node":{"Verb":"set"}}]"#,
+            r#"[{"KV":{"Verb":"set","Key":"a","Value":"?"}}]"#,
+            r#"[{"KV":{"Verb":"lock","Key":"a","Session":"me"}}]"#,
+            r#"[{"KV":{"Verb":"get","Key":""}}]"#,
+        ] {
+            assert!([400, 501].contains(&put(&store(), body).await.0), "{body}");
+        }
+    }
 }

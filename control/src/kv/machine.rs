@@ -26,6 +26,7 @@ use super::{
     session::{Phase, Session, SessionId, SessionSpec},
     spread::{Origin, Spread},
     store::{Held, Merged, Store},
+    transaction::Transacted,
 };
 use crate::hlc::Hlc;
 
@@ -142,6 +143,7 @@ impl Kv {
             Request::Read { topic, after, .. } => self.read(&topic, after.as_deref()).map(Reply::Rows),
             Request::Sessions { id, .. } => Ok(Reply::Sessions(self.sessions(id))),
             Request::DeletePrefix { prefix } => self.delete_prefix(&prefix, now, wall_us).map(Reply::Written),
+            Request::Transaction { steps } => self.transact(&steps, now, wall_us).map(Reply::Transacted),
             Request::ReadConsistent { key } => match Key::new(&key) {
                 Ok(key) if self.is_guarded(&key) => {
                     return self.begin(Pending::Read(id), key, Change::Look, now, wall_us);
@@ -330,7 +332,7 @@ impl Kv {
     pub fn handle_persist_failed(&mut self, batch: Batch, reason: &str) {
         self.rows.on_failed(batch, reason.to_owned());
         for (_, answer) in &mut self.answers {
-            if matches!(answer, Ok(Reply::Written(true) | Reply::SessionMade(_))) {
+            if let Ok(Reply::Written(true) | Reply::SessionMade(_) | Reply::Transacted(Transacted::Done(_))) = answer {
                 *answer = Err(KvError::Disk { reason: reason.to_owned() });
             }
         }
@@ -397,7 +399,7 @@ impl Kv {
         wall_us: u64,
     ) -> Result<Option<bool>, KvError> {
         let key = Key::new(key)?;
-        self.check(&key, &change)?;
+        self.check(&key, &change, 0)?;
         if let Change::Put { rule: Rule::Acquire(session), .. } = change {
             let pending = Pending::Locks(id, session, key, change);
             self.begin(pending, Key::of_session(session), Change::Look, now, wall_us);
@@ -485,11 +487,9 @@ impl Kv {
         }
     }
 
-    /// Refuses what would not fit.
-    fn check(&self, key: &Key, change: &Change) -> Result<(), KvError> {
-        if let Some(reason) = self.rows.failure() {
-            return Err(KvError::Disk { reason: reason.into() });
-        }
+    /// Refuses what would not fit behind so many bytes that come with it.
+    pub(super) fn check(&self, key: &Key, change: &Change, grown_bytes: usize) -> Result<(), KvError> {
+        self.check_disk()?;
         if key.is_own() {
             return Err(KvError::Reserved { key: key.clone() });
         }
@@ -503,11 +503,23 @@ impl Kv {
             return Err(KvError::ValueTooLong { len });
         }
         let used_bytes = self.store.used_bytes();
-        let grown = used_bytes + len + key.as_str().len();
+        let grown = used_bytes + grown_bytes + len + key.as_str().len();
         if grown > MAX_TOTAL_BYTES { Err(KvError::Full { used_bytes }) } else { Ok(()) }
     }
 
+    pub(super) fn check_disk(&self) -> Result<(), KvError> {
+        self.rows.failure().map_or(Ok(()), |reason| Err(KvError::Disk { reason: reason.into() }))
+    }
+
     fn delete_prefix(&mut self, prefix: &str, now: Instant, wall_us: u64) -> Result<bool, KvError> {
+        for key in self.plain_below(prefix)? {
+            self.write_plain(key, &Change::Delete { rule: Rule::Always }, now, wall_us)?;
+        }
+        Ok(true)
+    }
+
+    /// The keys that begin so. Fails when there are guarded ones among them.
+    pub(super) fn plain_below(&self, prefix: &str) -> Result<Vec<Key>, KvError> {
         check_prefix(prefix)?;
         let live = self.store.range(prefix).filter(|(key, held)| held.entry.is_live() && !key.is_internal());
         let keys: Vec<_> = live.map(|(key, _)| key.clone()).collect();
@@ -515,14 +527,11 @@ impl Kv {
         if let Some(&first) = guarded.first() {
             return Err(KvError::GuardedBelow { count: guarded.len(), first: first.clone() });
         }
-        for key in keys {
-            self.write_plain(key, &Change::Delete { rule: Rule::Always }, now, wall_us)?;
-        }
-        Ok(true)
+        Ok(keys)
     }
 
     /// Takes an entry into the replica, to be stored and told.
-    fn take(&mut self, key: &Key, entry: Entry, origin: Origin, now: Instant, wall_us: u64) {
+    pub(super) fn take(&mut self, key: &Key, entry: Entry, origin: Origin, now: Instant, wall_us: u64) {
         match self.store.merge(key, entry, wall_us) {
             Merged::Newer => {
                 let held = self.store.get(key.as_str()).expect("it was taken in");

@@ -9,6 +9,7 @@
 //! * [`Key`], [`Entry`], [`Change`]: what there is and what may become of it.
 //! * [`Store`]: the replica, its indexes and sums.
 //! * [`Watchers`]: reads that wait.
+//! * [`Step`]: several operations, done all or not at all.
 //! * [`GuardedStore`], [`Consensus`]: how a majority decides.
 //! * [`Kv`]: ties them together, facts in by `handle_*`, effects out by `poll_*`.
 
@@ -30,6 +31,7 @@ mod scenarios;
 mod session;
 mod spread;
 mod store;
+mod transaction;
 mod watch;
 
 pub use change::{Author, Change, Decision, Rule, decide};
@@ -43,4 +45,5 @@ pub use session::{
     Behaviour, DEFAULT_LOCK_DELAY_US, MAX_LOCK_DELAY_US, NotASessionId, Phase, Session, SessionId, SessionSpec, TTL_US,
 };
 pub use store::{Held, Merged, Store};
+pub use transaction::{Expected, Step, Transacted};
 pub use watch::Watchers;

@@ -9,6 +9,7 @@ use super::{
     key::Key,
     limits::{MAX_KEY_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, MAX_WATCHERS},
     session::{Session, SessionId, SessionSpec},
+    transaction::{Step, Transacted},
 };
 
 /// From a client.
@@ -40,6 +41,11 @@ pub enum Request {
     DeletePrefix {
         /// How they begin.
         prefix: String,
+    },
+    /// Does several operations on plain keys, all or none.
+    Transaction {
+        /// One after the other.
+        steps: Vec<Step>,
     },
     /// Makes a session that belongs to this node.
     SessionCreate {
@@ -92,6 +98,8 @@ pub enum Reply {
     Rows(Rows),
     /// Whether the rule allowed the write: Consul's `true` and `false`.
     Written(bool),
+    /// What a transaction came to.
+    Transacted(Transacted),
     /// The session that was made.
     SessionMade(SessionId),
     /// Sessions.
@@ -246,6 +254,15 @@ pub enum KvError {
     /// The change was sent to voters and not enough answered: it may have happened or may yet happen.
     #[error("it is not known whether the change of {key} has happened: too few voters answered in time; read it again")]
     OutcomeUnknown {
+        /// Which.
+        key: Key,
+    },
+    /// A transaction would change or check a key that is decided by itself.
+    #[error(
+        "{key} is guarded: a majority decides it by itself, so it cannot be one of several operations that are done all or \
+         not at all; nothing was changed. Make it a request of its own, or let one guarded key say which of the others count"
+    )]
+    NotAtomic {
         /// Which.
         key: Key,
     },

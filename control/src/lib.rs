@@ -46,3 +46,4 @@ pub mod targets;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod zone;

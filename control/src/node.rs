@@ -549,6 +549,7 @@ fn first_record(config: &NodeConfig, overlay: Overlay, version: Version) -> Reco
         version,
         presence: Presence::Member,
         name: String::new(),
+        zone: config.zone.clone(),
         overlay,
         seed: None,
         slice: None,

@@ -26,6 +26,7 @@ fn config(id: PeerId, start: Start) -> NodeConfig {
         name: format!("h{}", id.short()),
         range: "10.32.0.0/12".parse().expect("a range"),
         slice_prefix: 24,
+        zone: "weave.local".into(),
         listen_port: 6783,
         start,
         local_endpoints: vec![endpoint(id)],
@@ -285,6 +286,18 @@ fn stored_state_of_another_network_or_node_is_refused() {
     let mut damaged = stored;
     damaged.ipam.ring = None;
     assert_eq!(start(config(A, Start::Founder), damaged), Some(NodeError::CorruptState));
+}
+
+#[test]
+fn a_member_that_answers_names_in_another_zone_is_seen_and_kept() {
+    let now = Instant::now();
+    let mut a = node(A, Start::Founder, now);
+    let other = NodeConfig { zone: "corp.example".into(), ..config(B, Start::Joiner) };
+    let mut b = Node::new(other, None, B.0, now, SystemTime::now()).expect("it starts");
+    let now = converse(&mut a, &mut b, now, Duration::from_secs(2));
+    let (seen_by_a, seen_by_b) = (&a.status(now).members[0], &b.status(now).members[0]);
+    assert_eq!((seen_by_a.zone.as_str(), seen_by_b.zone.as_str()), ("corp.example", "weave.local"));
+    assert_eq!((seen_by_a.state, &seen_by_a.problem), (MemberState::Up, &None));
 }
 
 #[test]

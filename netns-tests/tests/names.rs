@@ -209,8 +209,9 @@ fn names_of_a_host_that_dies_are_gone_and_come_back_with_it() {
     pair.wait_for_answer("web.weave.local", &[]);
     let lookup = pair.a.weaved().run(&["dns-lookup", "web"]);
     assert!(lookup.stdout.contains("its host does not answer"), "{lookup}");
-    pair.b.weaved().launch(&[]);
+    pair.b.weaved().launch(&["--zone", "corp.example"]);
     pair.wait_for_answer("web.weave.local", &[pair.web.address().to_string()]);
+    pair.a.weaved().wait_for_problem(&["b answers names in corp.example", "--zone"]);
 }
 
 #[test]
@@ -247,9 +248,11 @@ fn a_port_that_somebody_has_is_told_and_taken_when_it_is_free() {
     let a = lab.host("a");
     let squatter = a.spawn(&["iperf3", "-s", "-p", "8600", "-B", "127.0.0.1"]);
     wait_until("somebody has the port", SOON, || a.run(&["ss", "-ltn"]).ok().stdout.contains(":8600"));
-    a.weaved().launch(&[]);
+    a.weaved().launch(&["--zone", "corp.example"]);
     a.weaved().wait_for_problem(&["127.0.0.1:8600 tcp", "another program has the port"]);
-    let name = ["a.node.weave.local"];
+    assert!(a.weaved().docker_flags().contains(&"--dns-search=corp.example".to_owned()));
+    assert!(a.weaved().run(&["dns-lookup", "a.node"]).ok().stdout.contains("a.node.corp.example"));
+    let name = ["a.node.corp.example"];
     wait_until("the other ports answer", SOON, || dig(&a, &name) == [bridge_address(&a).to_string()]);
     squatter.kill();
     wait_until("the problem is gone", SOON, || a.weaved().problems().is_empty());

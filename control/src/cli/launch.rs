@@ -82,6 +82,9 @@ pub(super) struct Args {
     /// hosts (NAT, a stateful firewall) expects one port [default: 1]
     #[arg(long, value_name = "COUNT")]
     source_ports: Option<SourcePorts>,
+    /// Zone of the names of services and containers; the same on all hosts [default: weave.local]
+    #[arg(long, value_name = "DOMAIN")]
+    zone: Option<String>,
     /// Directory of service definitions (*.json) [default: /etc/weaved/services.d]
     #[arg(long, value_name = "DIR")]
     services_dir: Option<PathBuf>,
@@ -223,6 +226,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         mtu: args.mtu,
         name: args.name.clone(),
         docker,
+        zone: args.zone.clone(),
         balancer_file: args.balancer_file.as_deref().map(|file| absolute("--balancer-file", file)).transpose()?,
         services_dir: args.services_dir.as_deref().map(|dir| absolute("--services-dir", dir)).transpose()?,
         tap_offload: args.offload.tap_offload,

@@ -16,6 +16,7 @@ use super::limits::{
 use crate::{
     ipam::{Overlay, RingSeed, SliceIndex},
     node::Container,
+    zone::MAX_ZONE_BYTES,
 };
 
 /// The longest encoding of a record: it travels in one message, with room for what is around it.
@@ -55,6 +56,8 @@ pub struct Record {
     pub presence: Presence,
     /// Its host name.
     pub name: String,
+    /// The zone of the names that it answers.
+    pub zone: String,
     /// Its address plan.
     pub overlay: Overlay,
     /// The ring that it is in.
@@ -75,6 +78,7 @@ impl Record {
     /// Cuts everything to its limit. Returns how many containers were left out.
     pub fn fit(&mut self) -> usize {
         truncate(&mut self.name, MAX_NAME_BYTES);
+        truncate(&mut self.zone, MAX_ZONE_BYTES);
         self.endpoints.truncate(MAX_ENDPOINTS);
         self.observed.truncate(MAX_OBSERVED);
         for container in &mut self.containers {
@@ -111,6 +115,7 @@ impl Record {
             && self.overlay.is_valid()
             && self.slice.is_none_or(|slice| slice.0 < self.overlay.slice_count())
             && self.name.len() <= MAX_NAME_BYTES
+            && self.zone.len() <= MAX_ZONE_BYTES
             && self.endpoints.len() <= MAX_ENDPOINTS
             && self.observed.len() <= MAX_OBSERVED
             && self.containers.len() <= MAX_CONTAINERS
@@ -144,6 +149,7 @@ pub(super) mod tests {
             version: Version(version),
             presence: Presence::Member,
             name: "host".into(),
+            zone: "weave.local".into(),
             overlay: Overlay::new("10.32.0.0/12".parse().unwrap(), 24).unwrap(),
             seed: None,
             slice: None,
@@ -167,6 +173,7 @@ pub(super) mod tests {
     fn a_record_of_everything_at_its_limit_is_cut_to_what_a_message_takes() {
         let mut full = record(1);
         full.name = "ü".repeat(100);
+        full.zone = "z".repeat(1000);
         full.endpoints = vec!["[2001:db8::1]:6783".parse().unwrap(); 100];
         full.observed = vec![(PeerId([1; 32]), "[2001:db8::1]:6783".parse().unwrap()); 100];
         full.containers = (0..500).map(container).collect();

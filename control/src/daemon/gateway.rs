@@ -200,7 +200,7 @@ fn state(
 ) -> GatewayState {
     let mut state = GatewayState {
         generation,
-        zone: defaults::ZONE.into(),
+        zone: settings.zone.clone(),
         host: cluster.name.clone(),
         listen: node.wanted().gateway.map(|gateway| gateway.addr()),
         range: settings.range,

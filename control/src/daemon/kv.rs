@@ -293,6 +293,7 @@ mod tests {
             name: "a".into(),
             range: "10.32.0.0/12".parse().unwrap(),
             slice_prefix: 24,
+            zone: crate::defaults::ZONE.into(),
             listen_port: 6783,
             start: Start::Founder,
             local_endpoints: vec![],

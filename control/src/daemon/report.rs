@@ -86,6 +86,7 @@ impl Daemon {
         for member in &cluster.members {
             problems.extend(member.problem.as_ref().map(|problem| format!("{}: {problem}", member.name)));
         }
+        problems.extend(other_zones(cluster, &self.memory.settings.zone));
         if let Some(stranger) = self.links.stranger(now) {
             problems.push(format!(
                 "refused {stranger}, which does not share our secret: if it is one of yours, join it with `weaved token`"
@@ -101,6 +102,16 @@ impl Daemon {
         }));
         problems
     }
+}
+
+/// A name of one host's zone is not known on a host with another.
+fn other_zones(cluster: &ClusterStatus, ours: &str) -> Option<String> {
+    let others = cluster.members.iter().filter(|member| !member.zone.is_empty() && member.zone != ours);
+    let others: Vec<_> = others.map(|member| format!("{} answers names in {}", member.name, member.zone)).collect();
+    (!others.is_empty()).then(|| {
+        let line = others.join(", ");
+        format!("{line}, this host in {ours}: launch all hosts with the same --zone")
+    })
 }
 
 /// Docker on our bridge with another slice would give out addresses of somebody else.

@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub range: Ipv4Net,
     /// Prefix length of the part of `range` that one node gets. The same on all nodes.
     pub slice_prefix: u8,
+    /// Zone of the names that this host answers; others are told, so that a difference is seen.
+    pub zone: String,
     /// UDP port that the data plane listens on.
     pub listen_port: u16,
     /// Whether this node may begin an address ring.
@@ -138,6 +140,7 @@ mod tests {
             name: "a".into(),
             range: range.parse().unwrap(),
             slice_prefix,
+            zone: crate::defaults::ZONE.into(),
             listen_port: 6783,
             start: Start::Founder,
             local_endpoints: vec![],

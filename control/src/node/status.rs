@@ -55,6 +55,9 @@ pub struct MemberStatus {
     pub slice: Option<Ipv4Net>,
     /// Its containers.
     pub containers: Vec<Container>,
+    /// The zone of the names that it answers; empty while its record has not arrived.
+    #[serde(default)]
+    pub zone: String,
     /// Why its containers are not reachable from here, when they are not.
     pub problem: Option<String>,
 }
@@ -220,6 +223,7 @@ impl Node {
             endpoints: peer.endpoints.clone(),
             slice: compatible.and_then(|record| record.slice).map(|slice| self.overlay.slice(slice)),
             containers: record.map(|record| record.containers.clone()).unwrap_or_default(),
+            zone: record.map(|record| record.zone.clone()).unwrap_or_default(),
             problem: self.problem_of(id),
         }
     }

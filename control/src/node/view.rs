@@ -47,6 +47,7 @@ impl Node {
             version: self.replica.own().version,
             presence: Presence::Member,
             name: self.config.name.clone(),
+            zone: self.config.zone.clone(),
             overlay: self.overlay,
             seed: self.allocator.ring().map(crate::ipam::Ring::seed),
             slice: self.allocator.slice(),

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure, balancer::BalancerReport};
 
 use crate::{
-    defaults,
     docker::{
         config::{DnsOptions, DockerOptions},
         watch::DockerState,
@@ -126,7 +125,7 @@ impl StatusReport {
             (SliceState::Ready, Some(slice)) => {
                 // The first address of a slice is its host's.
                 let server = slice.hosts().next();
-                let dns = server.map(|server| DnsOptions { server, search: defaults::ZONE.into() });
+                let dns = server.map(|server| DnsOptions { server, search: self.settings.zone.clone() });
                 let bridge = self.settings.bridge.clone();
                 Ok(DockerOptions { bridge, fixed_cidr: slice, mtu: self.settings.mtu, dns })
             }

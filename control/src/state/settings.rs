@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use weaved_api::{OffloadSwitches, SourcePorts, Switch, WorkerCount};
 
 use super::Record;
-use crate::{defaults, node::Start};
+use crate::{defaults, node::Start, zone};
 
 /// A Linux interface name has at most 15 bytes (`IFNAMSIZ`); the TAP is called like the bridge with `-tap` behind.
 const MAX_BRIDGE_CHARS: usize = 11;
@@ -76,6 +76,9 @@ pub struct Settings {
     /// Directory of service definitions; None for the usual one.
     #[serde(default)]
     pub services_dir: Option<PathBuf>,
+    /// The zone of the names that this host answers.
+    #[serde(default = "usual_zone")]
+    pub zone: String,
     /// What is balanced on this host; None for the usual file.
     #[serde(default)]
     pub balancer_file: Option<PathBuf>,
@@ -162,6 +165,8 @@ pub struct Requested {
     pub udp_gro: Option<Switch>,
     /// `--services-dir`
     pub services_dir: Option<PathBuf>,
+    /// `--zone`
+    pub zone: Option<String>,
     /// `--balancer-file`
     pub balancer_file: Option<PathBuf>,
     /// `--bridge-redirect`
@@ -229,6 +234,7 @@ impl Settings {
             http: HttpSettings::default(),
             metrics: MetricsSettings::default(),
             services_dir: None,
+            zone: usual_zone(),
             balancer_file: None,
             start,
         };
@@ -273,6 +279,7 @@ impl Settings {
         note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
         note("the HTTP API", self.http.to_string(), older.http.to_string());
         note("metrics", self.metrics.to_string(), older.metrics.to_string());
+        note("zone", self.zone.clone(), older.zone.clone());
         let dir = |settings: &Self| {
             settings.services_dir.as_ref().map_or(defaults::SERVICES_DIR.into(), |dir| dir.display().to_string())
         };
@@ -290,8 +297,11 @@ impl Settings {
         format!("{}-tap", self.bridge)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "a step in a chain of fallible steps")]
     fn with_changes(self, requested: &Requested) -> Result<Self, SettingsError> {
+        let zone = requested
+            .zone
+            .as_deref()
+            .map(|text| zone::parse(text).map_err(|reason| unusable("--zone", text.escape_debug(), reason)));
         Ok(Self {
             port: requested.port.unwrap_or(self.port),
             mtu: requested.mtu.unwrap_or(self.mtu),
@@ -316,6 +326,7 @@ impl Settings {
             },
             metrics: MetricsSettings { address: requested.metrics_address.unwrap_or(self.metrics.address) },
             services_dir: requested.services_dir.clone().or(self.services_dir),
+            zone: zone.transpose()?.unwrap_or(self.zone),
             balancer_file: requested.balancer_file.clone().or(self.balancer_file),
             ..self
         })
@@ -361,6 +372,10 @@ impl fmt::Display for DockerChoice {
             Self::Host(host) => f.write_str(host),
         }
     }
+}
+
+fn usual_zone() -> String {
+    defaults::ZONE.into()
 }
 
 fn is_interface_name(name: &str) -> bool {
@@ -461,10 +476,19 @@ mod tests {
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for name in ["offload", "container_gso", "workers", "source_ports", "metrics"] {
+        for name in ["offload", "container_gso", "workers", "source_ports", "metrics", "zone"] {
             json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
+    }
+
+    #[test]
+    fn another_zone_is_remembered_in_one_form_and_its_change_is_told() {
+        let settings = first(&Requested::default()).unwrap();
+        let corp = Requested { zone: Some("Corp.Example.".into()), ..Requested::default() };
+        let changed = settings.clone().again(&corp).unwrap();
+        assert_eq!(changed.changes_since(&settings), ["zone is corp.example, was weave.local"]);
+        assert_eq!(changed.clone().again(&Requested::default()).unwrap(), changed);
     }
 
     #[test]
@@ -476,6 +500,7 @@ mod tests {
         assert!(bad(Requested { slice_prefix: Some(12), ..none() }).contains("from 13 to 28"));
         assert!(bad(Requested { slice_prefix: Some(29), ..none() }).starts_with("--slice-prefix"));
         assert!(bad(Requested { range: Some("10.0.0.0/30".parse().unwrap()), ..none() }).starts_with("--range"));
+        assert!(bad(Requested { zone: Some("consul".into()), ..none() }).starts_with("--zone consul: names below"));
         for bridge in ["", "a-very-long-bridge", "we ave", "we/ave", ".."] {
             assert!(bad(Requested { bridge: Some(bridge.into()), ..none() }).starts_with("--bridge"), "{bridge}");
         }

@@ -6,7 +6,6 @@ use weaved_api::{
 
 use crate::{
     cli::output::{Table, ago, bytes},
-    defaults,
     docker::watch::DockerState,
     node::{MemberState, SliceState},
     serve::report::{StatusReport, TargetState, explain},
@@ -260,7 +259,9 @@ fn names_line(report: &StatusReport) -> String {
     let gateway = &report.gateway;
     match (gateway.connected, gateway.applied) {
         (false, _) => "the gateway does not answer".into(),
-        (true, Some(applied)) if applied == gateway.wanted => format!("answered as known, zone {}", defaults::ZONE),
+        (true, Some(applied)) if applied == gateway.wanted => {
+            format!("answered as known, zone {}", report.settings.zone)
+        }
         (true, _) => "changing".into(),
     }
 }

@@ -48,7 +48,7 @@ pub use persisted::{KnownPeer, Persisted};
 pub use services::GRACE;
 pub use status::{
     ClusterStatus, Conflict, Counters, IpamStatus, MemberState, MemberStatus, OwnerStatus, RangeStatus, RingStatus,
-    SliceState,
+    SliceState, VoterStatus, VotersStatus,
 };
 pub use wanted::Wanted;
 
@@ -180,7 +180,8 @@ impl Node {
             replica: Replica::new(config.id, first),
             allocator,
             services: Services::new(config.id, Version(floor), clock.wall_us),
-            kv: Kv::new(KvConfig::new(config.id), &Vec::new(), [0; 32], now).expect("an empty store is sound"),
+            kv: Kv::new(KvConfig::new(config.id).guarding(&config.guarded), &Vec::new(), [0; 32], now)
+                .expect("an empty store is sound"),
             switches: Some(switch::new_switches(&mut rng, now)),
             sessions: BTreeMap::new(),
             known: known.map(|peer| (peer.id, peer)).collect(),

@@ -27,6 +27,7 @@ fn config(id: PeerId, start: Start) -> NodeConfig {
         range: "10.32.0.0/12".parse().expect("a range"),
         slice_prefix: 24,
         zone: "weave.local".into(),
+        guarded: vec![],
         listen_port: 6783,
         start,
         local_endpoints: vec![endpoint(id)],

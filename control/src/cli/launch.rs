@@ -85,6 +85,9 @@ pub(super) struct Args {
     /// Zone of the names of services and containers; the same on all hosts [default: weave.local]
     #[arg(long, value_name = "DOMAIN")]
     zone: Option<String>,
+    /// Keys that begin so are decided by a majority, besides those below backend/; said once, by the host that makes the network
+    #[arg(long, value_name = "PREFIX")]
+    guarded: Vec<String>,
     /// Directory of service definitions (*.json) [default: /etc/weaved/services.d]
     #[arg(long, value_name = "DIR")]
     services_dir: Option<PathBuf>,
@@ -227,6 +230,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         name: args.name.clone(),
         docker,
         zone: args.zone.clone(),
+        guarded: args.guarded.clone(),
         balancer_file: args.balancer_file.as_deref().map(|file| absolute("--balancer-file", file)).transpose()?,
         services_dir: args.services_dir.as_deref().map(|dir| absolute("--services-dir", dir)).transpose()?,
         tap_offload: args.offload.tap_offload,

@@ -142,12 +142,11 @@ mod tests {
     use std::{sync::Mutex, time::Instant};
 
     use hyper::{Method, body::Bytes};
-    use weaved_api::PeerId;
 
     use super::*;
     use crate::{
         consul::answer::Body,
-        kv::{self, Kv, KvConfig, RequestId},
+        kv::{self, Kv, RequestId, testing::alone},
     };
 
     /// A store of one node, that always finds its disk.
@@ -163,7 +162,7 @@ mod tests {
     }
 
     fn store() -> Store {
-        Store(Mutex::new(Kv::new(KvConfig::new(PeerId([1; 32])), &vec![], [1; 32], Instant::now()).unwrap()))
+        Store(Mutex::new(alone(&vec![])))
     }
 
     async fn put(store: &Store, body: &str) -> (u16, serde_json::Value) {

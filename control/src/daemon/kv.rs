@@ -294,6 +294,7 @@ mod tests {
             range: "10.32.0.0/12".parse().unwrap(),
             slice_prefix: 24,
             zone: crate::defaults::ZONE.into(),
+            guarded: vec![],
             listen_port: 6783,
             start: Start::Founder,
             local_endpoints: vec![],

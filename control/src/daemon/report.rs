@@ -86,6 +86,7 @@ impl Daemon {
         for member in &cluster.members {
             problems.extend(member.problem.as_ref().map(|problem| format!("{}: {problem}", member.name)));
         }
+        problems.extend(other_guards(cluster, &self.memory.settings.guarded));
         problems.extend(other_zones(cluster, &self.memory.settings.zone));
         if let Some(stranger) = self.links.stranger(now) {
             problems.push(format!(
@@ -102,6 +103,19 @@ impl Daemon {
         }));
         problems
     }
+}
+
+/// The founder of the network has said what is guarded; this host's launch has not.
+fn other_guards(cluster: &ClusterStatus, asked: &[String]) -> Option<String> {
+    let voters = cluster.voters.as_ref()?;
+    let missing: Vec<_> = asked.iter().filter(|prefix| !voters.guarded.contains(prefix)).map(String::as_str).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "keys below {} are not guarded, as this host was launched for: the network was made with {}",
+            missing.join(", "),
+            voters.guarded.join(", ")
+        )
+    })
 }
 
 /// A name of one host's zone is not known on a host with another.

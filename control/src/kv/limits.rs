@@ -8,6 +8,12 @@ pub const MAX_KEY_BYTES: usize = 4096;
 /// Longest value: Consul's. A longer one is refused.
 pub const MAX_VALUE_BYTES: usize = 512 << 10;
 
+/// Prefixes of guarded keys. More are refused at launch.
+pub const MAX_GUARDED: usize = 32;
+
+/// Longest prefix of guarded keys.
+pub const MAX_GUARDED_BYTES: usize = 128;
+
 /// Keys, values and bookkeeping of the whole store. A put beyond it is refused; a deletion never is.
 pub const MAX_TOTAL_BYTES: usize = 64 << 20;
 

@@ -187,7 +187,7 @@ impl Kv {
     pub fn handle_members(&mut self, members: Members, now: Instant, wall_us: u64) {
         if let Some(lineage) = members.founding {
             let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
-            self.guard.found(lineage, &mut world);
+            self.guard.found(lineage, &self.config.guarded, &mut world);
         }
         self.guard.handle_members(&members.known, &members.gone, &members.live, now);
         self.members = members;
@@ -381,11 +381,11 @@ impl Kv {
         self.changed.pop_first()
     }
 
-    /// True for a key that a majority must decide.
+    /// True for a key that a majority must decide. Without an electorate nobody knows which are not.
     pub fn is_guarded(&self, key: &Key) -> bool {
         key.is_internal()
             || key.is_own()
-            || self.config.guarded.iter().any(|prefix| key.as_str().starts_with(prefix))
+            || self.electorate().is_none_or(|electorate| electorate.guards(key.as_str()))
             || self.store.get(key.as_str()).is_some_and(|held| held.entry.guard.is_some())
     }
 
@@ -559,10 +559,10 @@ mod tests {
     use weaved_api::PeerId;
 
     use super::*;
-    use crate::kv::{Rule, Value};
+    use crate::kv::{Step, Value, testing::alone};
 
     fn kv(stored: &StoredRows) -> Kv {
-        Kv::new(KvConfig::new(PeerId([1; 32])), stored, [1; 32], Instant::now()).unwrap()
+        alone(stored)
     }
 
     fn ask(kv: &mut Kv, request: Request, wall_us: u64) -> Answer {
@@ -644,8 +644,13 @@ mod tests {
     }
 
     #[test]
-    fn guarded_keys_are_refused_without_an_electorate() {
-        let mut kv = kv(&vec![]);
-        assert!(matches!(ask(&mut kv, put("backend/x", "1", Rule::Always), 1), Err(KvError::NoElectorate { .. })));
+    fn every_change_is_refused_while_nobody_knows_what_is_guarded() {
+        let mut kv = Kv::new(KvConfig::new(PeerId([1; 32])), &vec![], [1; 32], Instant::now()).unwrap();
+        for key in ["backend/x", "plain"] {
+            assert!(matches!(ask(&mut kv, put(key, "1", Rule::Always), 1), Err(KvError::NoElectorate { .. })));
+        }
+        let steps = vec![Step::Write { key: "plain".into(), change: Change::Delete { rule: Rule::Always } }];
+        assert!(matches!(ask(&mut kv, Request::Transaction { steps }, 1), Err(KvError::NoElectorate { .. })));
+        assert!(matches!(ask(&mut kv, Request::DeletePrefix { prefix: "p".into() }, 1), Ok(Reply::Written(true))));
     }
 }

@@ -1,7 +1,7 @@
 //! Keys and values of the cluster: a replica on each node, without I/O.
 //!
 //! Two classes of keys. *Plain* keys belong to the last writer by hybrid logical time: each node writes at once, also
-//! alone, and replicas that have met again are equal. *Guarded* keys (those below the configured prefixes, those that a
+//! alone, and replicas that have met again are equal. *Guarded* keys (those below the electorate's prefixes, those that a
 //! session has locked, and sessions) are decided by a majority of the voters, so that of two compare-and-sets on one
 //! index at most one succeeds; where no majority answers, a change is refused. Reads of both come from this node's
 //! replica unless the client asks for more.
@@ -31,6 +31,8 @@ mod scenarios;
 mod session;
 mod spread;
 mod store;
+#[cfg(test)]
+pub mod testing;
 mod transaction;
 mod watch;
 

@@ -1,5 +1,7 @@
 //! What clients ask of the store and what they are told: the one interface of the HTTP API and of the verbs.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use weaved_api::PeerId;
 
@@ -232,7 +234,8 @@ pub enum KvError {
     Busy,
     /// No electorate is known.
     #[error(
-        "{key} is a guarded key, and this node does not know the cluster's voters yet; try again when it has joined"
+        "this node does not know the cluster's voters yet, nor which keys they guard, perhaps {key}: nothing was changed; \
+         try again when it has joined"
     )]
     NoElectorate {
         /// Which.
@@ -303,18 +306,29 @@ pub(super) fn check_prefix(prefix: &str) -> Result<(), KvError> {
     Err(KvError::BadKey { reason })
 }
 
+/// Keys that show and choose the live colour of a service: always guarded.
+const USUALLY_GUARDED: &str = "backend/";
+
 /// How the store is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvConfig {
     /// This node.
     pub id: PeerId,
-    /// Keys that begin so are guarded.
-    pub guarded: Vec<String>,
+    /// Keys that begin so are guarded where this node founds the network. In one that it joins they are what its founder
+    /// said.
+    pub guarded: BTreeSet<String>,
 }
 
 impl KvConfig {
     /// With the usual guarded keys.
     pub fn new(id: PeerId) -> Self {
-        Self { id, guarded: vec!["backend/".into()] }
+        Self { id, guarded: BTreeSet::from([USUALLY_GUARDED.into()]) }
+    }
+
+    /// The same, with further guarded keys.
+    #[must_use]
+    pub fn guarding(mut self, prefixes: &[String]) -> Self {
+        self.guarded.extend(prefixes.iter().cloned());
+        self
     }
 }

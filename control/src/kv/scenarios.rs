@@ -36,6 +36,7 @@ struct World {
     next_value: u32,
     history: Vec<Event>,
     refused_count: usize,
+    founder_guards: [String; 1],
     /// What was read last: index and value.
     last_read: (u64, u32),
 }
@@ -76,6 +77,7 @@ impl World {
             next_value: 0,
             history: Vec::new(),
             refused_count: 0,
+            founder_guards: ["config/".into()],
             last_read: (0, 0),
         };
         (0..count).for_each(|index| world.start(index));
@@ -89,7 +91,8 @@ impl World {
     fn start(&mut self, index: usize) {
         let stored =
             self.disks[index].iter().map(|((table, key), value)| (*table, key.clone(), value.clone())).collect();
-        let kv = Kv::new(KvConfig::new(id(index)), &stored, self.rng.random(), self.now).unwrap();
+        let config = KvConfig::new(id(index)).guarding(&self.founder_guards[..usize::from(index == 0)]);
+        let kv = Kv::new(config, &stored, self.rng.random(), self.now).unwrap();
         self.nodes[index] = Some(kv);
         for other in (0..self.nodes.len()).filter(|&other| other != index) {
             self.nodes[index].as_mut().unwrap().handle_peer_up(id(other));
@@ -306,7 +309,12 @@ fn consensus_keeps_the_contract_of_a_guarded_store() {
     let (begin, mut store, mut rows) = (Instant::now(), Store::new(crate::hlc::Hlc(1), 1), rows::Rows::default());
     let mut consensus = Consensus::restore(id(0), StdRng::seed_from_u64(1), &Vec::new()).unwrap();
     let lineage = RingSeed { made_at_us: 1, founder: id(0) };
-    consensus.found(lineage, &mut guard::World { store: &mut store, rows: &mut rows, now: begin, wall_us: 1 });
+    let guarded = BTreeSet::from(["backend/".to_owned()]);
+    consensus.found(
+        lineage,
+        &guarded,
+        &mut guard::World { store: &mut store, rows: &mut rows, now: begin, wall_us: 1 },
+    );
     assert_contract(&mut consensus, &mut store, begin);
 }
 
@@ -362,6 +370,31 @@ fn the_side_without_a_majority_refuses_and_the_other_decides() {
     world.run_for(Duration::from_secs(6));
     assert_eq!(world.refused_count, 1);
     assert!(matches!(world.history[..], [Event { op: Op::Put(2), .. }]), "{:?}", world.history);
+}
+
+#[test]
+fn what_the_founder_guards_is_guarded_everywhere_and_nobody_writes_before_he_knows() {
+    let mut world = World::new(1, 3, 0);
+    world.cuts.extend([(0, 1), (2, 1)]);
+    world.run_for(Duration::from_secs(5));
+    let put = |key: &str| {
+        let change = Change::Put { value: Value::new(b"1"), flags: 0, rule: Rule::Always };
+        Request::Write { key: key.into(), change }
+    };
+    for key in ["config/a", "plain/a"] {
+        world.next_value += 1;
+        world.request(1, Ask::Put(1), put(key));
+    }
+    assert_eq!((world.refused_count, world.history.len()), (2, 0));
+    world.cuts.clear();
+    world.run_for(Duration::from_secs(5));
+    for key in ["config/a", "plain/a"] {
+        world.next_value += 1;
+        world.request(1, Ask::Put(1), put(key));
+        world.run_for(Duration::from_secs(1));
+        let guard = world.nodes[2].as_ref().unwrap().entry(key).unwrap().guard;
+        assert_eq!(guard.is_some(), key.starts_with("config/"), "{key}");
+    }
 }
 
 #[test]

@@ -136,7 +136,11 @@ impl Kv {
             }
         }
         let is_lock = matches!(step, Step::Write { change: Change::Put { rule: Rule::Acquire(_), .. }, .. });
-        if is_lock || self.is_guarded(&key) { Err(KvError::NotAtomic { key }) } else { Ok(()) }
+        match self.electorate() {
+            None => Err(KvError::NoElectorate { key }),
+            Some(_) if is_lock || self.is_guarded(&key) => Err(KvError::NotAtomic { key }),
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -249,13 +253,11 @@ fn nothing_at(key: &str) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use weaved_api::PeerId;
-
     use super::*;
-    use crate::kv::{Answer, KvConfig, Reply, Request, RequestId, Topic, limits::MAX_VALUE_BYTES};
+    use crate::kv::{Answer, Reply, Request, RequestId, Topic, limits::MAX_VALUE_BYTES, testing::alone};
 
     fn kv() -> Kv {
-        Kv::new(KvConfig::new(PeerId([1; 32])), &vec![], [1; 32], Instant::now()).unwrap()
+        alone(&vec![])
     }
 
     fn transact(kv: &mut Kv, steps: Vec<Step>) -> Answer {

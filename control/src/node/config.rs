@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub slice_prefix: u8,
     /// Zone of the names that this host answers; others are told, so that a difference is seen.
     pub zone: String,
+    /// Prefixes of keys that are guarded besides the usual ones, where this node founds the network.
+    pub guarded: Vec<String>,
     /// UDP port that the data plane listens on.
     pub listen_port: u16,
     /// Whether this node may begin an address ring.
@@ -141,6 +143,7 @@ mod tests {
             range: range.parse().unwrap(),
             slice_prefix,
             zone: crate::defaults::ZONE.into(),
+            guarded: vec![],
             listen_port: 6783,
             start: Start::Founder,
             local_endpoints: vec![],

@@ -16,7 +16,8 @@ impl Node {
     /// The key-value store as an earlier run left it. To be called once, before anything else.
     pub fn restore_kv(&mut self, stored: &StoredRows, now: Instant) -> Result<(), NodeError> {
         let seed = self.rng.random();
-        self.kv = Kv::new(KvConfig::new(self.config.id), stored, seed, now).map_err(|_| NodeError::CorruptState)?;
+        let config = KvConfig::new(self.config.id).guarding(&self.config.guarded);
+        self.kv = Kv::new(config, stored, seed, now).map_err(|_| NodeError::CorruptState)?;
         self.tell_kv_who_is_there(now);
         self.restore_switches(now);
         Ok(())

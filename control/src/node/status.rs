@@ -28,12 +28,46 @@ pub struct ClusterStatus {
     pub docker: DockerUse,
     /// The others, by id.
     pub members: Vec<MemberStatus>,
+    /// Who decides guarded keys; None before this node has heard of it.
+    #[serde(default)]
+    pub voters: Option<VotersStatus>,
     /// Addresses.
     pub ipam: IpamStatus,
     /// Addresses that we were told to connect to.
     pub targets: Vec<SocketAddr>,
     /// What has happened since the start.
     pub counters: Counters,
+}
+
+/// Who decides guarded keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotersStatus {
+    /// Grows by one with each change of voters.
+    pub epoch: u64,
+    /// In the order of ids.
+    pub voters: Vec<VoterStatus>,
+    /// So many must answer.
+    pub majority: usize,
+    /// Keys that begin so are guarded.
+    pub guarded: Vec<String>,
+}
+
+/// One voter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterStatus {
+    /// Who.
+    pub id: PeerId,
+    /// Its host name, or the short form of its id.
+    pub name: String,
+    /// Whether it answers.
+    pub is_up: bool,
+}
+
+impl VotersStatus {
+    /// How many answer.
+    pub fn up_count(&self) -> usize {
+        self.voters.iter().filter(|voter| voter.is_up).count()
+    }
 }
 
 /// One other member.
@@ -198,6 +232,7 @@ impl Node {
             containers: self.containers.clone(),
             docker: self.docker,
             members,
+            voters: self.voters_status(),
             ipam: self.ipam_status(),
             targets: self.targets.clone(),
             counters: self.counters(),
@@ -241,6 +276,21 @@ impl Node {
             (Some(_), _) => "this host's slice is in conflict".into(),
             (None, Some(slice)) => format!("its slice {slice} is another node's as well"),
             (None, None) => "its slice is in conflict".into(),
+        })
+    }
+
+    fn voters_status(&self) -> Option<VotersStatus> {
+        let electorate = self.kv.electorate()?;
+        let voters = electorate.voters.iter().map(|&id| VoterStatus {
+            id,
+            name: self.name_of(id),
+            is_up: id == self.config.id || self.membership.is_up(id),
+        });
+        Some(VotersStatus {
+            epoch: electorate.epoch,
+            voters: voters.collect(),
+            majority: electorate.voters.len() / 2 + 1,
+            guarded: electorate.guarded.iter().cloned().collect(),
         })
     }
 

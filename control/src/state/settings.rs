@@ -3,14 +3,19 @@
 //! What other hosts or running containers depend on (range, slice length, bridge) can only be changed after `reset`;
 //! a `launch` that asks for something else is refused. The rest may change at each launch, and the change is told.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use weaved_api::{OffloadSwitches, SourcePorts, Switch, WorkerCount};
 
 use super::Record;
-use crate::{defaults, node::Start, zone};
+use crate::{
+    defaults,
+    kv::limits::{MAX_GUARDED, MAX_GUARDED_BYTES},
+    node::Start,
+    zone,
+};
 
 /// A Linux interface name has at most 15 bytes (`IFNAMSIZ`); the TAP is called like the bridge with `-tap` behind.
 const MAX_BRIDGE_CHARS: usize = 11;
@@ -79,6 +84,9 @@ pub struct Settings {
     /// The zone of the names that this host answers.
     #[serde(default = "usual_zone")]
     pub zone: String,
+    /// Prefixes of keys that are guarded besides the usual ones, where this node founds the network.
+    #[serde(default)]
+    pub guarded: Vec<String>,
     /// What is balanced on this host; None for the usual file.
     #[serde(default)]
     pub balancer_file: Option<PathBuf>,
@@ -167,6 +175,8 @@ pub struct Requested {
     pub services_dir: Option<PathBuf>,
     /// `--zone`
     pub zone: Option<String>,
+    /// `--guarded`; empty where it says nothing
+    pub guarded: Vec<String>,
     /// `--balancer-file`
     pub balancer_file: Option<PathBuf>,
     /// `--bridge-redirect`
@@ -235,10 +245,17 @@ impl Settings {
             metrics: MetricsSettings::default(),
             services_dir: None,
             zone: usual_zone(),
+            guarded: Vec::new(),
             balancer_file: None,
             start,
         };
+        let guarded = sorted(&requested.guarded);
+        if start == Start::Joiner && !guarded.is_empty() {
+            let reason = "what is guarded is said once, by the host that makes the network; leave it out here";
+            return Err(unusable("--guarded", guarded.join(" ").escape_debug(), reason));
+        }
         let fixed = Self {
+            guarded,
             range: requested.range.map_or(range, |range| range.trunc()),
             slice_prefix: requested.slice_prefix.unwrap_or(remembered.slice_prefix),
             bridge: requested.bridge.clone().unwrap_or_else(|| remembered.bridge.clone()),
@@ -253,6 +270,14 @@ impl Settings {
         refuse_other("--range", range.as_ref(), &self.range)?;
         refuse_other("--slice-prefix", requested.slice_prefix.as_ref(), &self.slice_prefix)?;
         refuse_other("--bridge", requested.bridge.as_ref(), &self.bridge)?;
+        let guarded = Some(sorted(&requested.guarded)).filter(|asked| !asked.is_empty() && *asked != self.guarded);
+        if let Some(guarded) = guarded {
+            let remembered = match self.guarded.join(" ") {
+                none if none.is_empty() => "the usual ones".into(),
+                prefixes => prefixes,
+            };
+            return Err(SettingsError::Conflict { option: "--guarded", requested: guarded.join(" "), remembered });
+        }
         self.with_changes(requested).and_then(Self::checked)
     }
 
@@ -352,6 +377,13 @@ impl Settings {
             let reason = format!("a name has 1 to {MAX_BRIDGE_CHARS} letters, digits, `-`, `_` or `.`");
             return Err(unusable("--bridge", self.bridge.escape_debug(), reason));
         }
+        if self.guarded.len() >= MAX_GUARDED {
+            return Err(unusable("--guarded", self.guarded.len(), format!("choose fewer than {MAX_GUARDED} prefixes")));
+        }
+        if let Some(prefix) = self.guarded.iter().find(|prefix| !is_key_prefix(prefix)) {
+            let reason = format!("a prefix of keys has 1 to {MAX_GUARDED_BYTES} bytes without NUL");
+            return Err(unusable("--guarded", prefix.escape_debug(), reason));
+        }
         if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
             return Err(unusable("--mtu", self.mtu, format!("choose one from {MIN_MTU} to {MAX_MTU}")));
         }
@@ -376,6 +408,15 @@ impl fmt::Display for DockerChoice {
 
 fn usual_zone() -> String {
     defaults::ZONE.into()
+}
+
+/// Each once.
+fn sorted(prefixes: &[String]) -> Vec<String> {
+    prefixes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn is_key_prefix(prefix: &str) -> bool {
+    (1..=MAX_GUARDED_BYTES).contains(&prefix.len()) && !prefix.contains('\0')
 }
 
 fn is_interface_name(name: &str) -> bool {
@@ -432,6 +473,7 @@ mod tests {
             Requested { range: Some("10.0.0.0/12".parse().unwrap()), ..Requested::default() },
             Requested { slice_prefix: Some(25), ..Requested::default() },
             Requested { bridge: Some("other".into()), ..Requested::default() },
+            Requested { guarded: vec!["config/".into()], ..Requested::default() },
         ] {
             let error = settings.clone().again(&requested).unwrap_err();
             assert!(matches!(error, SettingsError::Conflict { .. }) && error.to_string().contains("weaved reset"));
@@ -476,7 +518,7 @@ mod tests {
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for name in ["offload", "container_gso", "workers", "source_ports", "metrics", "zone"] {
+        for name in ["offload", "container_gso", "workers", "source_ports", "metrics", "zone", "guarded"] {
             json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
@@ -492,6 +534,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_guarded_is_said_by_the_founder_once() {
+        let config = || Requested { guarded: vec!["config/".into(), "a/".into(), "a/".into()], ..Requested::default() };
+        let settings = first(&config()).unwrap();
+        assert_eq!(settings.guarded, ["a/", "config/"]);
+        assert!(settings.again(&config()).is_ok());
+        let joiner = Settings::first(&config(), "beta", Start::Joiner).unwrap_err().to_string();
+        assert!(joiner.contains("the host that makes the network"), "{joiner}");
+        assert!(Settings::first(&Requested::default(), "beta", Start::Joiner).is_ok());
+    }
+
+    #[test]
     fn values_that_cannot_work_are_refused_by_name() {
         let bad = |requested: Requested| first(&requested).unwrap_err().to_string();
         let none = Requested::default;
@@ -501,6 +554,9 @@ mod tests {
         assert!(bad(Requested { slice_prefix: Some(29), ..none() }).starts_with("--slice-prefix"));
         assert!(bad(Requested { range: Some("10.0.0.0/30".parse().unwrap()), ..none() }).starts_with("--range"));
         assert!(bad(Requested { zone: Some("consul".into()), ..none() }).starts_with("--zone consul: names below"));
+        for guarded in ["", "a\0", &"x".repeat(MAX_GUARDED_BYTES + 1)] {
+            assert!(bad(Requested { guarded: vec![guarded.into()], ..none() }).starts_with("--guarded"));
+        }
         for bridge in ["", "a-very-long-bridge", "we ave", "we/ave", ".."] {
             assert!(bad(Requested { bridge: Some(bridge.into()), ..none() }).starts_with("--bridge"), "{bridge}");
         }

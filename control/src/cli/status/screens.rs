@@ -33,6 +33,7 @@ pub(super) fn overview(report: &StatusReport) -> String {
         ),
         format!("data plane   {}", dataplane_line(report)),
         format!("names        {}", names_line(report)),
+        format!("keys         {}", keys_line(report)),
         format!("docker       {}", docker_line(report)),
     ];
     if report.exposed {
@@ -263,6 +264,17 @@ fn names_line(report: &StatusReport) -> String {
             format!("answered as known, zone {}", report.settings.zone)
         }
         (true, _) => "changing".into(),
+    }
+}
+
+fn keys_line(report: &StatusReport) -> String {
+    match &report.cluster.voters {
+        None => "this host has not heard yet who decides about them".into(),
+        Some(voters) => {
+            let (up_count, all_count) = (voters.up_count(), voters.voters.len());
+            let below = voters.guarded.join(", ");
+            format!("those below {below} are decided by {up_count} of {all_count} voters")
+        }
     }
 }
 

@@ -6,7 +6,13 @@ use serde::{Deserialize, Serialize};
 use weaved_api::PeerId;
 
 use super::Tag;
-use crate::{cluster::limits::MAX_MEMBERS, kv::entry::Lineage};
+use crate::{
+    cluster::limits::MAX_MEMBERS,
+    kv::{
+        entry::Lineage,
+        limits::{MAX_GUARDED, MAX_GUARDED_BYTES},
+    },
+};
 
 /// The voters of one epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,18 +25,25 @@ pub struct Electorate {
     pub voters: BTreeSet<PeerId>,
     /// Who voted in the epoch before: whoever votes now has asked a majority of these.
     pub before: BTreeSet<PeerId>,
+    /// Keys that begin so are decided by these voters. The founder says it, once.
+    pub guarded: BTreeSet<String>,
 }
 
 impl Electorate {
     /// The first one: its founder alone.
-    pub fn found(lineage: Lineage) -> Self {
-        Self { lineage, epoch: 1, voters: BTreeSet::from([lineage.founder]), before: BTreeSet::new() }
+    pub fn found(lineage: Lineage, guarded: BTreeSet<String>) -> Self {
+        Self { lineage, epoch: 1, voters: BTreeSet::from([lineage.founder]), before: BTreeSet::new(), guarded }
     }
 
     /// The one that a decree makes of this one.
     #[must_use]
     pub fn next(&self, voters: BTreeSet<PeerId>) -> Self {
-        Self { lineage: self.lineage, epoch: self.epoch + 1, voters, before: self.voters.clone() }
+        Self { epoch: self.epoch + 1, voters, before: self.voters.clone(), ..self.clone() }
+    }
+
+    /// True for a key that these voters decide by its name.
+    pub fn guards(&self, key: &str) -> bool {
+        self.guarded.iter().any(|prefix| key.starts_with(prefix.as_str()))
     }
 
     /// Which one.
@@ -45,7 +58,11 @@ impl Electorate {
 
     /// True for what may come from others.
     pub fn is_valid(&self) -> bool {
-        (1..=MAX_MEMBERS).contains(&self.voters.len()) && self.before.len() <= MAX_MEMBERS && self.epoch < 1 << 48
+        (1..=MAX_MEMBERS).contains(&self.voters.len())
+            && self.before.len() <= MAX_MEMBERS
+            && self.epoch < 1 << 48
+            && self.guarded.len() <= MAX_GUARDED
+            && self.guarded.iter().all(|prefix| (1..=MAX_GUARDED_BYTES).contains(&prefix.len()))
     }
 }
 

@@ -148,9 +148,9 @@ impl Consensus {
     }
 
     /// This node founds an electorate, unless it knows one.
-    pub(in crate::kv) fn found(&mut self, lineage: Lineage, world: &mut World<'_>) {
+    pub(in crate::kv) fn found(&mut self, lineage: Lineage, guarded: &BTreeSet<String>, world: &mut World<'_>) {
         if self.seat.is_none() && lineage.founder == self.me {
-            let electorate = Electorate::found(lineage);
+            let electorate = Electorate::found(lineage, guarded.clone());
             self.sit(Seat { electorate, is_active: true, fetched: BTreeMap::new() }, world);
         }
     }

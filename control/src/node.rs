@@ -118,6 +118,8 @@ pub struct Node {
     came_up: BTreeSet<PeerId>,
     not_advertised_count: usize,
     clone_signs: VecDeque<Instant>,
+    /// How often the voters were founded anew, as far as it was told; None before any were known.
+    anew_count: Option<u64>,
 
     // What goes out.
     storing: Storing,
@@ -202,6 +204,7 @@ impl Node {
             came_up: BTreeSet::new(),
             not_advertised_count: 0,
             clone_signs: VecDeque::new(),
+            anew_count: None,
             storing: Storing::Pending,
             version_floor: Version(floor + VERSION_RESERVE),
             incarnation: Incarnation(incarnation + VERSION_RESERVE),
@@ -408,6 +411,7 @@ impl Node {
             self.tell_who_came_up(|name_is_known| name_is_known);
             self.look_again_soon(now);
         }
+        self.watch_voters();
         self.drain_switches(now);
         if self.own_changed || !self.rumours.is_empty() || self.services.catalogue.has_news() {
             self.flush_at.get_or_insert(now + gossip::GATHER);

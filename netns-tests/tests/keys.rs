@@ -4,6 +4,10 @@
 
 use std::sync::Arc;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use weaved_netns_tests::{Host, Lab, Output, Place, SOON, wait_for, wait_until};
 
 fn curl(host: &Host, args: &[&str]) -> Output {
@@ -98,6 +102,28 @@ fn who_is_cut_off_is_refused_guarded_keys_with_the_reason_while_the_majority_goe
         wait_until("all see what it decided", SOON, || get(host, "backend/current") == "three");
     }
     clients_that_wait_are_all_woken_by_one_change(&a, &b);
+    one_that_is_left_goes_on_when_the_operator_says_so(&a, &[&b, &c]);
+}
+
+fn one_that_is_left_goes_on_when_the_operator_says_so(left: &Host, lost: &[&Host]) {
+    let refused = left.weaved().run(&["voters", "--found-anew", "--yes"]).refused(1);
+    assert!(refused.contains("a majority"), "{refused}");
+    for pid in lost.iter().flat_map(|host| host.weaved().processes()) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    wait_until("it knows that nobody else answers", SOON, || {
+        left.weaved().run(&["voters"]).ok().stdout.contains("2 of 3, 1 answer")
+    });
+    let refused = left.weaved().run(&["voters", "--found-anew"]).refused(1);
+    assert!(refused.contains("this gives up") && refused.contains("--yes"), "{refused}");
+    assert!(put(left, "backend/current", "alone").starts_with("HTTP/1.1 500"));
+    left.weaved().run(&["voters", "--found-anew", "--yes"]).ok();
+    assert!(put(left, "backend/current", "alone").ends_with("true"));
+    lost[0].weaved().launch(&[]);
+    wait_until("who comes back follows", SOON, || {
+        get(lost[0], "backend/current") == "alone"
+            && lost[0].weaved().run(&["voters"]).stdout.contains("2 of 2, 2 answer; founded anew 1 times")
+    });
 }
 
 /// How many clients wait for a key, and as many again for a service. `WEAVED_PARKED=5000` measures.

@@ -31,6 +31,7 @@ mod switch;
 mod template;
 mod token;
 mod version;
+mod voters;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -75,6 +76,7 @@ verbs! {
     expose => Expose,
     hide => Hide,
     kv => Kv,
+    voters => Voters,
     template => Template,
     balancer => Balancer,
     stop => Stop,

@@ -497,7 +497,10 @@ fn docker_use(state: &DockerState, knows_slice: bool) -> DockerUse {
 
 fn log(event: &NodeEvent) {
     match event {
-        NodeEvent::SliceRefused(_) | NodeEvent::OverlayMismatch { .. } | NodeEvent::CloneSuspected => {
+        NodeEvent::SliceRefused(_)
+        | NodeEvent::OverlayMismatch { .. }
+        | NodeEvent::CloneSuspected
+        | NodeEvent::VotersFoundAnew { .. } => {
             tracing::warn!("{event}");
         }
         _ => tracing::info!("{event}"),

@@ -39,6 +39,7 @@ impl Daemon {
             }
             Request::Connect { targets, mode } => self.connect(&targets, mode, now),
             Request::Forget { targets } => self.forget(&targets, now),
+            Request::FoundVotersAnew => self.found_voters_anew(now),
             Request::Expose => self.expose(now),
             Request::Hide => self.hide(now),
             Request::DockerConfig => self.docker_config(now),
@@ -93,6 +94,13 @@ impl Daemon {
         }
         self.adopt(wishes, now)?;
         Ok(Reply::done(format!("forgot {}", targets.join(", "))))
+    }
+
+    fn found_voters_anew(&mut self, now: Instant) -> Result<Reply, Refusal> {
+        self.node.handle_found_anew(now).map_err(one_line)?;
+        let names = self.node.status(now).voters.map_or_else(Vec::new, |voters| voters.voters);
+        let names: Vec<_> = names.into_iter().map(|voter| voter.name).collect();
+        Ok(Reply::done(format!("guarded keys are decided by {} from now on", names.join(", "))))
     }
 
     fn expose(&mut self, now: Instant) -> Result<Reply, Refusal> {

@@ -13,7 +13,7 @@ use std::{
 use super::{
     change::{Author, Change, Decision, Rule, decide},
     entry::{Entry, Lineage},
-    guard::{Consensus, Decided, GuardedStore as _, OpId, World},
+    guard::{Consensus, Decided, FoundAnewError, GuardedStore as _, OpId, World},
     keeper::Keeper,
     key::{Key, SESSIONS},
     limits::{MAX_STAMP, MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
@@ -238,6 +238,14 @@ impl Kv {
     /// Who decides guarded keys, as far as this node knows.
     pub fn electorate(&self) -> Option<&super::Electorate> {
         self.guard.electorate()
+    }
+
+    /// The voters that answer go on without those that are gone for good.
+    pub fn found_anew(&mut self, now: Instant, wall_us: u64) -> Result<(), FoundAnewError> {
+        let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
+        self.guard.found_anew(&mut world)?;
+        self.drain_guard(now, wall_us);
+        Ok(())
     }
 
     /// What was counted.

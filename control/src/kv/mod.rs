@@ -38,7 +38,7 @@ mod watch;
 
 pub use change::{Author, Change, Decision, Rule, decide};
 pub use entry::{Entry, Lineage, Value};
-pub use guard::{Consensus, Decided, Electorate, GuardedStore, OpId, World};
+pub use guard::{Consensus, Decided, Electorate, FoundAnewError, GuardedStore, OpId, World};
 pub use key::Key;
 pub use machine::{Kv, KvCounters, Members, RequestId};
 pub use request::{Answer, KvConfig, KvError, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};

@@ -244,7 +244,7 @@ pub enum KvError {
     /// A majority of the voters did not answer, and nothing was sent that could change anything.
     #[error(
         "{key} is a guarded key and no majority answers ({answered} of {voters} voters did): nothing was changed; \
-         reconnect the hosts, or take those that are gone for good out of the cluster"
+         reconnect the hosts; if they are gone for good, see `weaved voters`"
     )]
     NoMajority {
         /// Which.

@@ -1,6 +1,8 @@
 //! Stores in virtual time: messages that are lost, repeated and overtaken, cuts in one direction or both, crashes before
 //! anything is stored, clocks that jump by minutes. `WEAVED_SEED=n` runs one seed, `WEAVED_SEEDS=n` so many.
 
+mod anew;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},

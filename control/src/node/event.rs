@@ -91,6 +91,15 @@ pub enum NodeEvent {
         "{0} instances of services of this host are not announced: too many, too long, or with the id of another one"
     )]
     InstancesNotAnnounced(usize),
+    /// A majority of the voters was given up.
+    #[error(
+        "the voters were founded anew by an operator: {voters} decide guarded keys from now on; what only those given up \
+         had decided is lost"
+    )]
+    VotersFoundAnew {
+        /// How many vote now.
+        voters: usize,
+    },
     /// A service was switched from here, or was not.
     #[error("{0}")]
     Switch(String),

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, time::Instant};
 use rand::RngExt as _;
 use weaved_api::PeerId;
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, NodeEvent};
 use crate::{
     cluster::{Message, Presence},
     ipam::Ring,
-    kv::{Answer, Batch, Key, Kv, KvConfig, Members, Request, RequestId, StoredRows},
+    kv::{Answer, Batch, FoundAnewError, Key, Kv, KvConfig, Members, Request, RequestId, StoredRows},
 };
 
 impl Node {
@@ -81,6 +81,23 @@ impl Node {
             founding: self.allocator.ring().map(Ring::seed).filter(|seed| seed.founder == me),
         };
         self.kv.handle_members(members, now, self.clock.wall_us(now));
+    }
+
+    /// An operator gives a lost majority of the voters up: those that answer decide guarded keys from now on.
+    pub fn handle_found_anew(&mut self, now: Instant) -> Result<(), FoundAnewError> {
+        let founded = self.kv.found_anew(now, self.clock.wall_us(now));
+        self.refresh(now);
+        founded
+    }
+
+    /// Tells the operator of an electorate founded anew, here or elsewhere.
+    pub(super) fn watch_voters(&mut self) {
+        let Some(electorate) = self.kv.electorate() else { return };
+        let (count, voters) = (electorate.founded_anew_count(), electorate.voters.len());
+        if self.anew_count.replace(count).is_some_and(|before| count > before) {
+            self.counters.voters_founded_anew += 1;
+            self.emit(NodeEvent::VotersFoundAnew { voters });
+        }
     }
 
     /// A key that has changed, for those who wait for it.

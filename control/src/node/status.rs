@@ -46,6 +46,9 @@ pub struct VotersStatus {
     pub epoch: u64,
     /// In the order of ids.
     pub voters: Vec<VoterStatus>,
+    /// How often the voters were founded anew, because a majority was gone for good.
+    #[serde(default)]
+    pub founded_anew: u64,
     /// So many must answer.
     pub majority: usize,
     /// Keys that begin so are guarded.
@@ -220,6 +223,9 @@ pub struct Counters {
     /// Parts of logs of instances that are not within the limits, or for which there is no room.
     #[serde(default)]
     pub instances_refused: u64,
+    /// Electorates founded anew that this node follows.
+    #[serde(default)]
+    pub voters_founded_anew: u64,
 }
 
 impl Node {
@@ -289,6 +295,7 @@ impl Node {
         Some(VotersStatus {
             epoch: electorate.epoch,
             voters: voters.collect(),
+            founded_anew: electorate.founded_anew_count(),
             majority: electorate.voters.len() / 2 + 1,
             guarded: electorate.guarded.iter().cloned().collect(),
         })

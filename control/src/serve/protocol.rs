@@ -51,6 +51,8 @@ pub enum Request {
         /// As the operator wrote them when he connected.
         targets: Vec<String>,
     },
+    /// The voters that answer go on without those that are gone for good.
+    FoundVotersAnew,
     /// Announce the host's own overlay address.
     Expose,
     /// Announce it no more.

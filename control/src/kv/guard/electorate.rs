@@ -27,18 +27,52 @@ pub struct Electorate {
     pub before: BTreeSet<PeerId>,
     /// Keys that begin so are decided by these voters. The founder says it, once.
     pub guarded: BTreeSet<String>,
+    /// Voters that were given up when this or an earlier one was founded anew. They vote again when they answer.
+    pub given_up: BTreeSet<PeerId>,
+    /// It was founded anew: whoever votes in it has asked all who voted before and were left.
+    pub is_anew: bool,
 }
+
+/// Epochs of one founding are below this: the bits above count how often it was founded anew.
+const EPOCH_BITS: u32 = 32;
 
 impl Electorate {
     /// The first one: its founder alone.
     pub fn found(lineage: Lineage, guarded: BTreeSet<String>) -> Self {
-        Self { lineage, epoch: 1, voters: BTreeSet::from([lineage.founder]), before: BTreeSet::new(), guarded }
+        Self {
+            lineage,
+            epoch: 1,
+            voters: BTreeSet::from([lineage.founder]),
+            before: BTreeSet::new(),
+            guarded,
+            given_up: BTreeSet::new(),
+            is_anew: false,
+        }
     }
 
     /// The one that a decree makes of this one.
     #[must_use]
     pub fn next(&self, voters: BTreeSet<PeerId>) -> Self {
-        Self { epoch: self.epoch + 1, voters, before: self.voters.clone(), ..self.clone() }
+        let given_up = self.given_up.difference(&voters).copied().collect();
+        Self { epoch: self.epoch + 1, voters, before: self.voters.clone(), given_up, is_anew: false, ..self.clone() }
+    }
+
+    /// The one that an operator makes of this one, of the voters that are left. The noise keeps two operators apart.
+    #[must_use]
+    pub fn found_anew(&self, left: BTreeSet<PeerId>, noise: u32) -> Self {
+        let given_up = self.voters.union(&self.given_up).filter(|id| !left.contains(id)).copied().collect();
+        let epoch = (self.founded_anew_count() + 1) << EPOCH_BITS | u64::from(noise >> 1).max(2);
+        Self { epoch, voters: left.clone(), before: left, given_up, is_anew: true, ..self.clone() }
+    }
+
+    /// How often it was founded anew.
+    pub fn founded_anew_count(&self) -> u64 {
+        self.epoch >> EPOCH_BITS
+    }
+
+    /// How many of those who voted before a voter must have asked.
+    pub(super) fn needed_before(&self) -> usize {
+        if self.is_anew { self.before.len() } else { majority(&self.before) }
     }
 
     /// True for a key that these voters decide by its name.
@@ -60,6 +94,7 @@ impl Electorate {
     pub fn is_valid(&self) -> bool {
         (1..=MAX_MEMBERS).contains(&self.voters.len())
             && self.before.len() <= MAX_MEMBERS
+            && self.given_up.len() <= MAX_MEMBERS
             && self.epoch < 1 << 48
             && self.guarded.len() <= MAX_GUARDED
             && self.guarded.iter().all(|prefix| (1..=MAX_GUARDED_BYTES).contains(&prefix.len()))

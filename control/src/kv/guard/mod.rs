@@ -19,6 +19,9 @@
 //! voter asks a majority of the old electorate, each sealed; it shares a voter with every majority that has accepted
 //! something, and one with the majority that decided, which had all of earlier epochs. Ballots begin with the epoch.
 //!
+//! Where an operator founds an electorate anew this holds as far as those who are left know what was decided
+//! ([`Consensus::found_anew`]): the rest is lost, and who says so is he.
+//!
 //! A proposer that has asked for acceptance and sees no majority does not know the outcome, and says so. Before it gives
 //! any other answer in a later attempt it has a value accepted at a higher ballot, which nothing older can survive.
 //!
@@ -33,7 +36,10 @@ use std::{collections::BTreeSet, time::Instant};
 use serde::{Deserialize, Serialize};
 use weaved_api::PeerId;
 
-pub use self::{electorate::Electorate, proposer::Consensus};
+pub use self::{
+    electorate::Electorate,
+    proposer::{Consensus, FoundAnewError},
+};
 use super::{
     change::Change,
     entry::{Entry, Lineage},

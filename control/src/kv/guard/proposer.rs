@@ -3,6 +3,8 @@
 //! Rounds of one key queue up behind each other on one node. Rounds of several nodes may push each other aside; each then
 //! waits for a random time that grows with its attempts.
 
+mod anew;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
@@ -42,6 +44,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const MAX_ROUNDS: usize = 4096;
 /// The row of our electorate.
 const FACT: &[u8] = b"electorate";
+
+pub use self::anew::FoundAnewError;
 
 /// Decides by ballots among the voters.
 #[derive(Debug)]
@@ -165,8 +169,9 @@ impl Consensus {
     ) {
         self.live.clone_from(live);
         let Some(electorate) = self.electorate() else { return };
-        // A voter of whom nothing is known yet, after a restart, stays one.
-        let wanted: BTreeSet<_> = electorate.voters.union(known).filter(|id| !gone.contains(id)).copied().collect();
+        // Who was given up votes again when he answers. A voter of whom nothing is known yet, after a restart, stays one.
+        let counts = |id: &&PeerId| !gone.contains(id) && (live.contains(id) || !electorate.given_up.contains(id));
+        let wanted: BTreeSet<_> = electorate.voters.union(known).filter(counts).copied().collect();
         let is_wanted = wanted != electorate.voters && !wanted.is_empty();
         if wanted != self.wanted || !is_wanted {
             self.wanted_since = is_wanted.then_some(now);
@@ -252,9 +257,13 @@ impl Consensus {
         let is_same_lineage = self.electorate().is_none_or(|ours| ours.lineage == electorate.lineage);
         if is_same_lineage {
             self.voter.unseal(world.rows);
+            if electorate.is_anew && electorate.before.contains(&self.me) {
+                self.voter.rebase(&electorate, world);
+            }
         } else {
             self.voter.clear(world.rows);
         }
+        let is_anew = electorate.is_anew;
         // Our own cells are as good as another's: sealed with this step.
         let is_old_voter = is_same_lineage && electorate.before.contains(&self.me);
         let fetched = is_old_voter.then_some((self.me, Progress::Done)).into_iter().collect();
@@ -264,7 +273,8 @@ impl Consensus {
         self.rounds.remove(&Target::Next);
         let targets: Vec<_> = self.rounds.keys().cloned().collect();
         for target in targets {
-            let is_void = !is_same_lineage && self.rounds.get(&target).is_some_and(|round| !round.in_doubt.is_empty());
+            let is_void = (!is_same_lineage || is_anew)
+                && self.rounds.get(&target).is_some_and(|round| !round.in_doubt.is_empty());
             if is_void {
                 self.give_up(&target, world.now);
             } else {
@@ -305,7 +315,7 @@ impl Consensus {
     fn activate(&mut self, world: &mut World<'_>) {
         let Some(seat) = self.seat.as_mut().filter(|seat| !seat.is_active) else { return };
         let done = seat.fetched.values().filter(|progress| matches!(progress, Progress::Done)).count();
-        if seat.electorate.voters.contains(&self.me) && done >= majority(&seat.electorate.before) {
+        if seat.electorate.voters.contains(&self.me) && done >= seat.electorate.needed_before() {
             seat.is_active = true;
             world.rows.put(Table::Facts, FACT, seat);
         }

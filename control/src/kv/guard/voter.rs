@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ballot, Decree, GuardMessage, Target};
+use super::{Ballot, Decree, Electorate, GuardMessage, Target, World};
 use crate::kv::{
+    entry::Entry,
     key::Key,
     rows::{Damaged, Rows, StoredRows, Table, read},
 };
@@ -101,6 +102,27 @@ impl Voter {
     pub(super) fn unseal(&mut self, rows: &mut Rows) {
         if self.cells.remove(&Target::Next).is_some() {
             rows.remove(Table::Ballots, NEXT);
+        }
+    }
+
+    /// The electorate is founded anew: of each key the latest counts that was accepted here, or heard here to be decided. All
+    /// that is left of earlier epochs comes to lie in one that nobody votes in, in the order of time.
+    pub(super) fn rebase(&mut self, anew: &Electorate, world: &mut World<'_>) {
+        let mut latest: BTreeMap<Key, Entry> = BTreeMap::new();
+        let decided = world.store.iter().filter(|(_, held)| held.entry.guard == Some(anew.lineage));
+        latest.extend(decided.map(|(key, held)| (key.clone(), held.entry.clone())));
+        for (target, cell) in &self.cells {
+            let (Target::Key(key), Some((_, Decree::Entry(Some(entry))))) = (target, &cell.accepted) else { continue };
+            if latest.get(key).is_none_or(|known| known.modified < entry.modified) {
+                latest.insert(key.clone(), entry.clone());
+            }
+        }
+        self.clear(world.rows);
+        for (key, entry) in latest {
+            let (round, proposer) = (entry.modified.0, entry.writer);
+            let ballot = Ballot { epoch: anew.epoch - 1, round, proposer, nonce: 0 };
+            let cell = Cell { promised: ballot, accepted: Some((ballot, Decree::Entry(Some(entry)))) };
+            self.put(&Target::Key(key), cell, world.rows);
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, BufReader},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -110,7 +110,7 @@ impl Connection {
         let (reader, mut writer) = stream.into_split();
         write(&mut writer, &Request::Hello(API_VERSION)).await?;
         let mut reader = BufReader::new(reader);
-        match read(&mut reader).await? {
+        match framing::receive_message(&mut reader).await? {
             Some(Event::Hello(API_VERSION)) => {}
             Some(Event::Hello(version)) => {
                 return Err(io::Error::other(format!("it speaks version {version}, not {API_VERSION}")));
@@ -134,7 +134,7 @@ impl Connection {
 }
 
 async fn read_events(mut reader: BufReader<OwnedReadHalf>, events: mpsc::Sender<DataplaneEvent>) -> io::Result<()> {
-    while let Some(event) = read(&mut reader).await? {
+    while let Some(event) = framing::receive_message(&mut reader).await? {
         if events.send(DataplaneEvent::Heard(event)).await.is_err() {
             break;
         }
@@ -171,17 +171,6 @@ async fn write_requests(
 async fn write(writer: &mut OwnedWriteHalf, request: &Request) -> io::Result<()> {
     let bytes = Zeroizing::new(framing::encode(request)?);
     writer.write_all(&bytes).await
-}
-
-async fn read(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Event>> {
-    let mut announced = [0; framing::LEN_BYTES];
-    match reader.read_exact(&mut announced).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    };
-    let mut bytes = vec![0; framing::decode_len(announced)?];
-    reader.read_exact(&mut bytes).await?;
-    framing::decode(&bytes).map(Some)
 }
 
 #[cfg(test)]

@@ -12,11 +12,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::AsyncWriteExt,
+    net::{UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, watch},
 };
 use weaved_api::{
@@ -93,7 +90,7 @@ impl Connection {
     async fn converse(&mut self, stream: UnixStream) -> io::Result<()> {
         let (mut reader, mut writer) = stream.into_split();
         write(&mut writer, &GatewayRequest::Hello(GATEWAY_API_VERSION)).await?;
-        let generation = match read(&mut reader).await? {
+        let generation = match framing::receive_message(&mut reader).await? {
             Some(GatewayEvent::Hello { version, generation }) => {
                 check_version(version)?;
                 generation
@@ -108,7 +105,7 @@ impl Connection {
         // Reading has a task of its own: a read that was begun must not be dropped for a write.
         let news = self.news.clone();
         let mut reading = tokio::spawn(async move {
-            while let Some(event) = read(&mut reader).await? {
+            while let Some(event) = framing::receive_message(&mut reader).await? {
                 if news.send(GatewayNews::Heard(event)).await.is_err() {
                     break;
                 }
@@ -139,17 +136,6 @@ async fn write_states(
 
 async fn write(writer: &mut OwnedWriteHalf, request: &GatewayRequest) -> io::Result<()> {
     writer.write_all(&framing::encode(request)?).await
-}
-
-async fn read(reader: &mut OwnedReadHalf) -> io::Result<Option<GatewayEvent>> {
-    let mut announced = [0; framing::LEN_BYTES];
-    match reader.read_exact(&mut announced).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    };
-    let mut bytes = vec![0; framing::decode_len(announced)?];
-    reader.read_exact(&mut bytes).await?;
-    framing::decode(&bytes).map(Some)
 }
 
 /// A verb's question; it works also while control is away.

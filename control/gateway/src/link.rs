@@ -8,11 +8,8 @@
 use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::AsyncWriteExt,
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Semaphore, mpsc, oneshot, watch},
 };
 use weaved_api::{
@@ -80,14 +77,14 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
     let (mut reader, mut writer) = stream.into_split();
     let generation = *told.generation.borrow();
     write(&mut writer, &GatewayEvent::Hello { version: GATEWAY_API_VERSION, generation }).await?;
-    match read(&mut reader).await? {
+    match framing::receive_message(&mut reader).await? {
         Some(GatewayRequest::Hello(GATEWAY_API_VERSION)) => {}
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no hello of our version")),
     }
     // Reading has a task of its own: a read that was begun must not be dropped for a write.
     let (sender, mut requests) = mpsc::channel(1);
     let reading = tokio::spawn(async move {
-        while let Some(request) = read(&mut reader).await? {
+        while let Some(request) = framing::receive_message(&mut reader).await? {
             if sender.send(request).await.is_err() {
                 break;
             }
@@ -127,15 +124,4 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
 
 async fn write(writer: &mut OwnedWriteHalf, event: &GatewayEvent) -> io::Result<()> {
     writer.write_all(&framing::encode(event)?).await
-}
-
-async fn read(reader: &mut OwnedReadHalf) -> io::Result<Option<GatewayRequest>> {
-    let mut announced = [0; framing::LEN_BYTES];
-    match reader.read_exact(&mut announced).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    };
-    let mut bytes = vec![0; framing::decode_len(announced)?];
-    reader.read_exact(&mut bytes).await?;
-    framing::decode(&bytes).map(Some)
 }

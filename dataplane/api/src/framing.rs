@@ -11,6 +11,8 @@
 use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
+#[cfg(feature = "tokio")]
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Room for 10,000 neighbours and 1,000 peers, several times over.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
@@ -66,6 +68,19 @@ pub fn read_message<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<O
     }
     let mut bytes = vec![0; decode_len(announced)?];
     reader.read_exact(&mut bytes)?;
+    decode(&bytes).map(Some)
+}
+
+/// [`read_message`] in an asynchronous program. It must not be dropped in the middle of a message.
+#[cfg(feature = "tokio")]
+pub async fn receive_message<T: DeserializeOwned>(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+    let mut announced = [0; LEN_BYTES];
+    match reader.read(&mut announced).await? {
+        0 => return Ok(None),
+        count => reader.read_exact(&mut announced[count..]).await?,
+    };
+    let mut bytes = vec![0; decode_len(announced)?];
+    reader.read_exact(&mut bytes).await?;
     decode(&bytes).map(Some)
 }
 

@@ -1,6 +1,12 @@
 //! One request in flight at one backend: counted from the attempt to the last byte of the answer, written down at its end.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use super::{
     access_log::{Entry, LogQueue},
@@ -23,11 +29,12 @@ pub(super) struct Flight {
     _active: Active,
 }
 
-/// A place at a backend, counted there and with its colour.
+/// A place at a backend, counted there and with its colour: there among its requests, or among its streams.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) backend: Arc<Backend>,
-    counts: Arc<ColourCounts>,
+    pub(super) counts: Arc<ColourCounts>,
+    is_stream: bool,
 }
 
 /// A line that is written when all is over.
@@ -39,17 +46,31 @@ pub(super) struct Log {
 }
 
 impl Place {
+    /// For a request, until [`Self::becomes_stream`].
     pub(super) fn take(group: &Group, backend: &Arc<Backend>) -> Self {
         backend.begin();
-        group.counts.in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self { backend: Arc::clone(backend), counts: Arc::clone(&group.counts) }
+        group.counts.in_flight.fetch_add(1, Relaxed);
+        Self { backend: Arc::clone(backend), counts: Arc::clone(&group.counts), is_stream: false }
+    }
+
+    /// What it is held for is a stream from now on. It is never counted in neither.
+    pub(super) fn becomes_stream(&mut self) {
+        if !self.is_stream {
+            self.counts.streams.fetch_add(1, Relaxed);
+            self.counts.in_flight.fetch_sub(1, Relaxed);
+            self.is_stream = true;
+        }
+    }
+
+    fn counter(&self) -> &AtomicU64 {
+        if self.is_stream { &self.counts.streams } else { &self.counts.in_flight }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.backend.end();
-        self.counts.in_flight.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.counter().fetch_sub(1, Relaxed);
     }
 }
 
@@ -95,5 +116,30 @@ impl Drop for Flight {
             let started = log.entry.started;
             log.write(started);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::backend::sample;
+
+    #[test]
+    fn a_request_that_becomes_a_stream_is_counted_there_and_no_longer_among_requests() {
+        let backend = sample(1);
+        let group = Group::new(Arc::default(), vec![Arc::clone(&backend)]);
+        let counted = || {
+            let report = group.counts.report(1);
+            (report.in_flight, report.streams, backend.in_flight())
+        };
+        let request = Place::take(&group, &backend);
+        let mut stream = Place::take(&group, &backend);
+        assert_eq!(counted(), (2, 0, 2));
+        stream.becomes_stream();
+        assert_eq!(counted(), (1, 1, 2));
+        drop(request);
+        assert_eq!(counted(), (0, 1, 1));
+        drop(stream);
+        assert_eq!(counted(), (0, 0, 0));
     }
 }

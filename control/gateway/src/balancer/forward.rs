@@ -275,7 +275,7 @@ impl Job<'_> {
                 return Err(Refusal::BackendFailed { service: rule.name.clone() });
             };
             let on_backend = hyper::upgrade::on(&mut response);
-            stream::upgrade(self.client, group, place, rule.timeouts.idle, on_client, on_backend, log);
+            stream::upgrade(self.client, place, rule.timeouts.idle, on_client, on_backend, log);
             return Ok(switching(response));
         }
         let (mut parts, body) = response.into_parts();

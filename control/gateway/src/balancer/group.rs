@@ -128,8 +128,7 @@ impl ColourCounts {
         ColourReport {
             colour: self.colour.clone(),
             healthy: healthy as u32,
-            // A stream has a place at its backend as a request has, for as long as it lives.
-            in_flight: self.in_flight.load(Relaxed).saturating_sub(self.streams.load(Relaxed)),
+            in_flight: self.in_flight.load(Relaxed),
             streams: self.streams.load(Relaxed),
             requests: self.requests.load(Relaxed),
             failures: self.failures.load(Relaxed),

@@ -156,7 +156,7 @@ impl Services {
 }
 
 impl Service {
-    /// True while requests are in flight.
+    /// True while requests are in flight; streams do not end by themselves.
     pub(super) fn is_busy(&self) -> bool {
         self.counts.values().any(|counts| counts.in_flight.load(std::sync::atomic::Ordering::Relaxed) > 0)
     }

@@ -26,7 +26,7 @@ use super::{
     clock,
     connection::Client,
     flight::{Log, Place},
-    group::{ColourCounts, Group, Wish},
+    group::Wish,
     limits::{MAX_ATTEMPTS, STREAM_BUFFER_BYTES},
     pool,
     rules::Rules,
@@ -38,20 +38,18 @@ static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
 /// A stream that is counted.
 struct Open {
     place: Place,
-    counts: Arc<ColourCounts>,
     id: u64,
 }
 
 impl Open {
-    fn new(place: Place, group: &Group) -> Self {
-        group.counts.streams.fetch_add(1, Relaxed);
-        Self { place, counts: Arc::clone(&group.counts), id: NEXT_STREAM.fetch_add(1, Relaxed) }
+    fn new(mut place: Place) -> Self {
+        place.becomes_stream();
+        Self { place, id: NEXT_STREAM.fetch_add(1, Relaxed) }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.counts.streams.fetch_sub(1, Relaxed);
         self.place.backend.on_stream_end(self.id);
     }
 }
@@ -59,7 +57,6 @@ impl Drop for Open {
 /// Carries an upgraded connection as soon as both ends have changed the protocol.
 pub(super) fn upgrade(
     client: &Client,
-    group: &Group,
     place: Place,
     idle: Option<Duration>,
     on_client: OnUpgrade,
@@ -67,7 +64,7 @@ pub(super) fn upgrade(
     log: Option<Log>,
 ) {
     client.worker.counters.streams.add();
-    let open = Open::new(place, group);
+    let open = Open::new(place);
     let (backend, id) = (Arc::clone(&open.place.backend), open.id);
     let alive = client.activity.begin();
     client.activity.upgrade();
@@ -99,8 +96,7 @@ pub(super) async fn carry(
     let idle = service.rule.timeouts.idle;
     let (backend, id) = (Arc::clone(&open.place.backend), open.id);
     let started = Instant::now();
-    let counts = Arc::clone(&open.counts);
-    counts.on_answer(false, started.saturating_duration_since(client.accepted));
+    open.place.counts.on_answer(false, started.saturating_duration_since(client.accepted));
     let task = tokio::spawn(async move {
         drop(copy(stream, upstream, idle).await);
         drop(open);
@@ -128,7 +124,7 @@ async fn connect(client: &Client, service: &Arc<Service>, asked: Option<&str>) -
         match reach(client, backend, rule.timeouts.connect).await {
             Ok(stream) => {
                 backend.on_success();
-                return Some((Open::new(place, group), stream));
+                return Some((Open::new(place), stream));
             }
             Err(error) => {
                 tracing::debug!(backend = backend.key.instance, %error, "cannot be reached");

@@ -45,6 +45,8 @@ counters! { BalancerCounters:
     streams,
     /// Connections and streams cut because a drain had its time
     drain_cut,
+    /// Connections to backends cut because their host was gone
+    host_lost,
     /// Lines of access logs that were dropped: the disk is slower than the traffic
     log_dropped,
 }

@@ -107,6 +107,7 @@ impl Balancer {
     /// Does as the state says. Returns when new requests follow it.
     pub async fn apply(&mut self, state: &GatewayState, now: Instant) {
         self.services.rebuild(state, clock::wall_us());
+        (0..self.services.cut_lost()).for_each(|_| self.counters.host_lost.add());
         let services = &self.services;
         self.listeners.set(&state.balancer.listeners, |name| services.find(name));
         self.listeners.reconcile(now).await;

@@ -73,6 +73,14 @@ impl Services {
         self.on_moments();
     }
 
+    /// Ends the connections to hosts that are gone: requests there could only wait. What may be sent again goes to another instance.
+    /// Streams stay: nobody could begin them again where they were, and the host may come back. How many there were.
+    pub(super) fn cut_lost(&self) -> usize {
+        let instances = self.list.iter().flat_map(|service| &service.listed);
+        let lost = instances.filter(|listed| matches!(listed.standing, Standing::HostDown | Standing::HostAway));
+        lost.filter_map(|listed| listed.backend.as_ref()).map(|backend| backend.cut_connections()).sum()
+    }
+
     fn instance(
         &mut self,
         rule: &BalancedService,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weaved_api::{
     balancer::{AccessLog, Ejection, LogFormat, Policy, Sticky},
-    gateway::Standing,
+    gateway::{NamedHost, Standing},
 };
 
 use crate::lab::{Backend, Client, Lab, instance, listener, route, service, wait_for};
@@ -112,6 +112,38 @@ async fn only_instances_that_take_traffic_get_requests_and_none_is_said_in_a_sen
     assert_eq!((answer.status, answer.body.as_str()), (503, "no instance of web takes traffic\n"));
     let status = lab.status().await;
     assert_eq!(status.services[0].backends[0].state, "left out: its host does not answer");
+}
+
+#[tokio::test]
+async fn requests_at_a_host_that_is_gone_are_sent_elsewhere_or_refused_at_once_and_streams_wait() {
+    let (lost, other) = (Backend::http1("lost").await, Backend::http1("other").await);
+    let mut lab = Lab::start(&[(&lost, "blue"), (&other, "blue")]).await;
+    lab.state.hosts.push(NamedHost { name: "b".into(), address: None, standing: Standing::Passing });
+    lab.state.instances[0].host = 1;
+    lab.apply().await;
+    // In turns: one of each kind is at each of the two.
+    let upgrade = "GET /upgrade HTTP/1.1\r\nHost: web\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let repeatable = "GET /slow/600000 HTTP/1.1\r\nHost: web\r\n\r\n";
+    let single = "POST /slow/600000 HTTP/1.1\r\nHost: web\r\nContent-Length: 1\r\n\r\nx";
+    let (mut clients, mut sent) = (Vec::new(), 0);
+    for request in [upgrade, upgrade, repeatable, repeatable, single, single] {
+        let mut client = Client::connect(lab.address()).await;
+        client.send(request).await;
+        sent += 1;
+        wait_for("it is there", async || lost.request_count() + other.request_count() == sent).await;
+        clients.push(client);
+    }
+    assert_eq!((lost.request_count(), other.request_count()), (3, 3));
+    lab.state.hosts[1].standing = Standing::HostDown;
+    lab.apply().await;
+    wait_for("one is sent again", async || other.request_count() == 4).await;
+    lab.wait_for_counter("backend_failed", 1).await;
+    assert_eq!(lab.counter("host_lost").await, 2);
+    for stream in &mut clients[..2] {
+        assert_eq!(stream.answer().await.unwrap().status, 101);
+        stream.send("still here").await;
+        assert_eq!(stream.read(10).await, b"still here");
+    }
 }
 
 #[tokio::test]

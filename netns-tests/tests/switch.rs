@@ -118,6 +118,32 @@ fn one_word_switches_everywhere_and_one_goes_back() {
     let why = a.weaved().run(&["kv", "put", "weaved/switch/web", "{}"]).refused(1);
     assert!(why.contains("weaved's own"), "{why}");
     assert!(key(c, "weaved/switch/web").contains("\"revision\": 3"));
+
+    a_canary_is_held_taken_up_and_given_up_from_any_host(&hosts);
+}
+
+/// Of `web` in blue. That it goes step by step by itself is shown in `control/src/switch/scenarios/canary.rs`.
+fn a_canary_is_held_taken_up_and_given_up_from_any_host(hosts: &[Arc<Host>; 3]) {
+    let [a, b, c] = hosts;
+    let why = b.weaved().run(&["switch", "web", "--pause"]).refused(1);
+    assert!(why.contains("no canary"), "{why}");
+    let said = a.weaved().run(&["switch", "web", "green", "--canary", "1,10,50", "--step", "1h"]).ok().stdout;
+    assert!(said.contains("switch 4: blue → blue 99 %, green 1 %"), "{said}");
+    let why = b.weaved().run(&["switch", "web", "green"]).refused(1);
+    assert!(why.contains("step 1 of 3") && why.contains("--abort"), "{why}");
+    let said = b.weaved().run(&["switch", "web", "--pause"]).ok().stdout;
+    assert!(said.contains("paused at blue 99 %, green 1 %"), "{said}");
+    wait_until("everybody sees that it is paused", SOON, || history(c)["canary"]["paused"] == true);
+    assert!(c.weaved().run(&["history", "web"]).ok().stdout.contains("step 1 of 3, paused"));
+    let said = c.weaved().run(&["switch", "web", "--resume"]).ok().stdout;
+    assert!(said.contains("goes on at blue 99 %, green 1 %"), "{said}");
+    assert_eq!(key(a, "backend/web"), "blue", "while it is out the key shows the old colour");
+    let said = c.weaved().run(&["switch", "web", "--abort"]).ok().stdout;
+    assert!(said.contains("switch 5: blue 99 %, green 1 % → blue"), "{said}");
+    wait_for_colour(hosts, "blue");
+    let record = history(b);
+    assert_chain(&record);
+    assert!(record["canary"].is_null() && record["history"][4]["reason"] == "canary aborted", "{record:#}");
 }
 
 #[test]

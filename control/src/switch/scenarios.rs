@@ -5,6 +5,7 @@
 //! majority can be reached, and sometimes the proposer does not learn how. Its own simulation is in `kv/scenarios.rs`.
 //! Everything random comes from one seed; a failure prints it, and `WEAVED_SEED=n` runs that one alone.
 
+mod canary;
 mod world;
 
 use std::time::Duration;
@@ -174,31 +175,6 @@ fn a_host_without_a_majority_is_refused_and_takes_over_what_was_decided_when_it_
         assert_eq!(world.live_colours(), ["green"]);
         world.assert_agreed();
     });
-}
-
-#[test]
-fn a_canary_goes_step_by_step_by_itself_and_a_bad_one_comes_back() {
-    let canary = |world: &mut World| {
-        world.run_for(secs(8));
-        world.switch(0, to("blue"));
-        let plan = super::canary::CanaryPlan { steps: vec![10, 50], step_ms: 3000 };
-        let order = Order { what: What::Canary("green".into(), plan), ..to("green") };
-        assert!(matches!(world.switch(1, order), Outcome::Switched { .. }));
-    };
-    let mut world = World::new(1, 5, Faults::LAN);
-    canary(&mut world);
-    assert_eq!(world.live_in_words(), "blue 90 %, green 10 %");
-    world.run_for(secs(12));
-    assert_eq!(world.live_in_words(), "green");
-    world.assert_agreed();
-
-    let mut world = World::new(2, 5, Faults::LAN);
-    canary(&mut world);
-    world.serve_failures("green", 200, 30);
-    world.run_for(secs(6));
-    assert_eq!(world.live_in_words(), "blue");
-    assert!(world.last_reason().contains("requests failed"), "{}", world.last_reason());
-    world.assert_agreed();
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::super::{
     order::{AttemptId, Order, Outcome},
     record::{Record, describe, main_colour, record_key},
     testing::{instances, view},
+    verdict::Counts,
 };
 use crate::{
     catalogue::View,
@@ -110,7 +111,7 @@ struct Balancer {
     serving: Vec<weaved_api::balancer::ColourShare>,
     prepared: Option<Prepared>,
     is_sick: bool,
-    counts: BTreeMap<String, (u64, u64)>,
+    counts: BTreeMap<String, Counts>,
 }
 
 enum Event {
@@ -227,11 +228,11 @@ impl World {
         self.hosts.iter_mut().filter_map(|host| host.balancer.as_mut()).for_each(|balancer| balancer.is_sick = true);
     }
 
-    /// Each balancer has so many requests to a colour, and so many of them fail.
-    pub(super) fn serve_failures(&mut self, colour: &str, requests: u64, failures: u64) {
+    /// Each balancer has had these requests to a colour.
+    pub(super) fn serve(&mut self, colour: &str, counts: &Counts) {
         for index in 0..self.hosts.len() {
             if let Some(balancer) = &mut self.hosts[index].balancer {
-                balancer.counts.insert(colour.to_owned(), (requests, failures));
+                balancer.counts.insert(colour.to_owned(), counts.clone());
                 self.report(index);
             }
         }
@@ -608,10 +609,11 @@ impl World {
 
     fn report(&mut self, index: usize) {
         let Some(balancer) = &self.hosts[index].balancer else { return };
-        let colours = balancer.counts.iter().map(|(colour, &(requests, failures))| ColourReport {
+        let colours = balancer.counts.iter().map(|(colour, counts)| ColourReport {
             colour: colour.clone(),
-            requests,
-            failures,
+            requests: counts.requests,
+            failures: counts.failures,
+            latency: counts.latency.clone(),
             ..ColourReport::default()
         });
         let service = BalancedServiceReport {

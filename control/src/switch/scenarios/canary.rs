@@ -1,0 +1,121 @@
+//! Canaries: step by step, held, taken up again, given up, and taken back when the new colour does worse.
+
+use super::{
+    super::{
+        canary::CanaryPlan,
+        order::WatchOrder,
+        verdict::{Counts, Limits},
+    },
+    *,
+};
+
+/// Below it the balancers' counts prove nothing.
+const MIN_REQUESTS: u64 = 100;
+
+/// Five hosts that serve blue, and green that is sent out in steps of three seconds.
+fn sent_out(seed: u64, steps: &[u32], watch: Option<Limits>) -> World {
+    let mut world = World::new(seed, 5, Faults::LAN);
+    world.run_for(secs(8));
+    world.switch(0, to("blue"));
+    let plan = CanaryPlan { steps: steps.to_vec(), step_ms: 3000 };
+    let watch = watch.map(|limits| WatchOrder { limits, length_ms: 60_000 });
+    let order = Order { what: What::Canary("green".into(), plan), watch, ..to("green") };
+    assert!(matches!(world.switch(1, order), Outcome::Switched { .. }));
+    world
+}
+
+fn say(world: &mut World, host: usize, what: What) -> Outcome {
+    world.switch(host, Order { what, ..to("") })
+}
+
+/// So many requests that all took less than so many milliseconds.
+fn answered(requests: u64, below_ms: u64) -> Counts {
+    let bucket = below_ms.ilog2() as usize;
+    let latency = (0..=bucket).map(|at| if at == bucket { requests } else { 0 }).collect();
+    Counts { requests, failures: 0, latency }
+}
+
+#[test]
+fn it_goes_step_by_step_by_itself_and_the_key_shows_the_old_colour_until_the_end() {
+    let mut world = sent_out(1, &[1, 10, 50], None);
+    let mut seen = Vec::new();
+    for _ in 0..200 {
+        let live = world.live_in_words();
+        assert_eq!(world.mirror(), if live == "green" { "green" } else { "blue" }, "while {live} is live");
+        if seen.last() != Some(&live) {
+            seen.push(live);
+            // Written behind the decision.
+            world.run_for(secs(1));
+        }
+        world.run_for(Duration::from_millis(100));
+    }
+    assert_eq!(seen, ["blue 99 %, green 1 %", "blue 90 %, green 10 %", "blue 50 %, green 50 %", "green"]);
+    world.assert_agreed();
+}
+
+#[test]
+fn one_that_is_paused_stays_where_it_is_until_somebody_says_that_it_goes_on() {
+    let mut world = sent_out(2, &[10, 50], None);
+    assert!(matches!(say(&mut world, 2, What::Pause), Outcome::Nothing(words) if words.contains("paused")));
+    world.run_for(secs(30));
+    assert_eq!(world.live_in_words(), "blue 90 %, green 10 %");
+    assert!(matches!(say(&mut world, 3, What::Resume), Outcome::Nothing(words) if words.contains("goes on")));
+    world.run_for(secs(12));
+    assert_eq!(world.live_in_words(), "green");
+    world.assert_agreed();
+}
+
+#[test]
+fn one_that_is_aborted_gives_everything_back_also_while_it_is_paused() {
+    for is_paused in [false, true] {
+        let mut world = sent_out(3, &[10, 50], None);
+        if is_paused {
+            say(&mut world, 2, What::Pause);
+        }
+        assert!(matches!(say(&mut world, 4, What::Abort), Outcome::Switched { .. }));
+        world.run_for(secs(20));
+        assert_eq!((world.live_in_words().as_str(), world.last_reason().as_str()), ("blue", "canary aborted"));
+        world.assert_agreed();
+        for what in [What::Pause, What::Resume, What::Abort] {
+            let outcome = say(&mut world, 0, what);
+            assert!(matches!(outcome, Outcome::Refused(Refusal::NoCanary { .. })), "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn whichever_host_dies_the_others_go_on_with_it() {
+    for host in 0..5 {
+        let mut world = sent_out(4, &[10, 50], None);
+        world.crash(host);
+        world.run_for(secs(20));
+        assert_eq!(world.live_in_words(), "green", "without host {host}");
+        world.assert_agreed();
+    }
+}
+
+#[test]
+fn one_that_fails_its_clients_comes_back() {
+    let mut world = sent_out(5, &[10, 50], None);
+    world.serve("green", &Counts { failures: 30, ..answered(200, 8) });
+    world.run_for(secs(6));
+    assert_eq!(world.live_in_words(), "blue");
+    assert!(world.last_reason().contains("requests failed"), "{}", world.last_reason());
+    world.assert_agreed();
+}
+
+#[test]
+fn one_that_is_slower_than_it_may_be_comes_back_and_one_that_is_not_goes_on() {
+    let limits = Limits { errors_permille: None, p99_percent: Some(200), min_requests: MIN_REQUESTS };
+    for (green_ms, expected) in [(8, "green"), (16, "green"), (32, "blue")] {
+        let mut world = sent_out(6, &[10, 50], Some(limits));
+        world.serve("blue", &answered(5000, 8));
+        world.serve("green", &answered(MIN_REQUESTS, green_ms));
+        world.run_for(secs(15));
+        assert_eq!(world.live_in_words(), expected, "less than {green_ms} ms where blue takes less than 8 ms");
+        if expected == "blue" {
+            assert!(world.last_reason().contains("32 ms, of the old colour 8 ms"), "{}", world.last_reason());
+        }
+        world.assert_agreed();
+    }
+}

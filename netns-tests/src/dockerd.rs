@@ -108,8 +108,9 @@ impl Dockerd {
         assert!(output.success(), "dockerd did not end in order\n{output}");
     }
 
-    pub(crate) fn stop_quietly(&self) {
-        self.end();
+    /// Ends it without asking. The lab's sweep ends its containers and removes what they leave, in a fraction of the time.
+    pub(crate) fn kill(&self) {
+        drop(self.process.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Ends dockerd, which ends the containers, and starts it again with the same data. Only containers with a restart

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{Dockerd, Guest, Weaved, Wire, command::Output, namespace::Namespace, place::Place};
+use crate::{Dockerd, Guest, Weaved, Wire, command::Output, lab::at_once, namespace::Namespace, place::Place};
 
 /// The cable between a host and the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,13 @@ impl Host {
         dockerd
     }
 
+    /// The same, as `weaved docker-config` says.
+    #[track_caller]
+    pub fn start_weave_docker(&self) -> Arc<Dockerd> {
+        let flags = self.weaved.docker_flags();
+        self.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// Ends the dockerd and its containers.
     #[track_caller]
     pub fn stop_docker(&self) {
@@ -181,15 +188,21 @@ impl Host {
         )
     }
 
-    /// Ends what wants to be ended in order; the sweep does the rest.
+    /// Ends what this process has started itself; the sweep does the rest.
     pub(crate) fn close(&self) {
         if let Some(dockerd) = self.dockerd.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            dockerd.stop_quietly();
+            dockerd.kill();
         }
         if let Some(wire) = &self.wire {
             wire.stop();
         }
     }
+}
+
+/// [`Host::start_weave_docker`] on all of them at once: a dockerd takes its time.
+#[track_caller]
+pub fn start_dockers<const N: usize>(hosts: [&Host; N]) -> [Arc<Dockerd>; N] {
+    at_once(&hosts, |host| host.start_weave_docker()).try_into().expect("one for each host")
 }
 
 impl Place for Host {

@@ -1,6 +1,6 @@
 //! The lab: owner of the hosts and of the switch between them.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, panic::resume_unwind, path::Path, sync::Arc};
 
 use tempfile::TempDir;
 
@@ -73,19 +73,16 @@ impl Lab {
     pub fn launch_cluster(&self, hosts: &[&Host]) {
         let [first, others @ ..] = hosts else { return };
         first.weaved().launch(&[]);
-        for host in others {
-            host.weaved().join(first.weaved(), first.ipv4());
-        }
-        for host in hosts {
-            host.weaved().wait_for_peers(others.len());
-        }
+        let token = first.weaved().token_file();
+        at_once(others, |host| host.weaved().launch(&["--token-file", &token, &first.ipv4().to_string()]));
+        at_once(hosts, |host| host.weaved().wait_for_peers(others.len()));
     }
 
     /// Loses this share of all packets on the switch from now on, drawn at random, whatever they are. A super-packet
     /// counts as one: hosts shall be on links where there are none, such as [`crate::Wiring::Card`].
     #[track_caller]
     pub fn lose(&self, share: f64) {
-        let nft = |args: &[&str]| self.switch.run(&[&["nft"], args].concat());
+        let nft = |args: &[&str]| self.nft(args);
         // There is none the first time.
         let _ = nft(&["delete", "table", "bridge", "lab"]);
         if share <= 0.0 {
@@ -98,6 +95,26 @@ impl Lab {
         nft(&["add", "rule", "bridge", "lab", "loss", "ether", "type", "arp", "accept"]).ok();
         let drop = ["numgen", "random", "mod", "1000000", "<", &per_million, "counter", "drop"];
         nft(&[&["add", "rule", "bridge", "lab", "loss"], drop.as_slice()].concat()).ok();
+    }
+
+    /// Nothing passes between this host and the others from now on, in either direction, until [`Self::heal`]. Its cable stays
+    /// plugged in: nobody is told.
+    #[track_caller]
+    pub fn cut_off(&self, host: &Host) {
+        let port = host.switch_port();
+        let chain = "add table bridge cut; add chain bridge cut both { type filter hook forward priority 0; }";
+        let rule = |side: &str| format!("add rule bridge cut both {side} {port} drop");
+        self.nft(&[&format!("{chain}; {}; {}", rule("iifname"), rule("oifname"))]).ok();
+    }
+
+    /// Nobody is cut off any more.
+    #[track_caller]
+    pub fn heal(&self) {
+        self.nft(&["delete", "table", "bridge", "cut"]).ok();
+    }
+
+    fn nft(&self, args: &[&str]) -> crate::Output {
+        self.switch.run(&[&["nft"], args].concat())
     }
 
     /// A directory that lives as long as the lab.
@@ -140,6 +157,15 @@ impl Drop for Lab {
         }
         sweep::everything_of(std::process::id());
     }
+}
+
+/// Does something with each of them, with all at the same time: mostly it is waiting.
+pub(crate) fn at_once<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let working: Vec<_> = all.iter().map(|one| scope.spawn(|| work(one))).collect();
+        let done = working.into_iter().map(|thread| thread.join().unwrap_or_else(|payload| resume_unwind(payload)));
+        done.collect()
+    })
 }
 
 #[track_caller]

@@ -47,7 +47,7 @@ pub use capture::Capture;
 pub use command::{Output, Process};
 pub use dockerd::{Container, Dockerd};
 pub use guest::Guest;
-pub use host::{Host, Link, Wiring};
+pub use host::{Host, Link, Wiring, start_dockers};
 pub use lab::Lab;
 pub use packet_socket::PacketSocket;
 pub use place::Place;

@@ -6,6 +6,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use crate::{
+    Guest,
     command::Process,
     place::Place,
     wait::{SOON, wait_until},
@@ -38,7 +39,8 @@ pub const TCP_SEED: u64 = 7;
 #[track_caller]
 pub fn wait_for_ping(from: &dyn Place, to: IpAddr) {
     let what = format!("{} can ping {to}", from.name());
-    wait_until(&what, SOON, || from.run(&["ping", "-c", "1", "-W", "1", &to.to_string()]).success());
+    // What is lost before it can arrive is not waited for.
+    wait_until(&what, SOON, || from.run(&["ping", "-c", "1", "-W", "0.3", &to.to_string()]).success());
 }
 
 /// True if one of three pings is answered.
@@ -66,6 +68,18 @@ pub fn check_every_kind(from: &dyn Place, to: &dyn Place, address: IpAddr, other
     let link_local = format!("{}%eth0", link_local(to));
     check_tcp(from, to, &link_local, 4 << 20);
     check_udp_sizes(from, to, &link_local, 60_000);
+}
+
+/// Streams of so many bytes both ways, datagrams of all sizes, and one to all.
+#[track_caller]
+pub fn check_both_ways(a: &Guest, b: &Guest, bytes: u64) {
+    wait_for_ping(a, b.address());
+    for (from, to) in [(a, b), (b, a)] {
+        let address = to.address().to_string();
+        check_tcp(from, to, &address, bytes);
+        check_udp_sizes(from, to, &address, 60_000);
+    }
+    check_broadcast(a, &[b], "10.47.255.255");
 }
 
 /// Sends `bytes` over TCP and has the receiver's checksum compared with the sender's.

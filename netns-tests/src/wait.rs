@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 pub const SOON: Duration = Duration::from_secs(20);
 /// How often a condition is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Waits that are longer are told: `--nocapture` shows what a suite spends its time on.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// Waits until `condition` holds; panics at the deadline with `what` was waited for.
 #[track_caller]
@@ -16,9 +18,13 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 /// Waits until `probe` gives a value; panics at the deadline with `what` was waited for.
 #[track_caller]
 pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + deadline;
+    let begun = Instant::now();
+    let end = begun + deadline;
     loop {
         if let Some(value) = probe() {
+            if begun.elapsed() > WORTH_TELLING {
+                println!("waited {:.1} s until {what}", begun.elapsed().as_secs_f64());
+            }
             return value;
         }
         assert!(Instant::now() < end, "waited {} s in vain until {what}", deadline.as_secs());

@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use weaved_netns_tests::{Container, Dockerd, Host, Lab, Part, Place, SOON, wait_until};
+use weaved_netns_tests::{Container, Dockerd, Host, Lab, Part, Place, SOON, start_dockers, wait_until};
 
 /// Two hosts with a dockerd each. `blue` runs on a, `green` on b; `shell` is where clients on a are.
 struct Pair {
@@ -17,11 +17,6 @@ struct Pair {
     docker_b: Arc<Dockerd>,
     // Last, so that it is dropped when the hosts are no longer used.
     _lab: Lab,
-}
-
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// A container of the service `web` that answers with its colour.
@@ -56,7 +51,7 @@ impl Pair {
         let mut lab = Lab::open(name)?;
         let (a, b) = (lab.host("a"), lab.host("b"));
         lab.launch_cluster(&[&a, &b]);
-        let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+        let [docker_a, docker_b] = start_dockers([&a, &b]);
         run_web(&docker_a, "blue");
         run_web(&docker_b, "green");
         let shell = docker_a.idle_container("shell");

@@ -1,7 +1,5 @@
 //! Containers are asked for super-frames that leave in one send, whoever made them, and keep what is their own.
 
-use std::sync::Arc;
-
 use weaved_netns_tests::{Container, Dockerd, Guest, Host, Lab, Place, SOON, traffic, wait_until};
 
 /// What weaved asks for, as the kernel shows it.
@@ -25,11 +23,6 @@ fn status_line(host: &Host) -> String {
     screen.lines().find(|line| line.starts_with("container-gso")).unwrap_or_default().to_owned()
 }
 
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
 #[test]
 fn guests_and_containers_are_limited_when_they_come_and_their_own_smaller_limit_stays() {
     let Some(mut lab) = Lab::open("gso") else { return };
@@ -38,7 +31,7 @@ fn guests_and_containers_are_limited_when_they_come_and_their_own_smaller_limit_
     let guest = b.overlay_guest(2, 1500);
     wait_until("the guest is limited", SOON, || device(&guest).contains(LIMIT));
 
-    let docker = start_docker(&a);
+    let docker = a.start_weave_docker();
     let container = docker.idle_container("one");
     wait_until("the container is limited", SOON, || device_of(&a, &docker, &container).contains(LIMIT));
     traffic::check_tcp(&container, &guest, &guest.address().to_string(), 64 << 20);

@@ -11,11 +11,15 @@ fn vxlan_guests(lab: &Lab, hosts: &[&Host]) -> Vec<weaved_netns_tests::Guest> {
 }
 
 #[test]
-fn hosts_reach_each_other_by_both_address_families() {
+fn hosts_reach_each_other_by_both_address_families_unless_one_is_cut_off() {
     let Some(mut lab) = Lab::open("hosts") else { return };
-    let (a, b) = (lab.host("a"), lab.host("b"));
+    let (a, b, c) = (lab.host("a"), lab.host("b"), lab.host("c"));
     assert!(traffic::can_ping(&*a, b.ipv4()));
     assert!(traffic::can_ping(&*a, b.ipv6()));
+    lab.cut_off(&b);
+    assert!(!traffic::can_ping(&*a, b.ipv4()) && traffic::can_ping(&*a, c.ipv4()));
+    lab.heal();
+    assert!(traffic::can_ping(&*a, b.ipv4()));
 }
 
 #[test]

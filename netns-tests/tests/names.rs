@@ -6,7 +6,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use weaved_netns_tests::{Container, Dockerd, Host, Lab, Part, Place, SOON, wait_until};
+use weaved_netns_tests::{Container, Dockerd, Host, Lab, Part, Place, SOON, start_dockers, wait_until};
 
 /// Two hosts, each with a dockerd that uses our bridge and our names, and a container: `web` on b, `shell` on a.
 struct Pair {
@@ -22,17 +22,12 @@ struct Pair {
     _lab: Lab,
 }
 
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
 impl Pair {
     fn launch(name: &str) -> Option<Self> {
         let mut lab = Lab::open(name)?;
         let (a, b) = (lab.host("a"), lab.host("b"));
         lab.launch_cluster(&[&a, &b]);
-        let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+        let [docker_a, docker_b] = start_dockers([&a, &b]);
         let web = docker_b.run_container("web", &[], &["httpd", "-f", "-p", "80", "-h", "/bin"]);
         let shell = docker_a.idle_container("shell");
         let server = bridge_address(&a).to_string();

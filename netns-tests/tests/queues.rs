@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use serde_json::Value;
-use weaved_netns_tests::{Guest, Host, Lab, Place, SOON, traffic, wait_until};
+use weaved_netns_tests::{Host, Lab, Place, SOON, traffic, wait_until};
 
 /// Of so many segments one may come out of order: what the scheduler and a full queue do, not the steering of flows.
 const ORDERLY_SHARE: u64 = 100;
@@ -100,19 +100,8 @@ fn traffic_passes_with_several_workers_and_without_offloads_and_the_number_may_c
     for (of_a, of_b) in [(("2", OFF), ("3", OFF)), (("3", AUTO), ("2", OFF)), (("1", AUTO), ("2", AUTO))] {
         relaunch(a, of_a.0, &of_a.1, 1);
         relaunch(b, of_b.0, &of_b.1, 1);
-        check_traffic(&in_a, &in_b);
+        traffic::check_both_ways(&in_a, &in_b, 8 << 20);
     }
-}
-
-/// Streams both ways, datagrams of all sizes, and one to all.
-fn check_traffic(a: &Guest, b: &Guest) {
-    traffic::wait_for_ping(a, b.address());
-    for (from, to) in [(a, b), (b, a)] {
-        let address = to.address().to_string();
-        traffic::check_tcp(from, to, &address, 8 << 20);
-        traffic::check_udp_sizes(from, to, &address, 60_000);
-    }
-    traffic::check_broadcast(a, &[b], "10.47.255.255");
 }
 
 /// Source ports of the UDP datagrams over IPv4 to weaved's port in these Ethernet frames, where they come from `from`.

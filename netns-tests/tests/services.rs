@@ -3,13 +3,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, random::Random, wait_for, wait_until};
-
-/// `dockerd $(weaved docker-config --flags)`
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
-}
+use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, random::Random, start_dockers, wait_for, wait_until};
 
 /// The instances of this host as `weaved service ls --json` has them; empty while it does not answer.
 fn instances(host: &Host) -> Vec<Value> {
@@ -44,7 +38,7 @@ fn containers_of_docker_run_and_of_compose_register_drain_and_leave() {
     let Some(mut lab) = Lab::open("reg") else { return };
     let host = lab.host("alpha");
     host.weaved().launch(&[]);
-    let docker = start_docker(&host);
+    let docker = host.start_weave_docker();
 
     let options = ["--expose", "80", "-e", "SERVICE_80_NAME=apache-80", "-e", "SERVICE_TAGS=production,eu"];
     let check = ["-e", "SERVICE_CHECK_HTTP=/busybox", "-e", "SERVICE_CHECK_INTERVAL=200ms"];
@@ -127,7 +121,7 @@ fn checks_of_containers_decide_their_health() {
     let Some(mut lab) = Lab::open("check") else { return };
     let host = lab.host("alpha");
     host.weaved().launch(&[]);
-    let docker = start_docker(&host);
+    let docker = host.start_weave_docker();
 
     let health_options = ["--expose", "80", "--health-cmd", "test -e /tmp/up", "--health-interval", "300ms"];
     let own = docker.run_container("own", &health_options, &["sleep", "1000000"]);
@@ -243,10 +237,7 @@ fn containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave
     let Some(mut lab) = Lab::open("churn") else { return };
     let hosts = ["a", "b", "c"].map(|name| lab.host(name));
     lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
-    let dockers = std::thread::scope(|scope| {
-        let starting = hosts.each_ref().map(|host| scope.spawn(|| start_docker(host)));
-        starting.map(|docker| docker.join().unwrap())
-    });
+    let dockers = start_dockers(hosts.each_ref().map(|host| &**host));
     std::thread::scope(|scope| {
         let [a, b, c] = hosts.each_ref().map(Arc::as_ref);
         scope.spawn(|| churn(a, &dockers[0], 1, || dockers[0].restart()));

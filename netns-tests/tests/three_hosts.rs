@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use weaved_netns_tests::{Container, Dockerd, Host, Lab, SOON, traffic, wait_until};
-
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
-}
+use weaved_netns_tests::{Container, Host, Lab, SOON, start_dockers, traffic, wait_until};
 
 /// Three connected hosts; `c` has been told of `b` only.
 fn introduced_by_b(lab: &mut Lab) -> [Arc<Host>; 3] {
@@ -27,7 +22,7 @@ fn third_host_is_learned_by_gossip_and_its_traffic_is_direct() {
     let Some(mut lab) = Lab::open("three") else { return };
     let hosts = introduced_by_b(&mut lab);
     let [_, b, _] = &hosts;
-    let dockerds: Vec<Arc<Dockerd>> = hosts.iter().map(|host| start_docker(host)).collect();
+    let dockerds = start_dockers(hosts.each_ref().map(|host| &**host));
     let containers: Vec<Container> =
         dockerds.iter().flat_map(|docker| [docker.idle_container("one"), docker.idle_container("two")]).collect();
     let addresses: BTreeSet<_> = containers.iter().map(Container::address).collect();

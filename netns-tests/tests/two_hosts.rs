@@ -1,16 +1,8 @@
 //! The main job: containers of two Docker hosts on one encrypted network, by the steps that a user takes.
 
-use std::{collections::BTreeSet, fs, io::Write, net::Ipv4Addr, process::Stdio, sync::Arc};
+use std::{collections::BTreeSet, fs, io::Write, net::Ipv4Addr, process::Stdio};
 
-use weaved_netns_tests::{Container, Dockerd, Host, Lab, Place, SOON, traffic, wait_until};
-
-/// `dockerd $(weaved docker-config --flags)`
-fn start_docker(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    assert!(flags.contains(&"--bridge=weave"), "{flags:?}");
-    host.start_docker(&flags)
-}
+use weaved_netns_tests::{Container, Host, Lab, Place, SOON, start_dockers, traffic, wait_until};
 
 #[test]
 fn containers_of_two_docker_hosts_exchange_every_kind_of_traffic() {
@@ -20,9 +12,11 @@ fn containers_of_two_docker_hosts_exchange_every_kind_of_traffic() {
     let said = a.weaved().launch(&[]).stdout;
     assert!(said.contains("weaved token") && said.contains("docker-config"), "launch says what to do next: {said}");
     let token = a.weaved().token_file();
-    let docker_a = start_docker(&a);
+    let flags = a.weaved().docker_flags();
+    assert!(flags.iter().any(|flag| flag == "--bridge=weave"), "{flags:?}");
+    let docker_a = a.start_weave_docker();
     b.weaved().launch(&["--token-file", &token, &a.ipv4().to_string()]);
-    let docker_b = start_docker(&b);
+    let docker_b = b.start_weave_docker();
     let web = docker_b.run_container("web", &[], &["httpd", "-f", "-p", "80", "-h", "/bin"]);
     let other = docker_b.idle_container("other");
     let shell = docker_a.idle_container("shell");
@@ -173,7 +167,7 @@ fn of_two_networks_with_one_slice_the_younger_one_moves_before_docker_uses_it() 
         wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
     }
 
-    let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+    let [docker_a, docker_b] = start_dockers([&a, &b]);
     let containers = [&docker_a, &docker_b].map(|docker| ["one", "two"].map(|name| docker.idle_container(name)));
     let [[one_a, two_a], [one_b, two_b]] = &containers;
     let addresses: BTreeSet<_> = [one_a, two_a, one_b, two_b].map(Container::address).into();
@@ -188,7 +182,7 @@ fn of_two_networks_with_one_slice_the_older_one_moves_if_docker_uses_it_at_the_y
     let Some(mut lab) = Lab::open("cede") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
     let shared = found_on_one_slice(&lab, &a, &b);
-    let docker_b = start_docker(&b);
+    let docker_b = b.start_weave_docker();
     let in_b = docker_b.idle_container("early");
     b.weaved().run(&["connect", &a.ipv4().to_string()]).ok();
     wait_until("the older one has moved", SOON, || a.weaved().slice() != shared);
@@ -197,7 +191,7 @@ fn of_two_networks_with_one_slice_the_older_one_moves_if_docker_uses_it_at_the_y
     for host in [&a, &b] {
         wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
     }
-    let in_a = start_docker(&a).idle_container("late");
+    let in_a = a.start_weave_docker().idle_container("late");
     assert_ne!(in_a.address(), in_b.address());
     traffic::wait_for_ping(&in_a, in_b.address());
     traffic::wait_for_ping(&in_b, in_a.address());
@@ -208,7 +202,7 @@ fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
     let Some(mut lab) = Lab::open("refuse") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
     found_on_one_slice(&lab, &a, &b);
-    let (docker_a, docker_b) = (start_docker(&a), start_docker(&b));
+    let [docker_a, docker_b] = start_dockers([&a, &b]);
     let (in_a, in_b) = (docker_a.idle_container("one"), docker_b.idle_container("one"));
     assert_eq!(in_a.address(), in_b.address());
     b.weaved().run(&["connect", &a.ipv4().to_string()]);

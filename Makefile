@@ -137,7 +137,8 @@ churn: deps
 	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
 	  $(CARGO) test -p weaved-netns-tests --test services -- --exact containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap
 
-# Switches under load on three hosts with real Docker: 20 of them, 100,000 requests, then a host that dies in each phase.
+# Switches under load on three hosts with real Docker: 20 of them within 100,000 requests, the same through HAProxy, then with
+# controls that are killed, a version that turns sick, hosts that are cut off and hosts that die. Some minutes.
 SWITCHES ?= 20
 REQUESTS ?= 100000
 

@@ -128,6 +128,11 @@ impl Process {
         }
     }
 
+    /// Ends its standard input, which some take as a sign to come to an end.
+    pub fn end_input(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// Waits for its end; at the deadline it is killed.
     pub fn finish(mut self, deadline: Duration) -> Output {
         let end = Instant::now() + deadline;

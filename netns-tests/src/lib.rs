@@ -38,6 +38,7 @@ mod wait;
 mod weaved;
 mod wire;
 
+pub mod cut;
 pub mod ledger;
 pub mod random;
 pub mod shop;

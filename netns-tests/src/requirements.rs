@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("iperf3", "iperf3"),
     ("dig", "bind9-dnsutils"),
+    ("haproxy", "haproxy"),
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
     ("docker-compose", "docker-compose"),

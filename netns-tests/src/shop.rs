@@ -1,7 +1,8 @@
 //! A service in two colours on three hosts with real Docker, a balancer on each, and clients on each: the scene in which
 //! switches are tested.
 //!
-//! Each host runs one container of each colour; each balancer knows all six. Clients ask the balancer of their own host.
+//! Each host runs one container of each colour; each balancer knows all six. Clients ask the balancer of their own host, or a
+//! real `HAProxy` outside that has the three balancers behind it.
 
 use std::{
     fs,
@@ -10,8 +11,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use serde_json::Value;
+
 use crate::{
     Dockerd, Host, Lab, Output, Place, Process, SOON,
+    lab::at_once,
     ledger::{Ledger, Switched},
     wait_until,
 };
@@ -23,6 +27,20 @@ pub const PORT: u16 = 80;
 /// The colours.
 pub const COLOURS: [&str; 2] = ["blue", "green"];
 const BALANCER_FILE: &str = "[[listen]]\naddress = \"0.0.0.0:80\"\nservice = \"web\"\n";
+/// Nothing of it is there for the balancers' sake; its servers follow.
+const HAPROXY_FILE: &str = "\
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+frontend shop
+  bind 127.0.0.1:80
+  default_backend balancers
+backend balancers
+";
+/// A version that answers everything with a failure while this file is in its container.
+const SICK_FILE: &str = "/tmp/sick";
 /// A load that was given a time ends by itself; this much later something hangs.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -34,6 +52,13 @@ pub struct Shop {
     /// Their dockerds.
     pub dockers: [Arc<Dockerd>; 3],
     lab: Lab,
+}
+
+/// A machine outside of the overlay with `HAProxy` in front of the balancers.
+#[derive(Debug)]
+pub struct Front {
+    host: Arc<Host>,
+    _haproxy: Process,
 }
 
 /// Clients that ask all the time.
@@ -63,12 +88,12 @@ impl Shop {
         let mut lab = Lab::open(name)?;
         let hosts = ["a", "b", "c"].map(|name| lab.host(name));
         lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
-        let dockers = [0, 1, 2].map(|at| open_branch(&hosts[at]));
+        let dockers = at_once(&hosts, |host| open_branch(host)).try_into().expect("one for each host");
         let shop = Self { hosts, dockers, lab };
         for host in &shop.hosts {
             wait_until("all six instances pass", SOON, || {
                 let services = host.weaved().run(&["services", "--json"]).stdout;
-                let services: serde_json::Value = serde_json::from_str(&services).unwrap_or_default();
+                let services: Value = serde_json::from_str(&services).unwrap_or_default();
                 services[0]["passing"] == 6
             });
             wait_until("the balancer reaches both colours", SOON, || {
@@ -83,8 +108,14 @@ impl Shop {
     /// `weaved switch web COLOUR` on one host; it must succeed.
     #[track_caller]
     pub fn switch(&self, on: usize, colour: &str) -> Switched {
+        self.switch_with(on, colour, &[])
+    }
+
+    /// The same with flags.
+    #[track_caller]
+    pub fn switch_with(&self, on: usize, colour: &str, flags: &[&str]) -> Switched {
         let begun_us = now_us();
-        let said = self.try_switch(on, &["switch", SERVICE, colour]).ok().stdout;
+        let said = self.try_switch(on, &[&["switch", SERVICE, colour], flags].concat()).ok().stdout;
         println!("{}", said.trim_end());
         Switched { begun_us, acknowledged_us: now_us(), colour: colour.to_owned() }
     }
@@ -95,17 +126,77 @@ impl Shop {
         Output::of(self.hosts[on].weaved().command(&[], args))
     }
 
+    /// The record of the service, as a host knows it; nothing while that does not answer.
+    pub fn record(&self, on: usize) -> Value {
+        let said = self.try_switch(on, &["history", SERVICE, "--json"]).stdout;
+        serde_json::from_str(&said).unwrap_or_default()
+    }
+
+    /// The colour that is live, as a host knows it, and the one that is not.
+    #[track_caller]
+    pub fn live_and_idle(&self, on: usize) -> [&'static str; 2] {
+        let record = self.record(on);
+        let live = record["live"][0]["colour"].as_str().unwrap_or_default();
+        let at = COLOURS.iter().position(|colour| *colour == live);
+        let at = at.unwrap_or_else(|| panic!("no colour is live: {record:#}"));
+        [COLOURS[at], COLOURS[1 - at]]
+    }
+
+    /// All balancers give one colour, the one that all hosts know to be live.
+    #[track_caller]
+    pub fn wait_until_agreed(&self) {
+        wait_until("all hosts serve the one colour that is live", SOON * 3, || {
+            let revisions: Vec<Value> = (0..3).map(|on| self.record(on)["revision"].clone()).collect();
+            let is_one = revisions[0].is_u64() && revisions.iter().all(|revision| *revision == revisions[0]);
+            is_one && {
+                let [live, _] = self.live_and_idle(0);
+                self.hosts.iter().all(|host| (0..6).all(|_| get(host).stdout.starts_with(live)))
+            }
+        });
+    }
+
+    /// Nothing passes between a host and the others from now on.
+    #[track_caller]
+    pub fn cut_off(&self, host: usize) {
+        self.lab.cut_off(&self.hosts[host]);
+    }
+
+    /// Nobody is cut off any more.
+    #[track_caller]
+    pub fn heal(&self) {
+        self.lab.heal();
+    }
+
+    /// All instances of a colour answer with failures from now on, at about the same time.
+    #[track_caller]
+    pub fn make_sick(&self, colour: &str) {
+        at_once(&self.dockers, |docker| docker.docker(&["exec", colour, "touch", SICK_FILE]).ok());
+    }
+
+    /// They are well again.
+    #[track_caller]
+    pub fn make_well(&self, colour: &str) {
+        for docker in &self.dockers {
+            docker.docker(&["exec", colour, "rm", "-f", SICK_FILE]).ok();
+        }
+    }
+
+    /// `HAProxy` on a machine of its own, with the three balancers behind it; it reaches them all.
+    #[track_caller]
+    pub fn open_front(&mut self) -> Front {
+        let host = self.lab.host("front");
+        let server = |host: &Arc<Host>| format!("  server {} {}:{PORT} check\n", host.name(), host.ipv4());
+        let servers: String = self.hosts.iter().map(server).collect();
+        let file = self.lab.file("haproxy.cfg", &format!("{HAPROXY_FILE}{servers}"));
+        let haproxy = host.spawn(&["haproxy", "-db", "-f", &file]);
+        wait_until("HAProxy answers", SOON, || get(&host).success());
+        Front { host, _haproxy: haproxy }
+    }
+
     /// Clients on each host begin.
     #[track_caller]
     pub fn begin_load(&self, demand: Demand) -> Load {
-        let files: Vec<PathBuf> = self.hosts.iter().map(|host| host.dir().join("requests")).collect();
-        let clients = self.hosts.iter().zip(&files).map(|(host, file)| {
-            let words = [demand.clients.to_string(), demand.requests.to_string(), demand.time.as_millis().to_string()];
-            let [clients, requests, ms] = words.each_ref().map(String::as_str);
-            let file = file.display().to_string();
-            host.spawn_labtool(&["web-load", "127.0.0.1", "80", "shop", clients, requests, ms, &file])
-        });
-        Load { clients: clients.collect(), files, time: demand.time }
+        Load::begin(&self.hosts, demand)
     }
 
     /// Upgraded connections on each host begin and are held for so long.
@@ -122,7 +213,27 @@ impl Shop {
     }
 }
 
+impl Front {
+    /// Clients of `HAProxy` begin.
+    #[track_caller]
+    pub fn begin_load(&self, demand: Demand) -> Load {
+        Load::begin(std::slice::from_ref(&self.host), demand)
+    }
+}
+
 impl Load {
+    #[track_caller]
+    fn begin(hosts: &[Arc<Host>], demand: Demand) -> Self {
+        let files: Vec<PathBuf> = hosts.iter().map(|host| host.dir().join("requests")).collect();
+        let clients = hosts.iter().zip(&files).map(|(host, file)| {
+            let words = [demand.clients.to_string(), demand.requests.to_string(), demand.time.as_millis().to_string()];
+            let [clients, requests, ms] = words.each_ref().map(String::as_str);
+            let file = file.display().to_string();
+            host.spawn_labtool(&["web-load", "127.0.0.1", "80", "shop", clients, requests, ms, &file])
+        });
+        Self { clients: clients.collect(), files, time: demand.time }
+    }
+
     /// True while anybody asks.
     pub fn is_running(&mut self) -> bool {
         self.clients.iter_mut().any(Process::is_running)
@@ -131,11 +242,23 @@ impl Load {
     /// Waits until all have asked what they shall, and reads what they have noted.
     #[track_caller]
     pub fn finish(self) -> Ledger {
-        let requests = self.finish_each().into_iter().flat_map(|ledger| ledger.requests);
-        Ledger { requests: requests.collect() }
+        Ledger::of_all(self.finish_each())
+    }
+
+    /// It is enough: ends it, and reads what all have noted.
+    #[track_caller]
+    pub fn end(self) -> Ledger {
+        Ledger::of_all(self.end_each())
     }
 
     /// The same, host by host.
+    #[track_caller]
+    pub fn end_each(mut self) -> Vec<Ledger> {
+        self.clients.iter_mut().for_each(Process::end_input);
+        self.finish_each()
+    }
+
+    /// [`Self::finish`], host by host.
     #[track_caller]
     pub fn finish_each(self) -> Vec<Ledger> {
         for client in self.clients {
@@ -153,8 +276,7 @@ impl Load {
 /// Docker, a container of each colour, and the balancer's file.
 #[track_caller]
 fn open_branch(host: &Host) -> Arc<Dockerd> {
-    let flags = host.weaved().docker_flags();
-    let docker = host.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    let docker = host.start_weave_docker();
     for colour in COLOURS {
         let tags = format!("SERVICE_TAGS={colour}");
         let options = ["-i", "--expose", "80", "-e", "SERVICE_80_NAME=web", "-e", &tags];

@@ -59,15 +59,14 @@ fn garbage_at_the_port_is_counted_and_traffic_goes_on() {
         stranger.run_labtool(SOON, &["garbage", &target, "6783", "700", seed]).ok();
     }
     // Each message type, cut off at each length, and the same with nothing but ones behind it.
+    let mut datagrams = vec!["ab".repeat(20_000)];
     for kind in 0..16 {
         for len in [1, 2, 3, 4, 8, 15, 16, 17, 31, 32, 33, 48, 64] {
-            for filler in ["00", "01", "ff"] {
-                let hex = format!("{kind:02x}{}", filler.repeat(len - 1));
-                stranger.run_labtool(SOON, &["datagram", &target, "6783", &hex]).ok();
-            }
+            datagrams.extend(["00", "01", "ff"].map(|filler| format!("{kind:02x}{}", filler.repeat(len - 1))));
         }
     }
-    stranger.run_labtool(SOON, &["datagram", &target, "6783", &"ab".repeat(20_000)]).ok();
+    let datagrams: Vec<&str> = datagrams.iter().map(String::as_str).collect();
+    stranger.run_labtool(SOON, &[&["datagram", &target, "6783"], datagrams.as_slice()].concat()).ok();
     wait_until("most of it is counted", SOON, || dropped() > before + 1500);
     flood.wait_until_flowing();
     let report = flood.finish();

@@ -15,6 +15,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -30,12 +34,13 @@ const USAGE: &str = "usage:
   labtool http-serve PORT                   a small page, connections are kept
   labtool http-load ADDRESS PORT CONNS MS   requests a second and how long they take
   labtool web-serve PORT COLOUR             a service that says its colour, upgrades, fails while /tmp/sick exists
-  labtool web-load ADDRESS PORT HOST CLIENTS COUNT MS FILE  a line in FILE for each request
+  labtool web-load ADDRESS PORT HOST CLIENTS COUNT MS FILE  a line in FILE for each request;
+                                            ends early when its standard input does
   labtool web-hold ADDRESS PORT HOST COUNT MS  upgraded connections that are used all the time
   labtool listen PORT [GROUP]               print datagrams, also of a multicast group (ff02::5%eth0)
   labtool send ADDRESS PORT TEXT            one datagram; broadcast and multicast too
   labtool garbage ADDRESS PORT COUNT SEED   random datagrams of 0 to 65,000 bytes
-  labtool datagram ADDRESS PORT HEX         these bytes
+  labtool datagram ADDRESS PORT HEX...      these bytes, each in a datagram of its own
   labtool frame INTERFACE HEX               this Ethernet frame";
 
 fn main() -> ExitCode {
@@ -75,7 +80,14 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["web-serve", port, colour] => web::serve(number(port)? as u16, colour),
         ["web-load", address, port, host, clients, count, ms, file] => {
             let time = Duration::from_millis(number(ms)?);
-            web::load(endpoint(address, port)?, host, number(clients)?, number(count)?, time, file)
+            let is_enough = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&is_enough);
+            std::thread::spawn(move || {
+                wait_for_end_of_input();
+                told.store(true, Relaxed);
+            });
+            let load = web::Load { clients: number(clients)?, count: number(count)?, time, is_enough };
+            web::load(endpoint(address, port)?, host, &load, file)
         }
         ["web-hold", address, port, host, count, ms] => {
             web::hold(endpoint(address, port)?, host, number(count)?, Duration::from_millis(number(ms)?))
@@ -86,7 +98,10 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["garbage", address, port, count, seed] => {
             datagrams::garbage(endpoint(address, port)?, number(count)?, number(seed)?)
         }
-        ["datagram", address, port, hex] => datagrams::send(endpoint(address, port)?, &from_hex(hex)?),
+        ["datagram", address, port, ref all @ ..] => {
+            let to = endpoint(address, port)?;
+            all.iter().try_for_each(|hex| datagrams::send(to, &from_hex(hex)?))
+        }
         ["frame", interface, hex] => weaved_netns_tests::PacketSocket::open(interface)?.send(&from_hex(hex)?),
         _ => Err(io::Error::other(USAGE)),
     }
@@ -94,9 +109,13 @@ fn run(words: &[&str]) -> io::Result<()> {
 
 /// Signals do not pass `docker exec`, but the end of the input does.
 fn end_with_standard_input() {
+    wait_for_end_of_input();
+    std::process::exit(0);
+}
+
+fn wait_for_end_of_input() {
     // Ended and broken are the same here.
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
-    std::process::exit(0);
 }
 
 fn number(word: &str) -> io::Result<u64> {

@@ -8,6 +8,6 @@ mod message;
 mod server;
 
 pub(crate) use self::{
-    client::{hold, load},
+    client::{Load, hold, load},
     server::serve,
 };

@@ -8,6 +8,10 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,13 +32,27 @@ struct Outcome {
     status: String,
 }
 
-/// Asks `count` times in all, or for `time`, whichever ends first, and writes one line for each request to `file`.
-pub(crate) fn load(to: SocketAddr, host: &str, clients: u64, count: u64, time: Duration, file: &str) -> io::Result<()> {
-    let end = Instant::now() + time;
-    let threads: Vec<_> = (0..clients)
+/// How much is asked: until one of them is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// Clients at once.
+    pub(crate) clients: u64,
+    /// Requests of all of them.
+    pub(crate) count: u64,
+    /// For so long.
+    pub(crate) time: Duration,
+    /// Until somebody says so.
+    pub(crate) is_enough: Arc<AtomicBool>,
+}
+
+/// Asks, and writes one line for each request to `file`.
+pub(crate) fn load(to: SocketAddr, host: &str, load: &Load, file: &str) -> io::Result<()> {
+    let end = Instant::now() + load.time;
+    let threads: Vec<_> = (0..load.clients)
         .map(|number| {
-            let host = host.to_owned();
-            std::thread::spawn(move || ask_on(to, &host, number, count.div_ceil(clients), end))
+            let (host, count, is_enough) = (host.to_owned(), load.count.div_ceil(load.clients), load.is_enough.clone());
+            let goes_on = move |turn| turn < count && Instant::now() < end && !is_enough.load(Relaxed);
+            std::thread::spawn(move || ask_on(to, &host, number, goes_on))
         })
         .collect();
     let mut lines = BufWriter::new(File::create(file)?);
@@ -53,14 +71,11 @@ pub(crate) fn load(to: SocketAddr, host: &str, clients: u64, count: u64, time: D
 }
 
 /// Every other client keeps its connection; every third request has a body.
-fn ask_on(to: SocketAddr, host: &str, number: u64, count: u64, end: Instant) -> Vec<Outcome> {
+fn ask_on(to: SocketAddr, host: &str, number: u64, goes_on: impl Fn(u64) -> bool) -> Vec<Outcome> {
     let is_kept = number.is_multiple_of(2);
     let mut connection = None;
     let mut outcomes = Vec::new();
-    for turn in 0..count {
-        if Instant::now() >= end {
-            break;
-        }
+    for turn in (0..).take_while(|turn| goes_on(*turn)) {
         let body_len = if turn % 3 == 2 { 1 + (turn * 7919 + number * 104_729) % 65_536 } else { 0 };
         let body: Vec<u8> = (0..body_len).map(|at| (at ^ turn ^ number) as u8).collect();
         let began_us = now_us();
@@ -193,10 +208,21 @@ mod tests {
     fn every_request_has_a_line_with_its_colour() {
         let to = started("blue");
         let file = tempfile::NamedTempFile::new().unwrap();
-        load(to, "x", 4, 40, Duration::from_secs(20), file.path().to_str().unwrap()).unwrap();
+        let asked = Load { clients: 4, count: 40, time: Duration::from_secs(20), is_enough: Arc::default() };
+        load(to, "x", &asked, file.path().to_str().unwrap()).unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text.lines().count(), 40);
         assert!(text.lines().all(|line| line.ends_with("blue 200")), "{text}");
+    }
+
+    #[test]
+    fn a_load_ends_when_it_is_told_that_it_is_enough() {
+        let to = started("blue");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let is_enough = Arc::new(AtomicBool::new(true));
+        let asked = Load { clients: 2, count: u64::MAX, time: Duration::from_hours(1), is_enough };
+        load(to, "x", &asked, file.path().to_str().unwrap()).unwrap();
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "");
     }
 
     #[test]
@@ -210,7 +236,7 @@ mod tests {
     fn nobody_there_is_a_failure_with_a_reason_not_the_end() {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let outcomes = ask_on(to, "x", 0, 3, Instant::now() + Duration::from_secs(5));
+        let outcomes = ask_on(to, "x", 0, |turn| turn < 3);
         assert!(outcomes.iter().all(|outcome| outcome.status.contains("refused")) && outcomes.len() == 3);
     }
 }

@@ -38,7 +38,7 @@ use super::{
     forward,
     guard::Guarded,
     headers::Forwarded,
-    limits::{H2_PING, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEADERS, MAX_PROXY_HEADER_BYTES},
+    limits::{H2_PING, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_PROXY_HEADER_BYTES},
     pool::Ends,
     proxy_protocol::{self, Header},
     rules::{Rules, Slot},
@@ -225,11 +225,9 @@ async fn serve_http(
         return builder.serve_connection(TokioIo::new(io), service).await.map_err(io::Error::other);
     }
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size((limits.head_bytes as usize).max(8192));
+    // NOTE(perf): the number of headers is left at the library's 100, here and in the pool. With a number that is set it takes 8 KB from the
+    // heap for each head that it reads.
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size((limits.head_bytes as usize).max(8192));
     builder.serve_connection(TokioIo::new(io), service).with_upgrades().await.map_err(io::Error::other)
 }
 

@@ -33,8 +33,6 @@ pub(super) const MAX_H2_STREAMS: u32 = 128;
 pub(super) const MAX_H2_RESET_STREAMS: usize = 20;
 /// An HTTP/2 connection that is silent is asked for a sign of life after this, and has as long to give one.
 pub(super) const H2_PING: Duration = Duration::from_secs(20);
-/// Headers of one request or answer.
-pub(super) const MAX_HEADERS: usize = 128;
 /// Bytes of an answer's head.
 pub(super) const MAX_BACKEND_HEAD_BYTES: usize = 64 * 1024;
 /// Lines of access logs that wait to be written; a further one is dropped and counted.

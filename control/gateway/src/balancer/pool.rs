@@ -25,7 +25,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use super::{
     backend::Backend,
     body::RequestBody,
-    limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_HEADERS, MAX_IDLE_PER_BACKEND, WARM_IDLE},
+    limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_IDLE_PER_BACKEND, WARM_IDLE},
     proxy_protocol,
 };
 
@@ -156,7 +156,7 @@ impl Pool {
             return Ok(Upstream::Http2(sender));
         }
         let mut builder = http1::Builder::new();
-        builder.max_headers(MAX_HEADERS).max_buf_size(MAX_BACKEND_HEAD_BYTES.max(64 * 1024));
+        builder.max_buf_size(MAX_BACKEND_HEAD_BYTES.max(64 * 1024));
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let known = Arc::clone(&backend);
         let task = tokio::spawn(async move {

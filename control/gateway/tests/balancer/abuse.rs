@@ -93,6 +93,9 @@ async fn heads_and_bodies_that_are_too_long_are_refused() {
         assert!(matches!(answer.status, 400 | 431), "{answer:?}");
     }
     let mut client = Client::connect(lab.address()).await;
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100))).await;
+    assert_eq!(client.answer().await.unwrap().status, 431);
+    let mut client = Client::connect(lab.address()).await;
     client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n").await;
     assert_eq!(client.answer().await.unwrap().status, 413);
     assert_eq!(backend.request_count(), 0);

@@ -152,7 +152,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_CARGO := $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),$(CARGO) +nightly,RUSTC_BOOTSTRAP=1 $(CARGO))
 FUZZ_TARGETS := wire handshake decap encap framing
 GATEWAY_FUZZ_TARGETS := dns http proxy
-CONTROL_FUZZ_TARGETS := consul labels
+CONTROL_FUZZ_TARGETS := balancer consul labels
 
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt as _;
 use hyper::{Method, body::Bytes};
+use weaved_api::balancer::SwitchState;
 
 use crate::{
+    balancer_file::{BalancerFile, MAX_LISTENERS, MAX_ROUTES},
     consul::{json, kv::Keys, request::Ask, txn},
     health::MIN_INTERVAL,
     kv,
@@ -79,6 +81,40 @@ pub fn fuzz_labels(data: &[u8]) {
     assert_eq!(rules::register("alpha", &containers), outcome, "the order of containers does not matter");
 }
 
+/// A `balancer.toml`.
+pub fn fuzz_balancer(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match BalancerFile::parse(&text) {
+        Ok(file) => {
+            assert_eq!(BalancerFile::parse(&format!("{text}\n# a remark\n")), Ok(file.clone()));
+            assert_balanceable(&file);
+        }
+        Err(error) => {
+            assert!((1..=text.split('\n').count()).contains(&error.line), "{error:?}");
+            let is_a_line = !error.message.is_empty() && !error.message.contains(char::is_control);
+            assert!(is_a_line, "{error:?}");
+        }
+    }
+}
+
+/// Whatever is understood says everything that the gateway needs.
+fn assert_balanceable(file: &BalancerFile) {
+    let state = file.state(Some([10, 32, 0, 1].into()), |_| SwitchState::default());
+    let without_bridge = file.state(None, |_| SwitchState::default()).listeners;
+    assert!(state.listeners.len() <= MAX_LISTENERS && file.describe().len() == state.listeners.len());
+    assert!(without_bridge.iter().all(|listener| state.listeners.contains(listener)));
+    for listener in &state.listeners {
+        assert!(listener.address.port() != 0 && (1..=MAX_ROUTES).contains(&listener.routes.len()), "{listener:?}");
+        assert!(!listener.limits.head_timeout.is_zero() && !listener.limits.idle_timeout.is_zero(), "{listener:?}");
+        for route in &listener.routes {
+            let of_this_name = state.services.iter().filter(|service| service.name == route.service);
+            assert_eq!(of_this_name.count(), 1, "{route:?}");
+        }
+    }
+    let names = state.services.iter().map(|service| &service.name);
+    assert!(names.eq(file.facts().iter().map(|facts| &facts.name)));
+}
+
 fn container(number: usize) -> ContainerFacts {
     let ips = vec![std::net::Ipv4Addr::new(10, 32, 0, number as u8 + 2).into()];
     ContainerFacts {
@@ -123,5 +159,10 @@ mod tests {
     #[test]
     fn every_container_of_the_corpus_is_registered_or_noted_also_cut_short() {
         replay("labels", fuzz_labels);
+    }
+
+    #[test]
+    fn every_file_of_the_corpus_is_understood_or_refused_in_one_line_also_cut_short() {
+        replay("balancer", fuzz_balancer);
     }
 }

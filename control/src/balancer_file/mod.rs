@@ -72,8 +72,8 @@ impl fmt::Display for FileError {
 impl BalancerFile {
     /// Understands a text. Fails with the first error.
     pub fn parse(text: &str) -> Result<Self, FileError> {
-        let raw = raw::parse(text)?;
-        check::check(text, raw)
+        let file = raw::parse(text).and_then(|raw| check::check(text, raw));
+        file.map_err(|error| FileError { message: printable(&error.message), ..error })
     }
 
     /// True if nothing is balanced.
@@ -115,6 +115,12 @@ impl BalancerFile {
     }
 }
 
+/// A message quotes the file, where `"\n"` is a line's end: that must not become one of the status or of the log.
+fn printable(message: &str) -> String {
+    let escape = |char: char| if char.is_control() { char.escape_debug().to_string() } else { char.to_string() };
+    message.chars().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -132,7 +138,7 @@ mod tests {
     fn refused(text: &str, line: usize, words: &str) {
         let error = BalancerFile::parse(text).unwrap_err();
         assert!(error.line == line && error.message.contains(words), "{error}");
-        assert!(!error.message.contains('\n'), "{error}");
+        assert!(!error.message.contains(char::is_control), "{error}");
     }
 
     #[test]
@@ -183,6 +189,7 @@ mod tests {
         refused(&format!("{listen}service = \"web\"\nspeed = 9\n"), 4, "unknown field `speed`");
         refused("[[listen]\n", 1, "");
         refused("[[listen]]\naddress = \"everywhere\"\nservice = \"web\"\n", 2, "bridge:PORT");
+        refused("[[listen]]\naddress = \"a\\n\\u001bb\"\nservice = \"web\"\n", 2, "`a\\n\\u{1b}b` is no address");
         refused("[[listen]]\naddress = \"0.0.0.0:0\"\nservice = \"web\"\n", 2, "port");
         refused(listen, 1, "no service");
         refused(&format!("{listen}service = \"web\"\n\n{listen}service = \"api\"\n"), 6, "twice");

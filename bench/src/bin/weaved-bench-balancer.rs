@@ -5,7 +5,8 @@
 //! ```
 //!
 //! All of them share the processors, so the figures are not what a proxy can do but what is left for whoever else runs on the host;
-//! the ratio is what counts.
+//! the ratio is what counts. `--peer NAME=PROGRAM` takes another proxy in; it is called with its port, the backends' first and their number,
+//! and listens as the balancer does, at least for HTTP.
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^52")]
 
@@ -40,6 +41,7 @@ const BACKEND_COUNT: u16 = 100;
 /// HTTP, HTTP with 100 backends, TCP; in this order.
 const BALANCER_PORT: u16 = 20_100;
 const HAPROXY_PORT: u16 = 20_200;
+const PEER_PORT: u16 = 20_300;
 /// Each is two descriptors of `haproxy`, and 20,000 are what a process often may have.
 const IDLE_CONNECTIONS: usize = 9_800;
 const SMALL: usize = 1 << 10;
@@ -62,14 +64,20 @@ struct Args {
     /// Only rows whose name has this in it.
     #[arg(long, default_value = "")]
     rows: String,
+    /// One more proxy.
+    #[arg(long, value_name = "NAME=PROGRAM")]
+    peer: Option<String>,
 }
 
 #[derive(Clone, Copy, Subcommand)]
 enum Role {
     /// Answer on the backends' ports.
     Backends,
-    /// Balance.
-    Balancer,
+    /// Balance, at this port and those behind it.
+    Balancer {
+        #[arg(default_value_t = BALANCER_PORT)]
+        port: u16,
+    },
 }
 
 /// What one turn has shown.
@@ -102,7 +110,7 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.role {
         Some(Role::Backends) => runtime.block_on(backends()),
-        Some(Role::Balancer) => runtime.block_on(balance()),
+        Some(Role::Balancer { port }) => runtime.block_on(balance(port)),
         None => runtime.block_on(compare(&args)),
     }
 }
@@ -147,7 +155,7 @@ async fn serve(mut stream: TcpStream, small: &[u8], large: &[u8]) -> std::io::Re
     }
 }
 
-fn state() -> GatewayState {
+fn state(port: u16) -> GatewayState {
     let instance = |service: &str, number: u16| NamedInstance {
         service: service.into(),
         id: format!("{service}{number}"),
@@ -160,7 +168,7 @@ fn state() -> GatewayState {
     };
     let listener = |number: u16, service: &str, protocol| Listener {
         name: service.into(),
-        address: ([127, 0, 0, 1], BALANCER_PORT + number).into(),
+        address: ([127, 0, 0, 1], port + number).into(),
         protocol,
         tls: None,
         accept_proxy: false,
@@ -198,9 +206,9 @@ fn state() -> GatewayState {
     }
 }
 
-async fn balance() -> Outcome<()> {
+async fn balance(port: u16) -> Outcome<()> {
     let mut balancer = Balancer::start(None)?;
-    balancer.apply(&state(), Instant::now()).await;
+    balancer.apply(&state(port), Instant::now()).await;
     println!("ready");
     loop {
         balancer.wait().await;
@@ -249,16 +257,25 @@ impl Running {
         let path = std::env::temp_dir().join(format!("weaved-bench-haproxy-{}.cfg", std::process::id()));
         fs::File::create(&path)?.write_all(haproxy_config(threads).as_bytes())?;
         let child = Command::new("haproxy").arg("-db").arg("-f").arg(&path).stderr(Stdio::null()).spawn()?;
-        let running = Self(child);
+        let running = Self(child).listening(HAPROXY_PORT).map_err(|_| "haproxy does not start (Debian: haproxy)")?;
+        fs::remove_file(path)?;
+        Ok(running)
+    }
+
+    fn peer(program: &str) -> Outcome<Self> {
+        let arguments = [PEER_PORT, BACKEND_PORT, BACKEND_COUNT].map(|number| number.to_string());
+        Self(Command::new(program).args(arguments).stderr(Stdio::null()).spawn()?).listening(PEER_PORT)
+    }
+
+    fn listening(self, port: u16) -> Outcome<Self> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", HAPROXY_PORT)).is_err() {
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             if Instant::now() > deadline {
-                return Err("haproxy does not start (Debian: haproxy)".into());
+                return Err(format!("nobody listens at port {port}").into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        fs::remove_file(path)?;
-        Ok(running)
+        Ok(self)
     }
 
     fn resident_kb(&self) -> Outcome<f64> {
@@ -268,38 +285,33 @@ impl Running {
     }
 }
 
+/// A proxy that is measured.
+struct Side {
+    name: String,
+    port: u16,
+    running: Running,
+}
+
 async fn compare(args: &Args) -> Outcome<()> {
     let _backends = Running::own("backends")?;
-    let sides = [("weaved", BALANCER_PORT, Running::own("balancer")?), ("haproxy", HAPROXY_PORT, Running::haproxy()?)];
-    println!("| row | weaved, 1/s | haproxy, 1/s | ratio | weaved p50, p99, p99.9 ms | haproxy p50, p99, p99.9 ms |");
-    println!("|---|---|---|---|---|---|");
+    let side = |name: &str, port, running| Side { name: name.to_owned(), port, running };
+    let mut sides = vec![
+        side("weaved", BALANCER_PORT, Running::own("balancer")?),
+        side("haproxy", HAPROXY_PORT, Running::haproxy()?),
+    ];
+    if let Some(peer) = &args.peer {
+        let (name, program) = peer.split_once('=').ok_or("--peer NAME=PROGRAM")?;
+        sides.push(side(name, PEER_PORT, Running::peer(program)?));
+    }
+    let columns = |unit: &str| sides.iter().map(|side| format!("{}{unit}", side.name)).collect::<Vec<_>>().join(" | ");
+    let ratios = sides[1..].iter().map(|side| format!("to {}", side.name)).collect::<Vec<_>>().join(" | ");
+    println!("| row | {} | {ratios} | {} |", columns(", 1/s"), columns(" p50, p99, p99.9 ms"));
+    println!("|{}", "---|".repeat(sides.len() * 3));
     for row in ROWS.iter().filter(|row| row.name.contains(&args.rows)) {
-        let mut turns: [Vec<Turn>; 2] = [vec![], vec![]];
-        for _ in 0..args.pairs {
-            for (turns, (_, port, _)) in turns.iter_mut().zip(&sides) {
-                turns.push(turn(row, ([127, 0, 0, 1], port + row.port).into(), args).await?);
-            }
-        }
-        let [ours, theirs] = turns.map(median);
-        if ours.failed + theirs.failed > 0 {
-            eprintln!("{}: failed: weaved {}, haproxy {}", row.name, ours.failed, theirs.failed);
-        }
-        let ms = |turn: &Turn| {
-            let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-            format!("{:.2}, {:.2}, {:.2}", ms(turn.p50), ms(turn.p99), ms(turn.p999))
-        };
-        println!(
-            "| {} | {:.0} | {:.0} | {:.2} | {} | {} |",
-            row.name,
-            ours.per_second,
-            theirs.per_second,
-            ours.per_second / theirs.per_second,
-            ms(&ours),
-            ms(&theirs)
-        );
+        compare_row(row, &sides, args).await?;
     }
     if "idle".contains(&args.rows) || args.rows.is_empty() {
-        for (name, port, running) in &sides {
+        for Side { name, port, running } in &sides {
             let before = running.resident_kb()?;
             let held = hold(([127, 0, 0, 1], *port).into()).await?;
             let each = (running.resident_kb()? - before) * 1024.0 / held.len() as f64;
@@ -309,10 +321,40 @@ async fn compare(args: &Args) -> Outcome<()> {
     Ok(())
 }
 
+/// Prints the row's line. A side that does not listen there has no figures.
+async fn compare_row(row: &Row, sides: &[Side], args: &Args) -> Outcome<()> {
+    let mut turns: Vec<Vec<Turn>> = sides.iter().map(|_| vec![]).collect();
+    for _ in 0..args.pairs {
+        for (turns, side) in turns.iter_mut().zip(sides) {
+            let to = ([127, 0, 0, 1], side.port + row.port).into();
+            if TcpStream::connect::<SocketAddr>(to).await.is_ok() {
+                turns.push(turn(row, to, args).await?);
+            }
+        }
+    }
+    let middle: Vec<Option<Turn>> = turns.into_iter().map(median).collect();
+    for (side, failed) in sides.iter().zip(&middle).filter_map(|(side, turn)| Some((side, turn.as_ref()?.failed))) {
+        if failed > 0 {
+            eprintln!("{}: {} failed {failed} times", row.name, side.name);
+        }
+    }
+    let ours = middle[0].as_ref().ok_or("the balancer does not listen")?.per_second;
+    let cells = |show: &dyn Fn(&Turn) -> String, from: usize| {
+        let shown = middle[from..].iter().map(|turn| turn.as_ref().map_or("–".into(), show));
+        shown.collect::<Vec<_>>().join(" | ")
+    };
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let rates = cells(&|turn| format!("{:.0}", turn.per_second), 0);
+    let ratios = cells(&|turn| format!("{:.2}", ours / turn.per_second), 1);
+    let times = cells(&|turn| format!("{:.2}, {:.2}, {:.2}", ms(turn.p50), ms(turn.p99), ms(turn.p999)), 0);
+    println!("| {} | {rates} | {ratios} | {times} |", row.name);
+    Ok(())
+}
+
 /// The turn in the middle by rate.
-fn median(mut turns: Vec<Turn>) -> Turn {
+fn median(mut turns: Vec<Turn>) -> Option<Turn> {
     turns.sort_by(|left, right| left.per_second.total_cmp(&right.per_second));
-    turns.swap_remove(turns.len() / 2)
+    (!turns.is_empty()).then(|| turns.swap_remove(turns.len() / 2))
 }
 
 async fn hold(to: SocketAddr) -> Outcome<Vec<TcpStream>> {

@@ -6,20 +6,26 @@
 //! ```
 //!
 //! INVARIANT: nothing is waited for without a limit before the first request is complete.
+//!
+//! NOTE(perf): a task is as large as the largest of what it may wait for, for as long as it lives; so what few connections need, or need only
+//! while they work, is boxed.
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use hyper::{
-    Request,
+    Request, Response,
     body::Incoming,
     header::HeaderValue,
     server::conn::{http1, http2},
@@ -31,10 +37,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
-use weaved_api::balancer::ListenerProtocol;
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use weaved_api::balancer::{ClientLimits, ListenerProtocol};
 
 use super::{
+    body::AnswerBody,
     forward,
     guard::Guarded,
     headers::Forwarded,
@@ -70,6 +77,7 @@ pub(super) struct Client {
 pub(super) struct Activity {
     count: AtomicU32,
     is_upgraded: AtomicBool,
+    is_resting: AtomicBool,
 }
 
 /// One of them.
@@ -93,6 +101,19 @@ impl Activity {
 
     pub(super) fn is_upgraded(&self) -> bool {
         self.is_upgraded.load(Relaxed)
+    }
+
+    /// Nothing is needed until the client sends.
+    pub(super) fn rest(&self) {
+        self.is_resting.store(true, Relaxed);
+    }
+
+    pub(super) fn wake(&self) {
+        self.is_resting.store(false, Relaxed);
+    }
+
+    fn is_resting(&self) -> bool {
+        self.is_resting.load(Relaxed)
     }
 }
 
@@ -149,7 +170,7 @@ async fn converse(
     let patience = listener.limits.head_timeout;
     let mut address = peer;
     if listener.accept_proxy {
-        let Ok(Ok(client)) = timeout(patience, read_proxy_header(&mut stream)).await else {
+        let Ok(Ok(client)) = timeout(patience, Box::pin(read_proxy_header(&mut stream))).await else {
             worker.counters.proxy_header_refused.add();
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no PROXY header"));
         };
@@ -168,7 +189,7 @@ async fn converse(
     if listener.tls.is_none() {
         let client = client(false);
         if listener.protocol == ListenerProtocol::Tcp {
-            stream::carry(&client, rules, stream).await;
+            Box::pin(stream::carry(&client, rules, stream)).await;
             return Ok(());
         }
         let Ok(begins) = timeout(patience, begins_with_h2(&stream)).await else {
@@ -181,12 +202,16 @@ async fn converse(
         worker.counters.tls_failed.add();
         return Err(io::Error::other("there is no certificate"));
     };
+    Box::pin(serve_tls(stream, config, client(true), rules)).await
+}
+
+async fn serve_tls(stream: TcpStream, config: Arc<ServerConfig>, client: Arc<Client>, rules: &Rules) -> io::Result<()> {
+    let patience = rules.listener.limits.head_timeout;
     let Ok(Ok(stream)) = timeout(patience, TlsAcceptor::from(config).accept(stream)).await else {
-        worker.counters.tls_failed.add();
+        client.worker.counters.tls_failed.add();
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS handshake failed"));
     };
-    let client = client(true);
-    if listener.protocol == ListenerProtocol::Tcp {
+    if rules.listener.protocol == ListenerProtocol::Tcp {
         stream::carry(&client, rules, stream).await;
         return Ok(());
     }
@@ -202,33 +227,67 @@ async fn serve_http(
 ) -> io::Result<()> {
     let limits = rules.listener.limits;
     let io = Guarded::new(stream, is_http2, limits, &client);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let client = Arc::clone(&client);
-        async move {
-            let active = client.activity.begin();
-            let answer = forward::handle(client, request).await;
-            drop(active);
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_H2_STREAMS)
-            .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
-            .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
-            .max_header_list_size(limits.head_bytes)
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PING)
-            .adaptive_window(true);
-        return builder.serve_connection(TokioIo::new(io), service).await.map_err(io::Error::other);
+    if !is_http2 {
+        return serve_http1(io, client, limits).await;
     }
-    let mut builder = http1::Builder::new();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
+        .max_header_list_size(limits.head_bytes)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PING)
+        .adaptive_window(true);
+    let service = service_fn(move |request| answer(Arc::clone(&client), request));
+    Box::pin(builder.serve_connection(TokioIo::new(io), service)).await.map_err(io::Error::other)
+}
+
+async fn serve_http1(
+    mut io: Guarded<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+    client: Arc<Client>,
+    limits: ClientLimits,
+) -> io::Result<()> {
+    while let Some(resting) = serve_until_rest(io, &client, limits).await? {
+        client.worker.counters.rests.add();
+        io = resting;
+        io.rest().await?;
+    }
+    Ok(())
+}
+
+/// None when the connection has ended or is no HTTP any more. Nothing of the library outlives this.
+async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: Guarded<T>,
+    client: &Arc<Client>,
+    limits: ClientLimits,
+) -> io::Result<Option<Guarded<T>>> {
+    let asked = Arc::clone(client);
+    let service = service_fn(move |request| answer(Arc::clone(&asked), request));
     // NOTE(perf): the number of headers is left at the library's 100, here and in the pool. With a number that is set it takes 8 KB from the
     // heap for each head that it reads.
+    let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size((limits.head_bytes as usize).max(8192));
-    builder.serve_connection(TokioIo::new(io), service).with_upgrades().await.map_err(io::Error::other)
+    let mut serving = Box::new(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let served = poll_fn(|cx| match Pin::new(&mut *serving).poll(cx) {
+        Poll::Pending if client.activity.is_resting() => Poll::Ready(None),
+        outcome => outcome.map(Some),
+    });
+    if let Some(outcome) = served.await {
+        return outcome.map(|()| None).map_err(io::Error::other);
+    }
+    match serving.into_parts() {
+        Some(parts) if !parts.read_buf.is_empty() => Err(io::Error::other("put to rest with a request")),
+        parts => Ok(parts.map(|parts| parts.io.into_inner())),
+    }
+}
+
+async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    let active = client.activity.begin();
+    let answer = forward::handle(client, request).await;
+    drop(active);
+    Ok(answer)
 }
 
 /// Whether a connection without TLS speaks HTTP/2 from its first byte on.
@@ -266,5 +325,55 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAd
             }
             Header::Incomplete | Header::Invalid => return Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+/// One of many, for tests.
+#[cfg(test)]
+pub(super) fn sample() -> Arc<Client> {
+    use weaved_api::balancer::Listener;
+
+    use super::pool::Pool;
+
+    let address = SocketAddr::from(([192, 0, 2, 1], 1024));
+    let listener = Listener {
+        name: "web".into(),
+        address,
+        protocol: ListenerProtocol::Http,
+        tls: None,
+        accept_proxy: false,
+        trust_forwarded: false,
+        routes: vec![],
+        limits: ClientLimits::default(),
+        access_log: None,
+    };
+    let worker = Worker { number: 0, pool: Arc::new(Pool::default()), counters: Arc::default(), news: Arc::default() };
+    Arc::new(Client {
+        address,
+        local: address,
+        is_tls: false,
+        forwarded: Forwarded {
+            address: HeaderValue::from_static("192.0.2.1"),
+            proto: HeaderValue::from_static("http"),
+            is_trusted: false,
+        },
+        accepted: Instant::now(),
+        slot: Arc::new(Slot::new(Rules::new(listener, |_| None))),
+        worker: Arc::new(worker),
+        activity: Arc::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_len<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_client_is_small() {
+        assert!(future_len(serve) <= 2048, "{}", future_len(serve));
     }
 }

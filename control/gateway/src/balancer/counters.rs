@@ -13,6 +13,8 @@ counters! { BalancerCounters:
     tls_failed,
     /// Connections closed: a request did not come in time
     client_timeouts,
+    /// Connections of clients that had nothing to say for a while, and gave their buffers back until they had
+    rests,
     /// Requests over HTTP/1
     requests_http1,
     /// Requests over HTTP/2

@@ -9,10 +9,17 @@
 //! | a body is coming                       | `idle_timeout` between two reads                    |
 //! | an answer is under way                 | for ever                                            |
 //!
+//! A client that is silent for [`REST_AFTER`] between two requests is put to rest: the library is taken away with its buffers, which are
+//! most of what a connection costs, and comes back with the next byte.
+//!
+//! INVARIANT: only what is between two messages rests: all that was read has been answered, and the answer has left.
+//!
 //! NOTE(perf): one timer for each connection, moved when it fires and not with each request.
 
 use std::{
+    future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -28,7 +35,13 @@ use weaved_api::balancer::ClientLimits;
 use super::{
     connection::Client,
     head::{Fault, Scanner},
+    limits::REST_AFTER,
 };
+
+/// Between two looks at a connection that is not idle: a listener that goes away is noticed in time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Read at once when a client comes back from its rest. The usual head fits.
+const WAKE_BYTES: usize = 1024;
 
 /// A client's bytes.
 pub(super) struct Guarded<T> {
@@ -41,6 +54,10 @@ pub(super) struct Guarded<T> {
     moved: Instant,
     /// When the head that is coming began.
     head_since: Option<Instant>,
+    /// All that was written has left.
+    is_flushed: bool,
+    /// Bytes that have ended a rest, for the next reads.
+    held: Vec<u8>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -54,7 +71,9 @@ impl<T> Guarded<T> {
             client: Arc::clone(client),
             moved: now,
             head_since: Some(client.accepted),
-            timer: Box::pin(sleep_until((client.accepted + limits.head_timeout).into())),
+            is_flushed: true,
+            held: Vec::new(),
+            timer: Box::pin(sleep_until((client.accepted + limits.head_timeout.min(REST_AFTER)).into())),
         }
     }
 
@@ -114,9 +133,63 @@ impl<T> Guarded<T> {
                 }
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            // A listener that goes away is noticed in time.
-            self.timer.as_mut().reset(deadline.min(now + Duration::from_secs(5)).into());
+            let mut look_at = deadline.min(now + LOOK_INTERVAL);
+            if self.may_rest() {
+                let rest_at = self.moved + REST_AFTER;
+                if rest_at <= now {
+                    self.client.activity.rest();
+                } else {
+                    look_at = look_at.min(rest_at);
+                }
+            }
+            self.timer.as_mut().reset(look_at.into());
         }
+    }
+
+    fn may_rest(&self) -> bool {
+        self.is_flushed && self.client.activity.is_idle() && self.scanner.as_ref().is_some_and(Scanner::is_between)
+    }
+
+    /// Waits for the next byte, or for the end, with nothing held for it.
+    pub(super) async fn rest(&mut self) -> io::Result<()>
+    where
+        T: AsyncRead + Unpin,
+    {
+        poll_fn(|cx| self.poll_wake(cx)).await?;
+        self.client.activity.wake();
+        Ok(())
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        let mut bytes = [MaybeUninit::uninit(); WAKE_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
+        match Pin::new(&mut self.inner).poll_read(cx, &mut buffer)? {
+            Poll::Ready(()) => {
+                self.held = buffer.filled().to_vec();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => self.poll_time(cx),
+        }
+    }
+
+    /// From what has ended the rest, or from the client.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buffer);
+        }
+        let len = self.held.len().min(buffer.remaining());
+        buffer.put_slice(&self.held[..len]);
+        self.held.drain(..len);
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -124,7 +197,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        match Pin::new(&mut this.inner).poll_read(cx, buffer) {
+        match this.poll_bytes(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 let bytes = &mut buffer.filled_mut()[before..];
                 if !bytes.is_empty() {
@@ -140,6 +213,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes));
         self.moved = Instant::now();
         Poll::Ready(written)
@@ -150,6 +224,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes));
         self.moved = Instant::now();
         Poll::Ready(written)
@@ -160,10 +235,58 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::balancer::connection;
+
+    #[tokio::test]
+    async fn only_what_is_between_two_messages_may_rest() {
+        let client = connection::sample();
+        let (mut far, near) = duplex(64);
+        let mut guarded = Guarded::new(near, false, ClientLimits::default(), &client);
+        for (piece, may_rest) in
+            [("POST / HTTP/1.1\r\nHost: a\r\n", false), ("Content-Length: 4\r\n\r\nab", false), ("cd", true)]
+        {
+            far.write_all(piece.as_bytes()).await.unwrap();
+            guarded.read_exact(&mut vec![0; piece.len()]).await.unwrap();
+            assert_eq!(guarded.may_rest(), may_rest, "{piece:?}");
+        }
+        let active = client.activity.begin();
+        assert!(!guarded.may_rest(), "an answer is under way");
+        guarded.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        drop(active);
+        assert!(!guarded.may_rest(), "it has not left");
+        guarded.flush().await.unwrap();
+        assert!(guarded.may_rest());
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_rest_is_read_and_looked_at_piece_by_piece() {
+        let client = connection::sample();
+        let (mut far, near) = duplex(256);
+        let mut guarded = Guarded::new(near, false, ClientLimits::default(), &client);
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET";
+        far.write_all(head).await.unwrap();
+        guarded.rest().await.unwrap();
+        for byte in head {
+            assert_eq!(guarded.read_u8().await.unwrap(), *byte);
+        }
+        assert!(!guarded.may_rest(), "the next head has begun");
+        far.write_all(b" / HTTP/9.9\r\n\r\n").await.unwrap();
+        guarded.read_exact(&mut [0; 15]).await.unwrap();
+        assert_eq!(client.worker.counters.ambiguous.value(), 1);
     }
 }

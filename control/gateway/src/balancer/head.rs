@@ -61,7 +61,6 @@ impl Scanner {
     }
 
     /// True between two messages.
-    #[cfg(test)]
     pub(super) fn is_between(&self) -> bool {
         self.state == State::Head && self.partial.is_empty()
     }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// A client that sends nothing for so long between two requests loses its buffers until it does. Making them costs microseconds, so this may
+/// be short.
+pub(super) const REST_AFTER: Duration = Duration::from_millis(100);
 /// Idle connections kept to one backend by one thread; a further one is closed.
 pub(super) const MAX_IDLE_PER_BACKEND: usize = 256;
 /// How long an idle connection to a backend is kept. Many servers close after five seconds, and a request that meets the close

@@ -290,6 +290,26 @@ async fn an_upgraded_connection_carries_bytes_and_is_counted_while_it_lives() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_rested_is_served_as_before() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let mut client = Client::connect(lab.address()).await;
+    assert_eq!(client.get("/").await.body, "one");
+    lab.wait_for_counter("rests", 1).await;
+    assert_eq!(client.get("/").await.body, "one");
+    lab.wait_for_counter("rests", 2).await;
+    // More than is read at once, and two requests.
+    let body = "b".repeat(5000);
+    client.send(format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{body}")).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().body, body);
+    assert_eq!(client.answer().await.unwrap().body, "one");
+    lab.wait_for_counter("rests", 3).await;
+    client.send("GET / HTTP/1.1\nHost: a\n\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 400);
+}
+
+#[tokio::test]
 async fn new_rules_keep_the_connections_that_are_there() {
     let backend = Backend::http1("one").await;
     let mut lab = Lab::start(&[(&backend, "blue")]).await;

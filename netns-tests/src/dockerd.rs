@@ -21,6 +21,8 @@ use crate::{
 };
 
 const START_DEADLINE: Duration = Duration::from_mins(1);
+/// What a container may add to it.
+const PER_CONTAINER: Duration = Duration::from_secs(2);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// Name of the image that each dockerd has.
 const IMAGE: &str = "lab";
@@ -67,7 +69,7 @@ impl Dockerd {
         let process = namespace.spawn(&[&own, flags].concat());
         let (host, namespace) = (host.to_owned(), namespace.clone());
         let dockerd = Self { host, namespace, socket, command, process: Mutex::new(Some(process)) };
-        dockerd.await_readiness();
+        dockerd.await_readiness(START_DEADLINE);
         dockerd.import_image(lab_dir);
         dockerd
     }
@@ -117,6 +119,7 @@ impl Dockerd {
     /// policy run then.
     #[track_caller]
     pub fn restart(&self) {
+        let container_count = self.docker(&["ps", "--all", "--quiet"]).ok().stdout.lines().count();
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let old = process.take().unwrap_or_else(|| panic!("dockerd of host {} does not run", self.host));
         terminate(&old);
@@ -124,7 +127,8 @@ impl Dockerd {
         let command: Vec<&str> = self.command.iter().map(String::as_str).collect();
         *process = Some(self.namespace.spawn(&command));
         drop(process);
-        self.await_readiness();
+        // It starts those with a restart policy, one after the other, before it answers.
+        self.await_readiness(START_DEADLINE + PER_CONTAINER * container_count as u32);
     }
 
     /// The last lines of its log.
@@ -154,8 +158,8 @@ impl Dockerd {
     }
 
     #[track_caller]
-    fn await_readiness(&self) {
-        wait_until(&format!("dockerd of host {} answers", self.host), START_DEADLINE, || {
+    fn await_readiness(&self, deadline: Duration) {
+        wait_until(&format!("dockerd of host {} answers", self.host), deadline, || {
             let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
             let process = process.as_mut().expect("it is taken by `end` only, after the start");
             assert!(process.is_running(), "dockerd of host {} ended at once\n{}", self.host, process.stderr());

@@ -166,7 +166,7 @@ fuzz:
 	done
 	cd control/fuzz && for target in $(CONTROL_FUZZ_TARGETS); do \
 	  mkdir -p found/$$target && \
-	  $(CARGO) +nightly fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 # Debian packages that the tests use. Quiet when they are there.

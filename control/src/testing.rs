@@ -1,6 +1,10 @@
 //! What the fuzzer runs, and what must hold of whatever it finds. Its corpus is replayed by the tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+    time::Instant,
+};
 
 use futures_util::FutureExt as _;
 use hyper::{Method, body::Bytes};
@@ -10,7 +14,7 @@ use crate::{
     balancer_file::{BalancerFile, MAX_LISTENERS, MAX_ROUTES},
     consul::{json, kv::Keys, request::Ask, txn},
     health::MIN_INTERVAL,
-    kv,
+    kv::{self, Kv, KvError, RequestId},
     registration::{
         Definition, consul_json,
         facts::{Attachment, ContainerFacts},
@@ -18,12 +22,22 @@ use crate::{
     },
 };
 
-/// A store that is ending: it refuses everything at once.
-struct NoKeys;
+/// A store of one node behind the HTTP API. Its one voter decides at once.
+#[derive(Debug)]
+pub struct Alone(Mutex<Kv>);
 
-impl Keys for NoKeys {
-    async fn call_from(&self, _request: kv::Request, _source: &str) -> kv::Answer {
-        Err(kv::KvError::Ending)
+impl Default for Alone {
+    fn default() -> Self {
+        Self(Mutex::new(kv::testing::alone(&Vec::new())))
+    }
+}
+
+impl Keys for Alone {
+    async fn call_from(&self, request: kv::Request, _source: &str) -> kv::Answer {
+        let mut kv = self.0.lock().map_err(|_| KvError::Ending)?;
+        kv.handle_request(RequestId(1), request, Instant::now(), 100);
+        drop(kv.poll_persist());
+        kv.poll_answer().map_or(Err(KvError::Busy), |(_, answer)| answer)
     }
 }
 
@@ -37,8 +51,7 @@ pub fn fuzz_consul(data: &[u8]) {
             assert!(blocking.seen > 0 && !blocking.wait.is_zero(), "{blocking:?}");
         }
         let _ = (ask.query.number("cas"), ask.query.number("flags"), ask.behind("kv"));
-        let answered = txn::answer(&ask, &NoKeys).now_or_never();
-        assert!(answered.is_some(), "nothing waits for a store that answers at once");
+        fuzz_transaction(&ask);
     }
     if let Ok(object) = json::decode::<BTreeMap<String, serde_json::Value>>(body, &[]) {
         let is_lower = |key: &String| !key.contains('\\') && key.bytes().all(|byte| !byte.is_ascii_uppercase());
@@ -48,6 +61,23 @@ pub fn fuzz_consul(data: &[u8]) {
     let services = consul_json::parse_file(&text).into_iter().flatten().chain(consul_json::parse_service(&text));
     services.for_each(|service| assert_usable(&service));
     let _ = consul_json::parse_check(&text);
+}
+
+/// Twice, because what is there already decides otherwise. A transaction that fails changes nothing.
+fn fuzz_transaction(ask: &Ask) {
+    let keys = Alone::default();
+    let contents = || {
+        let kv = keys.0.lock().expect("nobody panicked");
+        kv.entries("").map(|(key, entry)| (key.clone(), entry.clone())).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        let before = contents();
+        match txn::answer(ask, &keys).now_or_never() {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => assert_eq!(contents(), before),
+            None => panic!("nothing waits for a store that answers at once"),
+        }
+    }
 }
 
 /// Containers, a line for each thing that they say: `L` a label, `E` a variable, `P` a port, `N` the name, `I` the image, `C`

@@ -139,33 +139,16 @@ fn step(operation: Operation) -> Result<Step, Answer> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, time::Instant};
-
     use hyper::{Method, body::Bytes};
 
     use super::*;
-    use crate::{
-        consul::answer::Body,
-        kv::{self, Kv, RequestId, testing::alone},
-    };
+    use crate::{consul::answer::Body, testing::Alone};
 
-    /// A store of one node, that always finds its disk.
-    struct Store(Mutex<Kv>);
-
-    impl Keys for Store {
-        async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
-            let mut kv = self.0.lock().unwrap();
-            kv.handle_request(RequestId(1), request, Instant::now(), 100);
-            drop(kv.poll_persist());
-            kv.poll_answer().unwrap().1
-        }
+    fn store() -> Alone {
+        Alone::default()
     }
 
-    fn store() -> Store {
-        Store(Mutex::new(alone(&vec![])))
-    }
-
-    async fn put(store: &Store, body: &str) -> (u16, serde_json::Value) {
+    async fn put(store: &Alone, body: &str) -> (u16, serde_json::Value) {
         let ask = Ask::new(Method::PUT, "/v1/txn", None, Bytes::from(body.to_owned())).unwrap();
         let answer = answer(&ask, store).await.unwrap_or_else(|refused| refused);
         let body = match answer.body {

@@ -31,7 +31,7 @@ mod scenarios;
 mod session;
 mod spread;
 mod store;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod transaction;
 mod watch;

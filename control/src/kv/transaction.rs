@@ -262,7 +262,7 @@ mod tests {
 
     fn transact(kv: &mut Kv, steps: Vec<Step>) -> Answer {
         kv.handle_request(RequestId(1), Request::Transaction { steps }, Instant::now(), 100);
-        kv.poll_persist();
+        drop(kv.poll_persist());
         kv.poll_answer().unwrap().1
     }
 

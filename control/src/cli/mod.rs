@@ -181,7 +181,7 @@ mod tests {
 
     fn complaint(line: &str) -> String {
         let error = Line::try_parse_from(line.split(' ')).err().expect("the line is wrong");
-        usage(&error).err().expect("it is no help").to_string()
+        usage(&error).expect_err("it is no help").to_string()
     }
 
     #[test]

@@ -71,11 +71,14 @@ impl Lab {
     /// Launches `weaved` on the first host, joins each other one to it, and waits until all are connected with all.
     #[track_caller]
     pub fn launch_cluster(&self, hosts: &[&Host]) {
-        let [first, others @ ..] = hosts else { return };
-        first.weaved().launch(&[]);
-        let token = first.weaved().token_file();
-        at_once(others, |host| host.weaved().launch(&["--token-file", &token, &first.ipv4().to_string()]));
-        at_once(hosts, |host| host.weaved().wait_for_peers(others.len()));
+        launch_cluster_with(&[], hosts);
+    }
+
+    /// The same on hosts that have no Docker and know it: what runs there is told to the others at once, and not when Docker has
+    /// been waited for.
+    #[track_caller]
+    pub fn launch_cluster_without_docker(&self, hosts: &[&Host]) {
+        launch_cluster_with(&["--no-docker"], hosts);
     }
 
     /// Loses this share of all packets on the switch from now on, drawn at random, whatever they are. A super-packet
@@ -157,6 +160,16 @@ impl Drop for Lab {
         }
         sweep::everything_of(std::process::id());
     }
+}
+
+#[track_caller]
+fn launch_cluster_with(flags: &[&str], hosts: &[&Host]) {
+    let [first, others @ ..] = hosts else { return };
+    first.weaved().launch(flags);
+    let (token, peer) = (first.weaved().token_file(), first.ipv4().to_string());
+    let join = ["--token-file", &token, &peer];
+    at_once(others, |host| host.weaved().launch(&[flags, join.as_slice()].concat()));
+    at_once(hosts, |host| host.weaved().wait_for_peers(others.len()));
 }
 
 /// Does something with each of them, with all at the same time: mostly it is waiting.

@@ -16,7 +16,7 @@ fn program(name: &str) -> String {
 
 fn three_hosts(lab: &mut Lab) -> [Arc<Host>; 3] {
     let hosts = [lab.host("a"), lab.host("b"), lab.host("c")];
-    lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
+    lab.launch_cluster_without_docker(&[&hosts[0], &hosts[1], &hosts[2]]);
     for host in &hosts {
         wait_until("the agent answers", SOON, || curl(host, &["http://127.0.0.1:8500/v1/status/leader"]).success());
         wait_until("the agent sees three nodes", SOON, || {

@@ -22,7 +22,7 @@ fn agent(path: &str) -> String {
 
 fn two_hosts(lab: &mut Lab) -> [Arc<Host>; 2] {
     let hosts = [lab.host("a"), lab.host("b")];
-    lab.launch_cluster(&[&hosts[0], &hosts[1]]);
+    lab.launch_cluster_without_docker(&[&hosts[0], &hosts[1]]);
     for host in &hosts {
         wait_until("the agent answers", SOON, || curl(host, &["--fail", &agent("catalog/nodes")]).success());
     }

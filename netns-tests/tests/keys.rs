@@ -51,7 +51,7 @@ fn filter(host: &Host, verb: &str) {
 fn who_is_cut_off_is_refused_guarded_keys_with_the_reason_while_the_majority_goes_on_and_all_agree_after_it() {
     let Some(mut lab) = Lab::open("keys") else { return };
     let [a, b, c]: [Arc<Host>; 3] = ["a", "b", "c"].map(|name| lab.host(name));
-    lab.launch_cluster(&[&a, &b, &c]);
+    lab.launch_cluster_without_docker(&[&a, &b, &c]);
     wait_until("a guarded key can be set", SOON, || a.weaved().run(&["kv", "put", "backend/current", "one"]).success());
     put(&a, "plain/both", "before");
     for host in [&b, &c] {

@@ -7,7 +7,7 @@ use weaved_netns_tests::{Host, Lab, Output, Part, Place, SOON, wait_until};
 
 fn three_hosts(lab: &mut Lab) -> [Arc<Host>; 3] {
     let hosts = [lab.host("a"), lab.host("b"), lab.host("c")];
-    lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
+    lab.launch_cluster_without_docker(&[&hosts[0], &hosts[1], &hosts[2]]);
     for host in &hosts {
         wait_until("three hosts vote on keys", SOON, || {
             host.weaved().run(&["kv", "put", "backend/warm", &host.name()]).success() && {

@@ -372,7 +372,7 @@ fn validate(overlay: &Overlay) -> Result<(), DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::in_namespace;
+    use crate::testing::{close, in_namespace};
 
     const PLAN: TapPlan = TapPlan { offload: Switch::Auto, layout: Layout::SINGLE };
 
@@ -415,7 +415,7 @@ mod tests {
             assert_eq!(tap.controller, Some(bridge.index));
             assert_eq!(gateway(&mut devices), vec![overlay().gateway.unwrap()]);
             // A process that starts again.
-            drop(devices);
+            close(|| drop(devices));
             let mut devices = Devices::open().unwrap();
             apply(&mut devices, &overlay());
             assert_eq!(link(&mut devices, "weave"), bridge);
@@ -438,6 +438,7 @@ mod tests {
                 assert_eq!((queue_count(&devices), devices.queue_shortfall()), (layout.queue_count(), None));
                 let bridge = link(&mut devices, "weave").index;
                 assert_eq!(link(&mut devices, "weave-tap").controller, Some(bridge));
+                close(|| drop(devices));
             }
         });
     }
@@ -571,7 +572,7 @@ mod tests {
             let mut devices = Devices::open().unwrap();
             let names_before = devices.netlink.link_names().unwrap();
             apply(&mut devices, &overlay());
-            drop(devices);
+            close(|| drop(devices));
             let mut devices = Devices::open().unwrap();
             devices.delete().unwrap();
             assert_eq!(devices.netlink.link_names().unwrap(), names_before);

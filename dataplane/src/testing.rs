@@ -2,7 +2,12 @@
 
 use std::{
     fs::File,
-    sync::mpsc::{self, Sender},
+    io,
+    process::{Child, Command},
+    sync::{
+        PoisonError, RwLock,
+        mpsc::{self, Sender},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -31,6 +36,21 @@ pub(crate) fn in_namespace_with_loopback(test: impl FnOnce() + Send + 'static) {
         netlink.set_up(loopback.index).unwrap();
         test();
     });
+}
+
+/// Held by whoever makes a child: until that executes its program it has a copy of every descriptor of this process.
+static MAKING_CHILDREN: RwLock<()> = RwLock::new(());
+
+/// Starts a process. All that tests of this package start must be started here.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = MAKING_CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Does what closes descriptors that are to be really closed afterwards: no child that another test is making has them.
+pub(crate) fn close<T>(closing: impl FnOnce() -> T) -> T {
+    let _no_children = MAKING_CHILDREN.read().unwrap_or_else(PoisonError::into_inner);
+    closing()
 }
 
 /// A network namespace with a thread in it that does what it is asked.

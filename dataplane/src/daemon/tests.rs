@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     netlink::Netlink,
     server::SOCKET_NAME,
-    testing::{Namespace, connect},
+    testing::{Namespace, close, connect, spawn},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ impl Host {
     }
 
     fn stop(&mut self) {
-        self.daemon.take().unwrap().end(Ending::Orderly).unwrap();
+        close(|| self.daemon.take().unwrap().end(Ending::Orderly)).unwrap();
     }
 
     fn socket(&self) -> PathBuf {
@@ -492,7 +492,7 @@ fn spawn_process(host: &Host) -> Process {
     let socket = host.socket();
     let child = host.namespace.run(move || {
         let executable = std::env::current_exe().unwrap().with_file_name("../examples/dataplane");
-        let child = Command::new(executable).arg(run_dir).stderr(Stdio::null()).spawn();
+        let child = spawn(Command::new(executable).arg(run_dir).stderr(Stdio::null()));
         child.expect("the example `dataplane` is not built: `cargo test` without `--lib` builds it")
     });
     let process = Process(child);

@@ -8,7 +8,7 @@ use super::{queue::GSO_TYPE_OFFSET, *};
 use crate::{
     netlink::Netlink,
     sys::socket::{self, MessageOut},
-    testing::in_namespace,
+    testing::{close, in_namespace},
 };
 
 const NETWORK: &str = "192.0.2.1/24";
@@ -79,8 +79,8 @@ fn a_persistent_tap_has_its_offloads_again_after_a_process_without_them() {
     in_namespace(|| {
         let tap = open_up("tap0", Switch::Auto);
         tap.persist().unwrap();
-        drop(tap);
-        drop(Tap::open("tap0", Switch::Off).unwrap());
+        close(|| drop(tap));
+        close(|| drop(Tap::open("tap0", Switch::Off).unwrap()));
         let tap = Tap::open("tap0", Switch::Auto).unwrap();
         assert!(longest_frame_of_a_train(&tap) > usize::from(SEGMENT_LEN) * SEGMENT_COUNT);
     });
@@ -89,7 +89,7 @@ fn a_persistent_tap_has_its_offloads_again_after_a_process_without_them() {
 #[test]
 fn a_tap_that_is_not_persistent_goes_with_its_process() {
     in_namespace(|| {
-        drop(Tap::open("tap0", Switch::Auto).unwrap());
+        close(|| drop(Tap::open("tap0", Switch::Auto).unwrap()));
         assert!(Netlink::open().unwrap().link("tap0").unwrap().is_none());
     });
 }

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     netlink::Netlink,
     tap::{Tap, VNET_HEADER_LEN},
-    testing::in_namespace,
+    testing::{close, in_namespace, spawn},
 };
 
 const QUEUE_COUNT: usize = 3;
@@ -137,7 +137,7 @@ fn a_source_has_one_queue_of_each_worker_and_other_sources_have_others() {
         for source in 1..=32 {
             let address = format!("02:00:00:00:00:{source:02x}");
             let set = ["link", "set", "tap0", "address", &address];
-            assert!(Command::new("ip").args(set).status().unwrap().success());
+            assert!(spawn(Command::new("ip").args(set)).unwrap().wait().unwrap().success());
             let senders: Vec<UdpSocket> = std::iter::repeat_with(|| sender_to("192")).take(32).collect();
             for sender in &senders {
                 sender.send_to(&[7; MARKER_LEN], "192.0.2.255:9").unwrap();
@@ -159,7 +159,7 @@ fn a_second_process_gets_no_queue_of_a_device_in_use() {
         let first = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
         let error = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap_err();
         assert!(matches!(error, crate::tap::TapError::Busy(_)), "{error}");
-        drop(first);
+        close(|| drop(first));
         Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
     });
 }

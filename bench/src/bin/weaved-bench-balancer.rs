@@ -192,7 +192,7 @@ fn state(port: u16) -> GatewayState {
         host: "a".into(),
         listen: None,
         range: ipnet::Ipv4Net::default(),
-        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing }],
+        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing, is_gone: false }],
         containers: vec![],
         instances: few.chain(many).collect(),
         balancer: BalancerState {

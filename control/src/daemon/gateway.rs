@@ -30,6 +30,8 @@ use crate::{
 /// How long names from before are kept for what has not been heard of since. A member that does not answer is known to be down
 /// by then.
 const SETTLE: Duration = Duration::from_secs(10);
+/// A host that has said good-bye may be back before this, and what is in flight there then goes on.
+const RESTART_PATIENCE: Duration = Duration::from_secs(10);
 /// Repairs what no event has told.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 /// A gateway that is being started is no problem for so long.
@@ -209,12 +211,14 @@ fn state(
         instances: Vec::new(),
         balancer: file.state(node.wanted().gateway.map(|gateway| gateway.addr()), |name| node.switch_state(name)),
     };
-    let own = NamedHost { name: cluster.name.clone(), address: state.listen, standing: Standing::Passing };
+    let own =
+        NamedHost { name: cluster.name.clone(), address: state.listen, standing: Standing::Passing, is_gone: false };
     add_host(&mut state, own, &cluster.containers);
     for member in &cluster.members {
         // The first address of a slice is its host's.
         let address = member.slice.and_then(|slice| slice.hosts().next()).map(Into::into);
-        let host = NamedHost { name: member.name.clone(), address, standing: standing(member) };
+        let (standing, is_gone) = (standing(member), is_gone(member));
+        let host = NamedHost { name: member.name.clone(), address, standing, is_gone };
         add_host(&mut state, host, &member.containers);
     }
     let members = cluster.members.iter().map(|member| member.id);
@@ -257,6 +261,17 @@ fn standing(member: &MemberStatus) -> Standing {
         MemberState::Away => Standing::HostAway,
         MemberState::Down | MemberState::Joining => Standing::HostDown,
     }
+}
+
+/// A host that is down may be one whose control alone is away: its containers go on. It is gone when there is no session with it
+/// either. One that was stopped gets the time of a restart besides.
+fn is_gone(member: &MemberStatus) -> bool {
+    let is_silent = match member.state {
+        MemberState::Down => true,
+        MemberState::Away => member.since_secs >= RESTART_PATIENCE.as_secs(),
+        MemberState::Up | MemberState::Joining => false,
+    };
+    is_silent && member.endpoint.is_none()
 }
 
 fn add_host(state: &mut GatewayState, host: NamedHost, containers: &[Container]) {
@@ -332,6 +347,36 @@ mod tests {
                 InstanceView { instance: instance_shown, node, address, health, created: index, modified: index };
             let named = instance(&listed, Vec::new(), 0);
             assert_eq!((named.standing, named.address), (expected, None));
+        }
+    }
+
+    #[test]
+    fn a_host_is_gone_when_neither_its_control_nor_its_data_plane_is_heard_and_a_restart_had_its_time() {
+        let session = Some("192.0.2.1:6783".parse().unwrap());
+        for (state, since_secs, endpoint, expected) in [
+            (MemberState::Down, 0, None, true),
+            // Its control is away; its containers go on.
+            (MemberState::Down, 600, session, false),
+            (MemberState::Away, 2, None, false),
+            (MemberState::Away, 10, None, true),
+            // Our own data plane has begun anew.
+            (MemberState::Up, 600, None, false),
+            (MemberState::Joining, 600, None, false),
+        ] {
+            let (id, name) = (PeerId([1; 32]), "b".to_owned());
+            let (endpoints, containers) = (vec![], vec![]);
+            let member = MemberStatus {
+                id,
+                name,
+                state,
+                since_secs,
+                endpoint,
+                endpoints,
+                slice: None,
+                containers,
+                problem: None,
+            };
+            assert_eq!(is_gone(&member), expected, "{state:?} for {since_secs} s");
         }
     }
 

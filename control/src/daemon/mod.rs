@@ -411,6 +411,8 @@ impl Daemon {
             Event::PeerDown { id, end } => {
                 self.links.on_peer_down(id);
                 self.node.handle_peer_down(id, end, now);
+                // Its host may be gone now, which shows nowhere else.
+                self.names.gather(now);
             }
             Event::TargetFailed { endpoint, failure } => self.links.on_failure(endpoint, failure),
             Event::StrangerRefused { endpoint } => self.links.on_stranger(endpoint, now),

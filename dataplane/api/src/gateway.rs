@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of this part of the contract. Both ends say it first; they must agree exactly.
-pub const GATEWAY_API_VERSION: u32 = 3;
+pub const GATEWAY_API_VERSION: u32 = 4;
 
 /// All that the gateway should be answering with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct NamedHost {
     pub address: Option<IpAddr>,
     /// Whether what runs there can be reached.
     pub standing: Standing,
+    /// True if nothing of it is heard any more, neither of its control nor of its data plane: what is in flight there will not be
+    /// answered.
+    pub is_gone: bool,
 }
 
 /// One container.

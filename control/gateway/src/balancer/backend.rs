@@ -51,6 +51,8 @@ pub(super) struct Backend {
     /// [`clock::millis`].
     ejected_until: AtomicU64,
     keeps_idle: AtomicBool,
+    is_down: AtomicBool,
+    is_gone: AtomicBool,
     connections: Mutex<HashMap<u64, AbortHandle>>,
     streams: Mutex<HashMap<u64, AbortHandle>>,
 }
@@ -67,6 +69,8 @@ impl Backend {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             keeps_idle: AtomicBool::new(true),
+            is_down: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             connections: Mutex::default(),
             streams: Mutex::default(),
         }
@@ -120,9 +124,26 @@ impl Backend {
         self.keeps_idle.store(keeps_idle, Relaxed);
     }
 
+    /// True while its host is down: an answer is hardly to be expected.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Relaxed)
+    }
+
+    /// Takes notice of whether its host is down. When it is, the requests there end. How many connections had any.
+    pub(super) fn set_down(&self, is_down: bool) -> usize {
+        let was_down = self.is_down.swap(is_down, Relaxed);
+        if is_down && !was_down { self.cut_connections() } else { 0 }
+    }
+
+    /// Takes notice of whether its host is gone for certain. When it is, the streams there end. How many there were.
+    pub(super) fn set_gone(&self, is_gone: bool) -> usize {
+        let was_gone = self.is_gone.swap(is_gone, Relaxed);
+        if is_gone && !was_gone { self.cut_streams() } else { 0 }
+    }
+
     /// Remembers a task that carries a connection with requests, so that it can be ended.
     pub(super) fn on_connection(&self, id: u64, task: AbortHandle) {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+        remember(&self.connections, &self.is_down, id, task);
     }
 
     pub(super) fn on_connection_end(&self, id: u64) {
@@ -131,7 +152,7 @@ impl Backend {
 
     /// The same for a stream.
     pub(super) fn on_stream(&self, id: u64, task: AbortHandle) {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+        remember(&self.streams, &self.is_gone, id, task);
     }
 
     pub(super) fn on_stream_end(&self, id: u64) {
@@ -146,6 +167,16 @@ impl Backend {
     /// Ends the streams. How many there were.
     pub(super) fn cut_streams(&self) -> usize {
         cut(&self.streams)
+    }
+}
+
+fn remember(tasks: &Mutex<HashMap<u64, AbortHandle>>, must_end: &AtomicBool, id: u64, task: AbortHandle) {
+    let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    // Looked at under the lock: one that comes late is not missed by who raises the flag and then ends what is remembered.
+    if must_end.load(Relaxed) {
+        task.abort();
+    } else {
+        tasks.insert(id, task);
     }
 }
 

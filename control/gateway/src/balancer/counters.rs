@@ -47,8 +47,10 @@ counters! { BalancerCounters:
     streams,
     /// Connections and streams cut because a drain had its time
     drain_cut,
-    /// Connections to backends cut because their host was gone
+    /// Connections to backends cut because their host is down
     host_lost,
+    /// Streams reset because the host of their instance is gone
+    host_gone_cut,
     /// Lines of access logs that were dropped: the disk is slower than the traffic
     log_dropped,
 }

@@ -162,7 +162,11 @@ impl Job<'_> {
                     if next.is_none() {
                         group.counts.on_answer(true, self.started.elapsed());
                     }
-                    refusal = Some(failed.refusal);
+                    refusal = Some(if backend.is_down() {
+                        Refusal::HostDown { service: rule.name.clone(), host: backend.key.host.clone() }
+                    } else {
+                        failed.refusal
+                    });
                 }
             }
         }

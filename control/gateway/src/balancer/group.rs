@@ -61,7 +61,8 @@ impl Group {
 
     /// Who gets it; None when nobody is left who was not tried.
     pub(super) fn pick(&self, wish: Wish<'_>, now: Instant) -> Option<&Arc<Backend>> {
-        let is_new = |backend: &Arc<Backend>| !wish.tried.contains(&backend.id);
+        // A request that began before its host was known to be down may come back for another.
+        let is_new = |backend: &Arc<Backend>| !wish.tried.contains(&backend.id) && !backend.is_down();
         let is_well = |backend: &Arc<Backend>| is_new(backend) && !backend.is_ejected(now);
         self.choose(wish, is_well).or_else(|| self.choose(wish, is_new))
     }

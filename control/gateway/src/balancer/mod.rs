@@ -11,7 +11,8 @@
 //! A state is made into immutable [`service::Service`]s and [`rules::Rules`] which the threads take for each request; what has to
 //! outlive a state (backends with their counts, the moment of a switch, listening sockets) is handed from one to the next.
 //!
-//! INVARIANT: a new state never closes a connection: what is in flight ends by the rules that it began with.
+//! INVARIANT: a new state never closes a connection, unless it says that the host of its instance is down or gone: what is in flight ends by
+//! the rules that it began with.
 
 mod access_log;
 mod backend;
@@ -106,8 +107,9 @@ impl Balancer {
 
     /// Does as the state says. Returns when new requests follow it.
     pub async fn apply(&mut self, state: &GatewayState, now: Instant) {
-        self.services.rebuild(state, clock::wall_us());
-        (0..self.services.cut_lost()).for_each(|_| self.counters.host_lost.add());
+        let cut = self.services.rebuild(state, clock::wall_us());
+        (0..cut.connections).for_each(|_| self.counters.host_lost.add());
+        (0..cut.streams).for_each(|_| self.counters.host_gone_cut.add());
         let services = &self.services;
         self.listeners.set(&state.balancer.listeners, |name| services.find(name));
         self.listeners.reconcile(now).await;

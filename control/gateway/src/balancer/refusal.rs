@@ -29,6 +29,11 @@ pub(super) enum Refusal {
     BackendTimeout {
         service: String,
     },
+    /// What was sent to an instance there cannot be sent to another.
+    HostDown {
+        service: String,
+        host: String,
+    },
 }
 
 impl Refusal {
@@ -40,7 +45,7 @@ impl Refusal {
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoBackend { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BackendFailed { .. } => StatusCode::BAD_GATEWAY,
+            Self::BackendFailed { .. } | Self::HostDown { .. } => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -52,7 +57,7 @@ impl Refusal {
             Self::BodyTooLong => &counters.body_too_long,
             Self::RateLimited => &counters.rate_limited,
             Self::NoBackend { .. } => &counters.no_backend,
-            Self::BackendFailed { .. } => &counters.backend_failed,
+            Self::BackendFailed { .. } | Self::HostDown { .. } => &counters.backend_failed,
             Self::BackendTimeout { .. } => &counters.backend_timeouts,
         }
     }
@@ -85,6 +90,9 @@ impl std::fmt::Display for Refusal {
             Self::NoBackend { service, colour } => write!(f, "no instance of {service} in {colour} takes traffic"),
             Self::BackendFailed { service } => write!(f, "no instance of {service} gave an answer"),
             Self::BackendTimeout { service } => write!(f, "{service} took too long to answer"),
+            Self::HostDown { service, host } => {
+                write!(f, "{host} is down, where the instance of {service} is that had the request")
+            }
         }
     }
 }

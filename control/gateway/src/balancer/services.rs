@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +37,15 @@ struct Drain {
     has_cut_streams: bool,
 }
 
+/// How much has ended because nothing more could come of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Connections with requests, at hosts that are down.
+    pub(super) connections: usize,
+    /// Streams, at hosts that are gone.
+    pub(super) streams: usize,
+}
+
 impl Services {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -50,15 +59,22 @@ impl Services {
         self.list.iter().find(|service| service.rule.name == name).cloned()
     }
 
-    /// Makes them anew.
-    pub(super) fn rebuild(&mut self, state: &GatewayState, now_us: u64) {
+    /// Makes them anew. Tells what has ended because of its host.
+    pub(super) fn rebuild(&mut self, state: &GatewayState, now_us: u64) -> Cut {
+        let mut cut = Cut::default();
         let mut known = std::mem::take(&mut self.backends);
         let rules = &state.balancer.services;
         let mut listed: HashMap<&str, Vec<Listed>> = rules.iter().map(|rule| (rule.name.as_str(), vec![])).collect();
         for instance in &state.instances {
             let Some(list) = listed.get_mut(instance.service.as_str()) else { continue };
             let Some(rule) = rules.iter().find(|rule| rule.name == instance.service) else { continue };
-            list.push(self.instance(rule, instance, state, &mut known));
+            let listed = self.instance(rule, instance, state, &mut known);
+            if let Some(backend) = &listed.backend {
+                let (is_down, is_gone) = fate(instance, state);
+                cut.connections += backend.set_down(is_down);
+                cut.streams += backend.set_gone(is_gone);
+            }
+            list.push(listed);
         }
         // What is left over is no backend any more. Requests there go on.
         known.values().for_each(|backend| backend.set_keeps_idle(false));
@@ -71,14 +87,7 @@ impl Services {
         self.switched.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         self.drains.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         self.on_moments();
-    }
-
-    /// Ends the connections to hosts that are gone: requests there could only wait. What may be sent again goes to another instance.
-    /// Streams stay: nobody could begin them again where they were, and the host may come back. How many there were.
-    pub(super) fn cut_lost(&self) -> usize {
-        let instances = self.list.iter().flat_map(|service| &service.listed);
-        let lost = instances.filter(|listed| matches!(listed.standing, Standing::HostDown | Standing::HostAway));
-        lost.filter_map(|listed| listed.backend.as_ref()).map(|backend| backend.cut_connections()).sum()
+        cut
     }
 
     fn instance(
@@ -168,6 +177,17 @@ impl Service {
     pub(super) fn is_busy(&self) -> bool {
         self.counts.values().any(|counts| counts.in_flight.load(std::sync::atomic::Ordering::Relaxed) > 0)
     }
+}
+
+/// Whether its host is down, and whether it is gone for certain. What an address outside the overlay leads to may be elsewhere.
+fn fate(instance: &NamedInstance, state: &GatewayState) -> (bool, bool) {
+    let is_there = instance.address.is_none_or(|address| match address {
+        IpAddr::V4(address) => state.range.contains(&address),
+        IpAddr::V6(_) => false,
+    });
+    let host = state.hosts.get(instance.host as usize).filter(|_| is_there);
+    let is_down = host.is_some_and(|host| matches!(host.standing, Standing::HostDown | Standing::HostAway));
+    (is_down, host.is_some_and(|host| host.is_gone))
 }
 
 /// A service for people.

@@ -19,6 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 use weaved_api::balancer::Sticky;
 
 use super::{
@@ -34,6 +35,44 @@ use super::{
 };
 
 static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
+
+/// A client's connection, whatever is in front of its bytes.
+pub(super) trait ClientEnd: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl ClientEnd for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl ClientEnd for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// A client's connection that is reset unless its stream has come to an end: what was cut must not look complete.
+struct ResetWhenCut<T: ClientEnd> {
+    client: T,
+    has_ended: bool,
+}
+
+impl<T: ClientEnd> ResetWhenCut<T> {
+    fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl<T: ClientEnd> Drop for ResetWhenCut<T> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // One that is closed already needs no reset.
+            drop(self.client.socket().set_zero_linger());
+        }
+    }
+}
 
 /// A stream that is counted.
 struct Open {
@@ -85,11 +124,7 @@ pub(super) fn upgrade(
 }
 
 /// Carries a stream from a TCP listener to a backend, and back.
-pub(super) async fn carry(
-    client: &Client,
-    rules: &Rules,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) {
+pub(super) async fn carry(client: &Client, rules: &Rules, stream: impl ClientEnd) {
     let Some((service, asked)) = rules.first() else { return client.worker.counters.no_route.add() };
     let Some((open, upstream)) = connect(client, service, asked).await else { return };
     client.worker.counters.streams.add();
@@ -97,8 +132,10 @@ pub(super) async fn carry(
     let (backend, id) = (Arc::clone(&open.place.backend), open.id);
     let started = Instant::now();
     open.place.counts.on_answer(false, started.saturating_duration_since(client.accepted));
+    let mut stream = ResetWhenCut { client: stream, has_ended: false };
     let task = tokio::spawn(async move {
-        drop(copy(stream, upstream, idle).await);
+        drop(copy(&mut stream.client, upstream, idle).await);
+        stream.end();
         drop(open);
     });
     backend.on_stream(id, task.abort_handle());

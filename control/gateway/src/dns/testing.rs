@@ -19,8 +19,12 @@ use crate::{limits::MAX_UDP_ANSWER_BYTES, stats::Counters};
 /// Two hosts that answer, one that does not; containers `web1`, `web2`, `db`, `gone`; the service `web` in two colours with one
 /// instance critical and one on the dead host; `ill` without a living instance; `api` on a host's own address.
 pub fn state() -> GatewayState {
-    let host =
-        |name: &str, address: &str, standing| NamedHost { name: name.into(), address: Some(ip(address)), standing };
+    let host = |name: &str, address: &str, standing| NamedHost {
+        name: name.into(),
+        address: Some(ip(address)),
+        standing,
+        is_gone: false,
+    };
     GatewayState {
         generation: Generation(7),
         zone: "weave.local".into(),

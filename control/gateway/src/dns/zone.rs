@@ -207,7 +207,7 @@ impl Zone {
     }
 
     fn add_hosts(&mut self) {
-        for (index, NamedHost { name, address, standing }) in self.state.hosts.iter().enumerate() {
+        for (index, NamedHost { name, address, standing, .. }) in self.state.hosts.iter().enumerate() {
             let Some(name) = dns_name(name) else { continue };
             if let Some(address) = address.filter(|_| standing.takes_traffic()) {
                 let name = format!("{name}.node");

@@ -115,10 +115,11 @@ async fn only_instances_that_take_traffic_get_requests_and_none_is_said_in_a_sen
 }
 
 #[tokio::test]
-async fn requests_at_a_host_that_is_gone_are_sent_elsewhere_or_refused_at_once_and_streams_wait() {
+async fn requests_at_a_host_that_is_down_are_sent_elsewhere_or_refused_at_once_and_streams_wait() {
     let (lost, other) = (Backend::http1("lost").await, Backend::http1("other").await);
     let mut lab = Lab::start(&[(&lost, "blue"), (&other, "blue")]).await;
-    lab.state.hosts.push(NamedHost { name: "b".into(), address: None, standing: Standing::Passing });
+    lab.state.hosts.push(NamedHost { name: "b".into(), address: None, standing: Standing::Passing, is_gone: false });
+    lab.state.range = "127.0.0.0/8".parse().unwrap();
     lab.state.instances[0].host = 1;
     lab.apply().await;
     // In turns: one of each kind is at each of the two.

@@ -185,7 +185,7 @@ fn state() -> GatewayState {
         host: "a".into(),
         listen: None,
         range: "10.32.0.0/12".parse().unwrap(),
-        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing }],
+        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing, is_gone: false }],
         containers: vec![],
         instances: vec![],
         balancer: BalancerState { listeners: vec![], services: vec![service("web")] },

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod abuse;
 #[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod lab;

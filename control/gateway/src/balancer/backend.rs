@@ -53,9 +53,12 @@ pub(super) struct Backend {
     keeps_idle: AtomicBool,
     is_down: AtomicBool,
     is_gone: AtomicBool,
-    connections: Mutex<HashMap<u64, AbortHandle>>,
-    streams: Mutex<HashMap<u64, AbortHandle>>,
+    connections: Mutex<Tasks>,
+    streams: Mutex<Tasks>,
 }
+
+/// Tasks that carry something, and since when.
+type Tasks = HashMap<u64, (Instant, AbortHandle)>;
 
 impl Backend {
     pub(super) fn new(key: BackendKey) -> Self {
@@ -132,13 +135,13 @@ impl Backend {
     /// Takes notice of whether its host is down. When it is, the requests there end. How many connections had any.
     pub(super) fn set_down(&self, is_down: bool) -> usize {
         let was_down = self.is_down.swap(is_down, Relaxed);
-        if is_down && !was_down { self.cut_connections() } else { 0 }
+        if is_down && !was_down { cut(&self.connections, None) } else { 0 }
     }
 
     /// Takes notice of whether its host is gone for certain. When it is, the streams there end. How many there were.
     pub(super) fn set_gone(&self, is_gone: bool) -> usize {
         let was_gone = self.is_gone.swap(is_gone, Relaxed);
-        if is_gone && !was_gone { self.cut_streams() } else { 0 }
+        if is_gone && !was_gone { cut(&self.streams, None) } else { 0 }
     }
 
     /// Remembers a task that carries a connection with requests, so that it can be ended.
@@ -159,31 +162,32 @@ impl Backend {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Ends the connections with the requests that they carry. How many there were.
-    pub(super) fn cut_connections(&self) -> usize {
-        cut(&self.connections)
+    /// Ends the connections that were there at this time, with the requests that they carry. How many there were.
+    pub(super) fn cut_connections(&self, at: Instant) -> usize {
+        cut(&self.connections, Some(at))
     }
 
-    /// Ends the streams. How many there were.
-    pub(super) fn cut_streams(&self) -> usize {
-        cut(&self.streams)
+    /// The same for streams.
+    pub(super) fn cut_streams(&self, at: Instant) -> usize {
+        cut(&self.streams, Some(at))
     }
 }
 
-fn remember(tasks: &Mutex<HashMap<u64, AbortHandle>>, must_end: &AtomicBool, id: u64, task: AbortHandle) {
+fn remember(tasks: &Mutex<Tasks>, must_end: &AtomicBool, id: u64, task: AbortHandle) {
     let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
     // Looked at under the lock: one that comes late is not missed by who raises the flag and then ends what is remembered.
     if must_end.load(Relaxed) {
         task.abort();
     } else {
-        tasks.insert(id, task);
+        tasks.insert(id, (Instant::now(), task));
     }
 }
 
-fn cut(tasks: &Mutex<HashMap<u64, AbortHandle>>) -> usize {
-    let tasks = std::mem::take(&mut *tasks.lock().unwrap_or_else(PoisonError::into_inner));
-    tasks.values().for_each(AbortHandle::abort);
-    tasks.len()
+/// Those from before a time, or all.
+fn cut(tasks: &Mutex<Tasks>, before: Option<Instant>) -> usize {
+    let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    let cut = tasks.extract_if(|_, (since, _)| before.is_none_or(|before| *since <= before));
+    cut.map(|(_, (_, task))| task.abort()).count()
 }
 
 /// FNV-1a: small, and the same everywhere, which the standard library's hash does not promise.

@@ -148,24 +148,26 @@ impl Services {
         is_new
     }
 
-    /// Cuts what a drain has left over, once for each switch. How much that was.
-    pub(super) fn drain(&mut self, now_us: u64) -> usize {
+    /// Cuts what a drain has left over, once for each switch. How much that was. What was opened since is a preview's: nothing else goes
+    /// to a colour that is not live.
+    pub(super) fn drain(&mut self, now: Instant, now_us: u64) -> usize {
         let mut count = 0;
         for service in self.list.iter().filter(|service| service.moment.revision > 0) {
             let Some(came_us) = service.moment.came_us() else { continue };
             let drained = Duration::from_micros(now_us.saturating_sub(came_us));
+            let came = now.checked_sub(drained).unwrap_or(now);
             let drain = self.drains.entry(service.rule.name.clone()).or_default();
             if drain.revision != service.moment.revision {
                 *drain = Drain { revision: service.moment.revision, ..Drain::default() };
             }
             if !drain.has_cut_requests && drained >= service.rule.switch.drain {
                 drain.has_cut_requests = true;
-                count += service.retired().iter().map(|backend| backend.cut_connections()).sum::<usize>();
+                count += service.retired().iter().map(|backend| backend.cut_connections(came)).sum::<usize>();
             }
             let streams_are_due = service.rule.switch.stream_drain.is_some_and(|limit| drained >= limit);
             if !drain.has_cut_streams && streams_are_due {
                 drain.has_cut_streams = true;
-                count += service.retired().iter().map(|backend| backend.cut_streams()).sum::<usize>();
+                count += service.retired().iter().map(|backend| backend.cut_streams(came)).sum::<usize>();
             }
         }
         count

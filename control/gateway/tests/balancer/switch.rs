@@ -148,6 +148,7 @@ async fn what_is_in_flight_at_the_switch_ends_in_peace_and_only_the_drain_ends_w
     let (blue, green) = (Backend::http1("blue").await, Backend::http1("green").await);
     let mut lab = Lab::start(&[(&blue, "blue"), (&green, "green")]).await;
     lab.service().switch = live(1, "blue", "", 1);
+    lab.listener().routes = vec![Route { colour_header: Some("x-colour".into()), ..route("web") }];
     lab.apply().await;
     let mut slow = Client::connect(lab.address()).await;
     slow.send("GET /slow/300 HTTP/1.1\r\nHost: web\r\n\r\n").await;
@@ -161,8 +162,12 @@ async fn what_is_in_flight_at_the_switch_ends_in_peace_and_only_the_drain_ends_w
     lab.apply().await;
     assert_eq!(slow.answer().await.unwrap().body, "blue");
     assert_eq!(slow.get("/").await.body, "green");
+    // One that looks at the idle colour is none of the drain's.
+    let mut preview = Client::connect(lab.address()).await;
+    preview.send("GET /slow/3000 HTTP/1.1\r\nHost: web\r\nX-Colour: blue\r\n\r\n").await;
     let cut = endless.answer().await.unwrap();
     assert_eq!(cut.status, 502);
+    assert_eq!(preview.answer().await.unwrap().body, "blue");
     assert!(lab.counter("drain_cut").await >= 1);
     // Streams are not cut unless somebody says so.
     stream.send("still here").await;

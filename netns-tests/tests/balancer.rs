@@ -88,6 +88,16 @@ fn a_service_is_served_on_every_host_from_instances_on_all_hosts() {
     assert!(shown.contains("0.0.0.0:80") && shown.contains("green") && shown.contains("live"), "{shown}");
     assert_eq!(pair.a.weaved().problems(), Vec::<String>::new());
 
+    // An address of its own: the same on all hosts, and each answers its own containers.
+    for host in [&pair.a, &pair.b] {
+        host.run(&["ip", "address", "add", "10.99.0.1/32", "dev", "lo"]).ok();
+        write_file(host, &FILE.replace("0.0.0.0", "10.99.0.1"));
+    }
+    wait_until("the name leads there", SOON, || {
+        pair.shell.run(&["nslookup", STABLE_NAME]).stdout.contains("10.99.0.1")
+    });
+    wait_until("containers reach both by the address", SOON, || pair.colours() == ["blue", "green"]);
+
     // An instance that stops is out before it is gone.
     pair.docker_b.docker(&["stop", "green"]).ok();
     wait_until("the stopped one is out", SOON, || pair.colours() == ["blue"]);

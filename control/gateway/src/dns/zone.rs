@@ -40,8 +40,8 @@ pub(crate) struct Zone {
     containers: HashMap<String, Entry>,
     hosts: HashMap<String, usize>,
     reverse: HashMap<IpAddr, Reverse>,
-    /// Services that the balancer of this host serves at the address of the bridge.
-    balanced: HashSet<String>,
+    /// Services that the balancer of this host serves where its containers reach it, and where that is.
+    balanced: HashMap<String, IpAddr>,
     /// Names that are there only because others are below them.
     inner: HashSet<String>,
 }
@@ -147,7 +147,7 @@ impl Zone {
 
     /// Where the balancer of this host serves a service.
     pub(crate) fn balancer(&self, service: &str) -> Option<IpAddr> {
-        self.state.listen.filter(|_| self.balanced.contains(service))
+        self.balanced.get(service).copied()
     }
 
     /// True if names end in `.NAME`.
@@ -263,11 +263,25 @@ impl Zone {
     }
 }
 
-/// A stable address: each host's own balancer, which its containers reach whatever becomes of the instances.
-fn balanced(state: &GatewayState) -> HashSet<String> {
-    let reaches = |address: IpAddr| address.is_unspecified() || Some(address) == state.listen;
-    let listeners = state.balancer.listeners.iter().filter(|listener| reaches(listener.address.ip()));
-    listeners.flat_map(|listener| &listener.routes).filter_map(|route| dns_name(&route.service)).collect()
+/// A stable address: each host's own balancer, which its containers reach whatever becomes of the instances. That of the bridge comes
+/// first; else an address that the operator has given to the service (ADR 27).
+fn balanced(state: &GatewayState) -> HashMap<String, IpAddr> {
+    let Some(bridge) = state.listen else { return HashMap::new() };
+    let mut balanced = HashMap::new();
+    for listener in &state.balancer.listeners {
+        let address = match listener.address.ip() {
+            address if address.is_unspecified() => bridge,
+            address if address.is_loopback() => continue,
+            address => address,
+        };
+        for name in listener.routes.iter().filter_map(|route| dns_name(&route.service)) {
+            let known = balanced.entry(name).or_insert(address);
+            if address == bridge {
+                *known = bridge;
+            }
+        }
+    }
+    balanced
 }
 
 impl Entry {

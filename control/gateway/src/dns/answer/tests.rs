@@ -63,9 +63,10 @@ fn a_balanced_service_has_a_name_that_stays_where_its_listener_can_be_reached() 
         limits: ClientLimits::default(),
         access_log: None,
     };
-    let found = |listener: Option<Listener>| {
+    let found = |addresses: &[&str]| {
         let listen = Some("10.32.0.1".parse().unwrap());
-        let balancer = BalancerState { listeners: listener.into_iter().collect(), services: vec![] };
+        let balancer =
+            BalancerState { listeners: addresses.iter().map(|address| at(address)).collect(), services: vec![] };
         let zone = Zone::new(weaved_api::gateway::GatewayState { listen, balancer, ..state() });
         match find(&zone, "web.lb") {
             Found::Address(address) => address,
@@ -73,8 +74,11 @@ fn a_balanced_service_has_a_name_that_stays_where_its_listener_can_be_reached() 
         }
     };
     let own = Some("10.32.0.1".parse().unwrap());
-    assert_eq!((found(Some(at("10.32.0.1:80"))), found(Some(at("0.0.0.0:80")))), (own, own));
-    assert_eq!((found(Some(at("127.0.0.1:80"))), found(None)), (None, None));
+    assert_eq!((found(&["10.32.0.1:80"]), found(&["0.0.0.0:80"])), (own, own));
+    assert_eq!((found(&["127.0.0.1:80"]), found(&[])), (None, None));
+    // An address that the operator gives it, unless containers reach it in the usual way as well.
+    assert_eq!(found(&["127.0.0.1:80", "10.99.0.1:80"]), Some("10.99.0.1".parse().unwrap()));
+    assert_eq!((found(&["10.99.0.1:80", "10.32.0.1:81"]), found(&["0.0.0.0:80", "10.99.0.1:80"])), (own, own));
     assert_eq!(ask("web.lb.weave.local.", RecordType::A), Some((ResponseCode::NXDomain, vec![])));
 }
 

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     defaults,
     failure::Failure,
@@ -25,10 +27,11 @@ use crate::{
 const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(3 * defaults::STOP_DEADLINE.as_secs() + 3);
 
 /// Files of the run directory.
-const RUN_FILES: [&str; 10] = [
+const RUN_FILES: [&str; 11] = [
     "control.sock",
     "dataplane.sock",
     "gateway.sock",
+    "gateway-handover.sock",
     "gateway.state",
     "gateway.state.new",
     "control.pid",
@@ -118,7 +121,15 @@ pub fn stop(paths: &Paths) -> Stopped {
             stopped = Stopped::Now;
         }
     }
-    stopped
+    if end_retired(paths) { Stopped::Now } else { stopped }
+}
+
+/// Ends processes that go on after they have left their office. True if there were some.
+pub fn end_retired(paths: &Paths) -> bool {
+    let retired = Process::retired(paths);
+    retired.iter().for_each(|process| process.signal(Signal::TERM));
+    retired.iter().for_each(|process| process.end(defaults::STOP_DEADLINE));
+    !retired.is_empty()
 }
 
 /// Removes what the processes leave in the run directory, and the directory when nothing else is in it.
@@ -126,6 +137,8 @@ pub fn clear_run_dir(paths: &Paths) -> Result<(), Failure> {
     for name in RUN_FILES {
         remove(&paths.run_dir.join(name))?;
     }
+    // Removes the notes of processes that were killed.
+    drop(Process::retired(paths));
     // A directory that an operator made, or that holds something of his, stays.
     drop(fs::remove_dir(&paths.run_dir));
     Ok(())

@@ -160,6 +160,7 @@ fn help_of_each_verb_has_an_example() {
         "docker-config",
         "expose",
         "hide",
+        "upgrade",
         "stop",
         "reset",
     ] {

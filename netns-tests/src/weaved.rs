@@ -176,6 +176,20 @@ impl Weaved {
         wait_for(&what, SOON, || self.pid(part).filter(|pid| *pid != old))
     }
 
+    /// Puts a new executable in place of the running one, as a package manager does: the same program in another file.
+    #[track_caller]
+    pub fn replace_executable(&self) {
+        let (program, new) = (self.program(), self.dir.join("weaved.new"));
+        let replaced = fs::copy(program, &new).and_then(|_| fs::rename(&new, program));
+        replaced.unwrap_or_else(|error| panic!("cannot replace {}: {error}", program.display()));
+    }
+
+    /// Gateways that have handed over and still carry something.
+    pub fn retired_gateways(&self) -> usize {
+        let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("gateway-retired-")).count()
+    }
+
     /// Waits until there is a session with each of so many peers.
     #[track_caller]
     pub fn wait_for_peers(&self, count: usize) {

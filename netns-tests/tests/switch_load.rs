@@ -1,11 +1,11 @@
 //! Nobody notices: containers of real Dockers are switched to and fro under load and held connections, directly and through
 //! `HAProxy`, and what dies, is cut off or turns sick meanwhile costs no more than it must.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
 use weaved_netns_tests::{
-    Part, Process, SOON,
+    Host, Part, Process, SOON,
     cut::{self, Cut, Plan},
     ledger::{Ledger, Request, Switched},
     shop::{self, COLOURS, Demand, Load, SERVICE, Shop, now_us},
@@ -15,6 +15,8 @@ use weaved_netns_tests::{
 /// Ends by itself when the test does not.
 const AT_MOST: Duration = Duration::from_mins(2);
 const DEMAND: Demand = Demand { clients: 3, requests: 10_000_000, time: AT_MOST };
+/// Switches behind which the executable of a host is replaced.
+const UPGRADES: [usize; 2] = [1, 3];
 
 #[track_caller]
 fn none(what: &str, list: &[&Request], shop: &Shop) {
@@ -47,17 +49,41 @@ fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour() {
     let front = shop.open_front();
     let held = shop.begin_holding(3, AT_MOST);
     let loads = [shop.begin_load(DEMAND), front.begin_load(DEMAND)];
-    let switches: Vec<Switched> = (0..6).map(|turn| shop.switch(turn % 3, COLOURS[(turn + 1) % 2])).collect();
+    let mut switches = Vec::new();
+    for turn in 0..6 {
+        switches.push(shop.switch(turn % 3, COLOURS[(turn + 1) % 2]));
+        if UPGRADES.contains(&turn) {
+            upgrade(&shop.hosts[0]);
+        }
+    }
     let [direct, fronted] = loads.map(Load::end);
     is_unnoticed(&shop, "the balancers", &direct, &switches);
     is_unnoticed(&shop, "HAProxy", &fronted, &switches);
     none_was_cut(held);
+    wait_until("gateways that were taken over from have ended", SOON, || {
+        shop.hosts[0].weaved().retired_gateways() == 0
+    });
     let record = shop.record(1);
     let entries = record["history"].as_array().expect("there is a history");
     let all_took_part = |entry: &Value| entry["figures"]["hosts"] == 3 && entry["figures"]["missing"].is_null();
     assert!(entries.iter().all(all_took_part), "{record:#}");
 
     a_version_that_turns_sick_is_taken_back_by_itself(&shop);
+}
+
+/// In mid-traffic.
+#[track_caller]
+fn upgrade(host: &Host) {
+    let same = host.weaved().run(&["upgrade"]).ok().stdout;
+    assert!(same.contains("already"), "{same}");
+    let before = Part::ALL.map(|part| host.weaved().pid(part));
+    host.weaved().replace_executable();
+    let said = host.weaved().run(&["upgrade"]).ok().stdout;
+    assert!(said.contains("weaved is upgraded"), "{said}");
+    let after = Part::ALL.map(|part| host.weaved().pid(part));
+    assert_eq!(after[0], before[0], "the supervisor stays the process that it is");
+    assert!((1..4).all(|part| after[part].is_some() && after[part] != before[part]), "{before:?} {after:?}");
+    assert_ne!(host.weaved().retired_gateways(), 0, "somebody holds the connections from before");
 }
 
 fn a_version_that_turns_sick_is_taken_back_by_itself(shop: &Shop) {
@@ -125,15 +151,13 @@ fn a_host_that_is_cut_off_decides_nothing_and_takes_over_what_was_decided(shop: 
     assert_eq!(as_before, [false, false, true], "who is cut off serves what it knew");
 }
 
-/// As a loss of power: it is back with what it knew, and must not serve it.
+/// All of it is killed: it is back with what it knew, and must not serve it.
 fn a_host_that_was_away_serves_what_was_decided_meanwhile_and_never_what_was_before(shop: &Shop) {
     let [old, new] = shop.live_and_idle(0);
     let away = &shop.hosts[2];
     for part in Part::ALL {
         away.weaved().kill9(part);
     }
-    // The run directory would be empty.
-    fs::remove_file(away.weaved().run_dir().join("gateway.state")).expect("the gateway has kept its state");
     wait_until("the others go on without it", SOON, || shop.try_switch(0, &["switch", SERVICE, new]).success());
     away.weaved().launch(&[]);
     let mut answers = Vec::new();

@@ -3,9 +3,13 @@
 //! One thread for names: a loop that owns the listeners and the state; a task for each socket and each question that waits for
 //! another resolver. Threads of the balancer's own carry traffic.
 //!
+//! A life has three stages: in the first it may take over from a predecessor, in the last it has left everything but what is in flight to
+//! a successor ([`handover`]).
+//!
 //! INVARIANT: rights are given up before the runtime, so that every thread it starts has none of them.
 
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,6 +23,7 @@ use tokio::{
 };
 use weaved_api::{
     Generation, Problem,
+    balancer::BalancerState,
     gateway::{GatewayEvent, GatewayRequest, GatewayState, GatewayStats},
 };
 
@@ -30,24 +35,37 @@ use crate::{
         listen::{Listeners, Server},
         no_names,
     },
+    handover::{self, Ask, Inherited, Predecessor},
     last_state::LastState,
-    limits::{BIND_RETRY, MAX_LINKS},
+    limits::{BIND_RETRY, FOLLOW_INTERVAL, MAX_ABSENCE, MAX_LINKS, TOUCH_INTERVAL},
     link::{self, Call, Told},
     privileges,
     stats::Counters,
 };
 
+/// That this process is the gateway of its node; one at a time is.
+pub trait Office: std::fmt::Debug {
+    /// It is, from now on. Fails with a sentence while another one is.
+    fn take(&mut self) -> Result<(), String>;
+    /// It is no more, though it goes on for a while.
+    fn leave(&mut self) -> Result<(), String>;
+}
+
 /// How the process is set up.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Where its socket and its last state are.
     pub run_dir: PathBuf,
     /// Where the resolvers of the host are named: `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// What it takes before it serves.
+    pub office: Box<dyn Office>,
+    /// True if another one runs that it takes over from.
+    pub takes_over: bool,
 }
 
 /// Runs until `SIGTERM` or `SIGINT`. Fails with one line.
-pub fn run(config: &Config) -> anyhow::Result<()> {
+pub fn run(config: Config) -> anyhow::Result<()> {
     privileges::keep_binding_only()?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the gateway")?;
@@ -56,28 +74,47 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let (mut gateway, told) = Gateway::new(config)?;
+    let (predecessor, inherited) = if config.takes_over {
+        let (predecessor, inherited) = Predecessor::find(&config.run_dir).await.context("nobody to take over from")?;
+        (Some(predecessor), inherited)
+    } else {
+        config.office.take().map_err(anyhow::Error::msg)?;
+        (None, Inherited::default())
+    };
+    let run_dir = config.run_dir.clone();
+    let (mut gateway, told) = Gateway::new(config, predecessor, inherited)?;
     // Before anybody may ask what it answers from.
     gateway.load().await;
     let (call_sender, calls) = mpsc::channel(MAX_LINKS);
-    let socket = link::bind(&config.run_dir)
-        .with_context(|| format!("cannot serve in the run directory {}", config.run_dir.display()))?;
-    tokio::spawn(link::serve(socket, told, call_sender));
-    tracing::info!(run_dir = %config.run_dir.display(), "the gateway is running");
-    tokio::select! {
-        () = gateway.run(calls) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let cannot = || format!("cannot serve in the run directory {}", run_dir.display());
+    let socket = link::bind(&run_dir).with_context(cannot)?;
+    let link = tokio::spawn(link::serve(socket, told, call_sender));
+    tracing::info!(run_dir = %run_dir.display(), "the gateway is running");
+    let life = async {
+        let successor = gateway.run(calls).await?;
+        link.abort();
+        gateway.retire(successor).await
+    };
+    let outcome = tokio::select! {
+        outcome = life => outcome,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
     gateway.balancer.end().await;
     tracing::info!("the gateway has ended");
-    Ok(())
+    outcome
 }
 
 struct Gateway {
+    run_dir: PathBuf,
+    office: Box<dyn Office>,
+    /// Serves until we know what to serve.
+    predecessor: Option<Predecessor>,
+    inherited: Inherited,
+    successors: Successors,
     server: Arc<Server>,
     listeners: Listeners,
     balancer: Balancer,
@@ -87,49 +124,143 @@ struct Gateway {
     /// Why the last state could not be kept.
     file_problem: Option<Problem>,
     started: Instant,
+    touched: Instant,
 }
 
+/// Whoever takes over from us asks here.
+struct Successors {
+    asks: mpsc::Receiver<Ask>,
+    /// For the door, which is opened when we are in office.
+    sender: mpsc::Sender<Ask>,
+}
+
+/// One that waits for us to leave.
+type Successor = oneshot::Sender<()>;
+
 impl Gateway {
-    fn new(config: &Config) -> anyhow::Result<(Self, Told)> {
+    fn new(config: Config, predecessor: Option<Predecessor>, inherited: Inherited) -> anyhow::Result<(Self, Told)> {
         raise_file_limit();
         let counters = Arc::new(Counters::default());
-        let forwarder = Forwarder::new(config.resolv_conf.clone(), Arc::clone(&counters));
+        let forwarder = Forwarder::new(config.resolv_conf, Arc::clone(&counters));
         let server = Arc::new(Server::new(forwarder, counters));
         let last_state = LastState::new(&config.run_dir);
-        let (generation, generations) = watch::channel(None);
+        // Names are answered, though not by us yet: control need not hurry to tell what it does not know itself.
+        let (generation, generations) = watch::channel(predecessor.as_ref().map(|_| Generation::default()));
         let (problems, told_problems) = watch::channel(Vec::new());
-        let listeners = Listeners::new(Arc::clone(&server));
-        let balancer = Balancer::start(None).context("cannot start the balancer")?;
+        let listeners = Listeners::new(Arc::clone(&server), inherited.clone());
+        let mut balancer = Balancer::start(None).context("cannot start the balancer")?;
+        balancer.inherit(inherited.clone());
         let told = Told { generation: generations, problems: told_problems, balancer: balancer.reports() };
         let file_problem = None;
         let started = Instant::now();
-        let gateway = Self { server, listeners, balancer, last_state, generation, problems, file_problem, started };
+        let (sender, asks) = mpsc::channel(1);
+        let gateway = Self {
+            run_dir: config.run_dir,
+            office: config.office,
+            predecessor,
+            inherited,
+            successors: Successors { asks, sender },
+            server,
+            listeners,
+            balancer,
+            last_state,
+            generation,
+            problems,
+            file_problem,
+            started,
+            touched: started,
+        };
         Ok((gateway, told))
     }
 
     async fn load(&mut self) {
-        if let Some(state) = self.last_state.load() {
-            tracing::info!(generation = state.generation.0, "answering with the names from before");
-            self.adopt(state).await;
+        let absence = self.last_state.age();
+        let Some(mut state) = self.last_state.load() else { return };
+        tracing::info!(generation = state.generation.0, "answering with the names from before");
+        if absence > MAX_ABSENCE {
+            tracing::info!(?absence, "control has to say first what is balanced now");
+            state.balancer = BalancerState::default();
         }
+        self.adopt(state).await;
     }
 
-    async fn run(&mut self, mut calls: mpsc::Receiver<Call>) {
+    /// Until a successor takes over.
+    async fn run(&mut self, mut calls: mpsc::Receiver<Call>) -> anyhow::Result<Successor> {
         self.reconcile().await;
+        if self.predecessor.is_none() {
+            self.open_door()?;
+        }
         loop {
+            self.relieve().await?;
             let retry = if self.listeners.has_failed() { BIND_RETRY } else { Duration::from_hours(1) };
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((request, reply)) => self.handle(request, reply).await,
-                    None => return,
+                    None => anyhow::bail!("nobody can talk to the gateway any more"),
                 },
+                Some(ask) = self.successors.asks.recv() => match ask {
+                    Ask::Sockets(reply) => drop(reply.send(self.sockets())),
+                    Ask::Leave(reply) => return Ok(reply),
+                },
+                () = ended(self.predecessor.as_ref()) => anyhow::bail!("the gateway to take over from has ended"),
                 () = tokio::time::sleep(retry) => self.reconcile().await,
                 () = self.balancer.wait() => {
-                    self.balancer.poll(Instant::now()).await;
+                    let now = Instant::now();
+                    self.balancer.poll(now).await;
                     self.tell_problems();
+                    if now.saturating_duration_since(self.touched) >= TOUCH_INTERVAL {
+                        self.touched = now;
+                        self.last_state.touch();
+                    }
                 }
             }
         }
+    }
+
+    /// Takes over, as soon as it knows what to serve.
+    async fn relieve(&mut self) -> anyhow::Result<()> {
+        if self.server.zone.load().is_none() {
+            return Ok(());
+        }
+        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
+        self.inherited.close();
+        predecessor.relieve().await.context("the gateway to take over from does not leave")?;
+        self.office.take().map_err(anyhow::Error::msg)?;
+        self.open_door()?;
+        tracing::info!("the gateway has taken over");
+        Ok(())
+    }
+
+    fn open_door(&self) -> anyhow::Result<()> {
+        let door = handover::bind(&self.run_dir);
+        let door = door.with_context(|| format!("cannot serve in the run directory {}", self.run_dir.display()))?;
+        tokio::spawn(handover::serve(door, self.successors.sender.clone()));
+        Ok(())
+    }
+
+    fn sockets(&self) -> Vec<OwnedFd> {
+        self.listeners.sockets().into_iter().chain(self.balancer.sockets()).collect()
+    }
+
+    /// Leaves everything to the successor but what is in flight, and returns when that has ended. What the successor is told holds for
+    /// it as well.
+    async fn retire(&mut self, successor: Successor) -> anyhow::Result<()> {
+        self.listeners.close_all();
+        self.balancer.retire().await;
+        self.office.leave().map_err(anyhow::Error::msg)?;
+        // One that is gone by now is started anew.
+        let _is_there = successor.send(()).is_ok();
+        tracing::info!("another gateway has taken over; what is in flight goes on");
+        let mut look = tokio::time::interval(FOLLOW_INTERVAL);
+        while !self.balancer.is_idle() {
+            tokio::select! {
+                _ = look.tick() => if let Some(state) = self.last_state.load_newer() {
+                    self.balancer.apply(&state, Instant::now()).await;
+                },
+                () = self.balancer.wait() => self.balancer.poll(Instant::now()).await,
+            }
+        }
+        Ok(())
     }
 
     async fn handle(&mut self, request: GatewayRequest, reply: oneshot::Sender<GatewayEvent>) {
@@ -211,6 +342,13 @@ impl Gateway {
             problems: self.listed_problems(),
             counters: self.server.counters.report(),
         }
+    }
+}
+
+async fn ended(predecessor: Option<&Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.ended().await,
+        None => std::future::pending().await,
     }
 }
 

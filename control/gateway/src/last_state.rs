@@ -1,14 +1,17 @@
 //! The last state that control has told, in a file: the gateway answers from it after its own restart too.
 //!
-//! It lies in the run directory, which a reboot empties: names from before a reboot are nobody's.
+//! It lies in the run directory, which a reboot empties: names from before a reboot are nobody's. The time of the file is that until which
+//! a gateway has served: one that comes long after it does not know what was switched meanwhile.
 //!
 //! INVARIANT: at every instant the file holds a whole state or does not exist.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use weaved_api::{
@@ -25,11 +28,13 @@ const NEW_NAME: &str = "gateway.state.new";
 #[derive(Clone, Debug)]
 pub(crate) struct LastState {
     dir: PathBuf,
+    /// Which file was read last.
+    seen: Option<(u64, SystemTime)>,
 }
 
 impl LastState {
     pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { dir: run_dir.to_owned() }
+        Self { dir: run_dir.to_owned(), seen: None }
     }
 
     /// The state, if there is one that this program understands.
@@ -50,6 +55,31 @@ impl LastState {
                 None
             }
         }
+    }
+
+    /// For how long nobody has served by it, as far as the clock knows; nothing without a file.
+    pub(crate) fn age(&self) -> Duration {
+        let touched = fs::metadata(self.dir.join(NAME)).and_then(|file| file.modified()).ok();
+        touched.and_then(|touched| SystemTime::now().duration_since(touched).ok()).unwrap_or_default()
+    }
+
+    /// It is served by.
+    pub(crate) fn touch(&self) {
+        let touched = File::open(self.dir.join(NAME)).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::debug!(%error, "the last state is not touched");
+        }
+    }
+
+    /// The state, if the file may be another than the one that was seen last.
+    pub(crate) fn load_newer(&mut self) -> Option<GatewayState> {
+        let file = fs::metadata(self.dir.join(NAME)).ok()?;
+        let seen = Some((file.ino(), file.modified().ok()?));
+        if self.seen == seen {
+            return None;
+        }
+        self.seen = seen;
+        self.load()
     }
 
     /// Replaces it.
@@ -81,6 +111,20 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         assert_eq!(file.load(), None);
+    }
+
+    #[test]
+    fn its_age_is_the_time_since_it_was_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = LastState::new(dir.path());
+        assert_eq!((file.age(), file.load_newer()), (Duration::ZERO, None));
+        file.save(&state()).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_mins(1);
+        File::open(dir.path().join(NAME)).unwrap().set_modified(long_ago).unwrap();
+        assert!(file.age() >= Duration::from_mins(1));
+        assert!(file.load_newer().is_some() && file.load_newer().is_none());
+        file.touch();
+        assert!(file.age() < Duration::from_mins(1) && file.load_newer().is_some());
     }
 
     #[test]

@@ -9,15 +9,18 @@
 //!   clients ──:80, …───▶ balancer (a thread for each processor) ──▶ instances on all hosts
 //! ```
 //!
+//! A new executable takes over in mid-traffic ([`handover`]).
+//!
 //! INVARIANT: it answers from its last state while control is away, for ever, also after its own restart.
 
 pub mod balancer;
 mod daemon;
 pub mod dns;
+pub mod handover;
 mod last_state;
 mod limits;
 mod link;
 mod privileges;
 mod stats;
 
-pub use daemon::{Config, run};
+pub use daemon::{Config, Office, run};

@@ -41,4 +41,12 @@ pub(crate) const BIND_RETRY: Duration = Duration::from_secs(1);
 /// An address that is not there yet is nothing to worry about for so long: the data plane is making the bridge.
 pub(crate) const BIND_GRACE: Duration = Duration::from_secs(5);
 
+/// A gateway that has not served for so long may have missed a switch: a restart takes less, and so long is a host waited for before a
+/// switch goes past it.
+pub(crate) const MAX_ABSENCE: Duration = Duration::from_millis(2500);
+/// How often one that has been taken over from looks at what its successor was told: a switch is told 150 ms ahead.
+pub(crate) const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the last state is touched.
+pub(crate) const TOUCH_INTERVAL: Duration = Duration::from_secs(1);
+
 const _: () = assert!(MAX_UDP_ANSWER_BYTES >= PLAIN_UDP_ANSWER_BYTES);

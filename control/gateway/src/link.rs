@@ -11,6 +11,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
 };
 use weaved_api::{
     Generation, Problem,
@@ -40,25 +41,31 @@ pub(crate) struct Told {
 
 /// Opens the socket, for its owner only.
 pub(crate) fn bind(run_dir: &Path) -> io::Result<UnixListener> {
-    let path = run_dir.join(SOCKET);
-    // A socket left by a killed process. That no other process serves it is ensured by the lock on the pid file.
-    match std::fs::remove_file(&path) {
+    bind_private(&run_dir.join(SOCKET))
+}
+
+/// Listens there, for the owner only.
+pub(crate) fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    // A socket left by a killed process, or by the gateway that is being taken over from.
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Serves until nobody takes calls.
+/// Serves until it is dropped, which ends its connections too.
 pub(crate) async fn serve(listener: UnixListener, told: Told, calls: mpsc::Sender<Call>) {
     let places = Arc::new(Semaphore::new(MAX_LINKS));
+    let mut open = JoinSet::new();
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (told, calls) = (told.clone(), calls.clone());
-                tokio::spawn(async move {
+                while open.try_join_next().is_some() {}
+                open.spawn(async move {
                     if let Err(error) = converse(stream, told, calls).await {
                         tracing::debug!(%error, "a connection has ended");
                     }
@@ -83,7 +90,8 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
     }
     // Reading has a task of its own: a read that was begun must not be dropped for a write.
     let (sender, mut requests) = mpsc::channel(1);
-    let reading = tokio::spawn(async move {
+    let mut reading = JoinSet::new();
+    reading.spawn(async move {
         while let Some(request) = framing::receive_message(&mut reader).await? {
             if sender.send(request).await.is_err() {
                 break;
@@ -118,7 +126,6 @@ async fn converse(stream: UnixStream, mut told: Told, calls: mpsc::Sender<Call>)
             }
         }
     }
-    reading.abort();
     Ok(())
 }
 

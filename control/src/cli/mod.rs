@@ -30,6 +30,7 @@ mod supervise;
 mod switch;
 mod template;
 mod token;
+mod upgrade;
 mod version;
 mod voters;
 mod watch;
@@ -79,6 +80,7 @@ verbs! {
     voters => Voters,
     template => Template,
     balancer => Balancer,
+    upgrade => Upgrade,
     stop => Stop,
     reset => Reset,
     demo => Demo,

@@ -6,11 +6,20 @@ use crate::{failure::Failure, logging, logging::LogTarget, paths::Paths, supervi
 /// Run the parts of weaved, and restart each alone
 #[derive(clap::Args)]
 #[command(hide = true, after_help = "Started by `weaved launch`; for a look at it: weaved supervise --help")]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Log to standard error, and stay in the session
+    #[arg(long)]
+    foreground: bool,
+}
 
-pub(super) fn run(_args: &Args, paths: &Paths) -> Result<(), Failure> {
-    // A session of its own: the terminal that launched us may close.
-    if let Err(error) = rustix::process::setsid() {
+pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    if args.foreground {
+        logging::init(&LogTarget::Stderr, paths)?;
+        return supervisor::run(paths, &LogTarget::Stderr);
+    }
+    // A session of its own: the terminal that launched us may close. After an upgrade it has one.
+    let has_session = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
+    if !has_session && let Err(error) = rustix::process::setsid() {
         output::complain(format!("no session of its own: {error}"));
     }
     logging::init(&LogTarget::File, paths)?;

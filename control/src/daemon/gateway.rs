@@ -374,6 +374,7 @@ mod tests {
                 endpoints,
                 slice: None,
                 containers,
+                zone: "weave.local".to_owned(),
                 problem: None,
             };
             assert_eq!(is_gone(&member), expected, "{state:?} for {since_secs} s");

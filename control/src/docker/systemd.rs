@@ -16,6 +16,7 @@ Before=docker.service
 [Service]
 Type=notify
 ExecStart=/usr/local/bin/weaved launch --foreground
+ExecReload=/usr/local/bin/weaved upgrade
 Restart=on-failure
 RestartSec=1
 # Ends the supervisor, which ends the others; they outlive one that is killed, and the next launch adopts them.

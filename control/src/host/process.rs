@@ -5,26 +5,33 @@
 //! a stranger. The part holds a lock on its pid file while it lives: there are never two of one kind.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, OpenOptionsExt},
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Child,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    process::{Pid, PidfdFlags, Signal},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
 
 use crate::{
     failure::Failure,
     paths::{Part, Paths},
 };
+
+/// How the names of files begin that note processes that have left their office. Only gateways do.
+const RETIRED: &str = "gateway-retired-";
 
 /// A process id and when that process began, in clock ticks since the machine did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,32 @@ impl PidFile {
     }
 }
 
+/// Notes a process that has left its office to a successor and goes on for a while. Gone with it.
+#[derive(Debug)]
+pub struct RetiredFile {
+    path: PathBuf,
+}
+
+impl RetiredFile {
+    /// For this process.
+    pub fn write(paths: &Paths) -> Result<Self, Failure> {
+        let own = rustix::process::getpid().as_raw_nonzero();
+        let path = paths.run_dir.join(format!("{RETIRED}{own}.pid"));
+        let written = Noted::current()
+            .and_then(|own| fs::write(&path, format!("{} {}\n", own.pid.as_raw_nonzero(), own.start_ticks)));
+        written.map_err(|error| Failure::refused(format!("cannot write {}: {error}", path.display())))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for RetiredFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "not removed");
+        }
+    }
+}
+
 impl Noted {
     fn current() -> io::Result<Self> {
         let pid = rustix::process::getpid();
@@ -85,11 +118,29 @@ impl Noted {
 impl Process {
     /// The living process that runs `part`, if there is one.
     pub fn find(paths: &Paths, part: Part) -> Option<Self> {
-        let noted = Noted::read(&paths.pid_file(part))?;
+        Self::noted(&paths.pid_file(part))
+    }
+
+    fn noted(file: &Path) -> Option<Self> {
+        let noted = Noted::read(file)?;
         let process = Self::open(noted.pid)?;
         // Checked after the handle was opened: from here on it cannot come to mean another process.
         let is_same = start_ticks(noted.pid).ok()? == noted.start_ticks;
         (is_same && !process.has_ended()).then_some(process)
+    }
+
+    /// Living processes that have left their office. Files of others are removed.
+    pub fn retired(paths: &Paths) -> Vec<Self> {
+        let entries = fs::read_dir(&paths.run_dir).into_iter().flatten().flatten();
+        let files = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(RETIRED.as_bytes()));
+        let living = files.filter_map(|entry| {
+            let process = Self::noted(&entry.path());
+            if process.is_none() {
+                drop(fs::remove_file(entry.path()));
+            }
+            process
+        });
+        living.collect()
     }
 
     /// A handle on a child that was not waited for: its process id cannot have been reused.
@@ -114,6 +165,18 @@ impl Process {
             (Ok(theirs), Ok(ours)) => theirs == ours,
             _ => false,
         }
+    }
+
+    /// The file that it runs, by the name that a newer one has now where it was replaced.
+    pub fn executable(&self) -> io::Result<PathBuf> {
+        executable(&self.pid.as_raw_nonzero().to_string())
+    }
+
+    /// Takes it out of the process table, if it is a child of this process that has ended.
+    pub fn reap(&self) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        // One that is no child of ours is its parent's to take out.
+        let _ = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options);
     }
 
     /// Sends a signal; a process that has ended does not mind.
@@ -155,6 +218,18 @@ impl Process {
     }
 }
 
+/// The file that this process runs, by the name that a newer one has now where it was replaced.
+pub fn own_executable() -> io::Result<PathBuf> {
+    executable("self")
+}
+
+fn executable(process: &str) -> io::Result<PathBuf> {
+    let path = fs::read_link(format!("/proc/{process}/exe"))?;
+    // What proc(5) puts behind the name of a file that is gone.
+    let bytes = path.as_os_str().as_bytes();
+    Ok(bytes.strip_suffix(b" (deleted)").map_or(path.clone(), |name| OsStr::from_bytes(name).into()))
+}
+
 /// Field 22 of `/proc/PID/stat`. The second field, a name in parentheses, may itself contain anything.
 fn start_ticks(pid: Pid) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
@@ -194,6 +269,33 @@ mod tests {
         assert!(Process::find(&paths, Part::Control).is_none());
         fs::write(paths.pid_file(Part::Control), "not a pid file").unwrap();
         assert!(Process::find(&paths, Part::Control).is_none());
+    }
+
+    #[test]
+    fn a_process_that_has_left_its_office_is_found_until_it_ends_and_others_are_forgotten() {
+        let (_dir, paths) = paths();
+        let stale = paths.run_dir.join(format!("{RETIRED}1.pid"));
+        fs::write(&stale, "1 1\n").unwrap();
+        let note = RetiredFile::write(&paths).unwrap();
+        let found: Vec<Pid> = Process::retired(&paths).iter().map(Process::pid).collect();
+        assert_eq!(found, [rustix::process::getpid()]);
+        assert!(!stale.exists());
+        drop(note);
+        assert!(Process::retired(&paths).is_empty());
+    }
+
+    #[test]
+    fn an_executable_is_named_as_the_one_that_has_replaced_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("sleep");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(&program).arg("1000").spawn().unwrap();
+        let process = Process::of_child(&child).unwrap();
+        fs::remove_file(&program).unwrap();
+        assert_eq!(process.executable().unwrap(), program);
+        process.end(Duration::from_secs(5));
+        child.wait().unwrap();
+        process.reap();
     }
 
     #[test]

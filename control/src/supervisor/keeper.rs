@@ -27,6 +27,10 @@ use crate::{
 /// The waiting thread looks up this often; what it waits for wakes it at once.
 const WAIT_SLICE: Duration = Duration::from_hours(1);
 
+/// How long a successor may take until it serves: it may have to hear of control first, which has to hear of the others.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(30);
+const HANDOVER_INTERVAL: Duration = Duration::from_millis(20);
+
 /// What to do with a process of this part that an earlier supervisor left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenFound {
@@ -34,6 +38,8 @@ pub(super) enum WhenFound {
     Replace,
     /// Watch it, if it is the same executable as ours; else replace it.
     AdoptSameExecutable,
+    /// The same, but what is replaced hands over to its successor.
+    AdoptOrHandOver,
 }
 
 /// Keeps one part.
@@ -62,7 +68,11 @@ impl Keeper {
 
     /// Runs until `stop` becomes true; the part has ended then.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut adopted = self.adopt().await;
+        let mut adopted = tokio::select! {
+            adopted = self.adopt() => adopted,
+            // A successor that waits ends with its predecessor.
+            () = asked(&mut stop) => return self.end_found().await,
+        };
         loop {
             let watched = adopted.take().map_or_else(|| self.start(), Ok);
             let lived = match watched {
@@ -92,19 +102,58 @@ impl Keeper {
         let process = Process::find(&self.paths, self.part)?;
         let pid = process.pid().as_raw_nonzero();
         let watched = Watched::new(process, None);
-        if self.when_found == WhenFound::AdoptSameExecutable && watched.process.runs_our_executable() {
+        if self.when_found != WhenFound::Replace && watched.process.runs_our_executable() {
             tracing::info!(part = self.part.name(), %pid, "adopting a part that runs");
             return Some(watched);
         }
         tracing::info!(part = self.part.name(), %pid, "replacing a part that runs");
-        watched.end().await;
+        match self.when_found {
+            WhenFound::AdoptOrHandOver => match self.hand_over().await {
+                Ok(successor) => return Some(successor),
+                Err(error) => {
+                    tracing::warn!(part = self.part.name(), %error, "it does not hand over; ending it first");
+                    watched.end().await;
+                }
+            },
+            WhenFound::Replace => watched.end().await,
+            // It would say good-bye to the other hosts, as if this one were stopped.
+            WhenFound::AdoptSameExecutable => watched.kill().await,
+        }
         None
     }
 
+    async fn end_found(&self) {
+        if let Some(process) = Process::find(&self.paths, self.part) {
+            Watched::new(process, None).end().await;
+        }
+    }
+
+    /// Starts one beside the one that runs, and waits until the pid file names it.
+    async fn hand_over(&self) -> io::Result<Watched> {
+        let mut successor = self.start_with(&["--take-over"])?;
+        let deadline = Instant::now() + HANDOVER_PATIENCE;
+        while Instant::now() < deadline {
+            let named = Process::find(&self.paths, self.part);
+            if named.is_some_and(|named| named.pid() == successor.process.pid()) {
+                return Ok(successor);
+            }
+            if successor.end.is_finished() {
+                return Err(io::Error::other(format!("its successor has ended: {}", successor.exit())));
+            }
+            tokio::time::sleep(HANDOVER_INTERVAL).await;
+        }
+        successor.end().await;
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
     fn start(&self) -> io::Result<Watched> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, more: &[&str]) -> io::Result<Watched> {
         // The link leads to our own executable also after an upgrade has replaced the file: all parts are alike.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("weaved").args(&self.arguments).stdin(Stdio::null()).process_group(0);
+        command.arg0("weaved").args(&self.arguments).args(more).stdin(Stdio::null()).process_group(0);
         for variable in token::SECRET_VARIABLES {
             command.env_remove(variable);
         }
@@ -120,7 +169,14 @@ impl Watched {
     fn new(process: Process, child: Option<Child>) -> Self {
         let process = Arc::new(process);
         let awaited = Arc::clone(&process);
-        let end = tokio::task::spawn_blocking(move || while !awaited.wait(WAIT_SLICE) {});
+        let is_adopted = child.is_none();
+        let end = tokio::task::spawn_blocking(move || {
+            while !awaited.wait(WAIT_SLICE) {}
+            if is_adopted {
+                // A child of the supervisor that this process was before an upgrade.
+                awaited.reap();
+            }
+        });
         Self { process, end, child, since: Instant::now() }
     }
 
@@ -139,6 +195,12 @@ impl Watched {
             self.process.signal(Signal::KILL);
             self.ended().await;
         }
+        self.exit();
+    }
+
+    async fn kill(mut self) {
+        self.process.signal(Signal::KILL);
+        self.ended().await;
         self.exit();
     }
 

@@ -50,7 +50,7 @@ use super::{
     proxy_protocol::{self, Header},
     rules::{Rules, Slot},
     stream,
-    worker::Worker,
+    worker::{Held, Worker},
 };
 
 /// How every HTTP/2 connection begins (RFC 9113 §3.4). `PRI` is no method of HTTP/1.
@@ -134,11 +134,14 @@ impl Client {
 }
 
 /// A connection that the listener counts.
-struct Counted(Arc<Slot>);
+struct Counted {
+    slot: Arc<Slot>,
+    _held: Held,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.slot.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -147,7 +150,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, slot: Arc<Slot>, 
     let rules = slot.rules.load_full();
     worker.counters.connections.add();
     let before = slot.connections.fetch_add(1, Relaxed);
-    let counted = Counted(Arc::clone(&slot));
+    let counted = Counted { slot: Arc::clone(&slot), _held: Held::new(&worker) };
     if before >= rules.listener.limits.connections {
         return worker.counters.connections_refused.add();
     }
@@ -240,8 +243,14 @@ async fn serve_http(
         .keep_alive_interval(H2_PING)
         .keep_alive_timeout(H2_PING)
         .adaptive_window(true);
+    let slot = Arc::clone(&client.slot);
     let service = service_fn(move |request| answer(Arc::clone(&client), request));
-    Box::pin(builder.serve_connection(TokioIo::new(io), service)).await.map_err(io::Error::other)
+    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        outcome = &mut serving => return outcome.map_err(io::Error::other),
+        () = slot.closed() => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await.map_err(io::Error::other)
 }
 
 async fn serve_http1(
@@ -347,7 +356,13 @@ pub(super) fn sample() -> Arc<Client> {
         limits: ClientLimits::default(),
         access_log: None,
     };
-    let worker = Worker { number: 0, pool: Arc::new(Pool::default()), counters: Arc::default(), news: Arc::default() };
+    let worker = Worker {
+        number: 0,
+        pool: Arc::new(Pool::default()),
+        counters: Arc::default(),
+        news: Arc::default(),
+        held: std::sync::atomic::AtomicUsize::default(),
+    };
     Arc::new(Client {
         address,
         local: address,

@@ -90,7 +90,7 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         }
         answer
     });
-    if client.slot.is_closing.load(Relaxed) && answer.version() != Version::HTTP_2 {
+    if client.slot.is_closing() && answer.version() != Version::HTTP_2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer

@@ -6,6 +6,7 @@
 //! |----------------------------------------|-----------------------------------------------------|
 //! | a head is coming, or the first one is due | `head_timeout` from its first byte, or from accepting |
 //! | nothing is under way                   | `idle_timeout`                                      |
+//! | nothing, and nobody listens there any more | [`CLOSING_IDLE`]                                |
 //! | a body is coming                       | `idle_timeout` between two reads                    |
 //! | an answer is under way                 | for ever                                            |
 //!
@@ -21,7 +22,7 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use weaved_api::balancer::ClientLimits;
 use super::{
     connection::Client,
     head::{Fault, Scanner},
-    limits::REST_AFTER,
+    limits::{CLOSING_IDLE, REST_AFTER},
 };
 
 /// Between two looks at a connection that is not idle: a listener that goes away is noticed in time.
@@ -112,9 +113,11 @@ impl<T> Guarded<T> {
             return since + self.limits.head_timeout;
         }
         let is_waiting = self.client.activity.is_idle() || self.scanner.as_ref().is_some_and(Scanner::is_in_body);
-        let closes_early = self.client.slot.is_closing.load(Relaxed);
+        let closes_early = self.client.slot.is_closing();
         match is_waiting {
-            true if closes_early && self.client.activity.is_idle() => self.moved,
+            true if closes_early && self.client.activity.is_idle() => {
+                self.moved + CLOSING_IDLE.min(self.limits.idle_timeout)
+            }
             true => self.moved + self.limits.idle_timeout,
             false => now + self.limits.idle_timeout,
         }

@@ -48,6 +48,9 @@ pub(super) const MAX_PROXY_HEADER_BYTES: usize = 4096;
 pub(super) const MAX_CERTIFICATES: usize = 256;
 /// Bytes of a file with certificates or a key.
 pub(super) const MAX_PEM_BYTES: u64 = 1 << 20;
+/// How long a connection may be idle when its listener is gone: whoever keeps one busy sends a request in this time, and hears with the
+/// answer that it is the last.
+pub(super) const CLOSING_IDLE: Duration = Duration::from_secs(2);
 /// Threads that carry traffic, at most.
 pub(super) const MAX_THREADS: usize = 16;
 /// Buffer for each direction of a stream.

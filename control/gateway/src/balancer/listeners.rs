@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -21,19 +22,25 @@ use super::{
     tls::Certificates,
     worker::{Command, Handle},
 };
+use crate::handover::Inherited;
 
 /// All listeners, in the order of the state.
 #[derive(Debug)]
 pub(super) struct Listeners {
     workers: Arc<[Handle]>,
+    inherited: Inherited,
     wanted: Vec<SocketAddr>,
     known: BTreeMap<SocketAddr, Known>,
+    /// Nothing is opened any more.
+    has_retired: bool,
 }
 
 #[derive(Debug)]
 struct Known {
     slot: Arc<Slot>,
     is_open: bool,
+    /// Second handles on its sockets, for a successor.
+    sockets: Vec<OwnedFd>,
     failed: Option<Failed>,
     certificates: Option<Certificates>,
     log_problem: Option<String>,
@@ -49,7 +56,24 @@ struct Failed {
 
 impl Listeners {
     pub(super) fn new(workers: Arc<[Handle]>) -> Self {
-        Self { workers, wanted: Vec::new(), known: BTreeMap::new() }
+        let (wanted, known) = (Vec::new(), BTreeMap::new());
+        Self { workers, inherited: Inherited::default(), wanted, known, has_retired: false }
+    }
+
+    /// Takes over the sockets of a predecessor, as far as they are wanted.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
+    }
+
+    /// Handles on the open sockets.
+    pub(super) fn sockets(&self) -> Vec<OwnedFd> {
+        self.known.values().flat_map(|known| &known.sockets).filter_map(|socket| socket.try_clone().ok()).collect()
+    }
+
+    /// Leaves listening to a successor. What is open goes on, by rules that may still change.
+    pub(super) async fn retire(&mut self) {
+        self.has_retired = true;
+        self.close_all().await;
     }
 
     /// Takes new rules, which hold at once where something is open.
@@ -59,6 +83,7 @@ impl Listeners {
             let rules = Rules::new(listener.clone(), &service);
             match self.known.get(&listener.address) {
                 Some(known) => known.slot.rules.store(Arc::new(rules)),
+                None if self.has_retired => {}
                 None => drop(self.known.insert(listener.address, Known::new(rules))),
             }
         }
@@ -66,6 +91,9 @@ impl Listeners {
 
     /// Opens what is wanted, closes what is not.
     pub(super) async fn reconcile(&mut self, now: Instant) {
+        if self.has_retired {
+            return;
+        }
         let unwanted: Vec<SocketAddr> =
             self.known.keys().filter(|address| !self.wanted.contains(address)).copied().collect();
         for address in unwanted {
@@ -81,8 +109,9 @@ impl Listeners {
             if known.is_open || !is_due {
                 continue;
             }
-            match open(workers, &known.slot).await {
-                Ok(()) => {
+            match open(workers, &known.slot, &self.inherited).await {
+                Ok(sockets) => {
+                    known.sockets = sockets;
                     known.is_open = true;
                     known.failed = None;
                     tracing::info!(%address, "balancing");
@@ -97,8 +126,9 @@ impl Listeners {
 
     async fn close(&mut self, address: SocketAddr) {
         if let Some(known) = self.known.get_mut(&address) {
-            known.slot.is_closing.store(true, Relaxed);
+            known.slot.close();
             known.is_open = false;
+            known.sockets.clear();
             close(&self.workers, address).await;
         }
     }
@@ -153,7 +183,7 @@ impl Listeners {
 impl Known {
     fn new(rules: Rules) -> Self {
         let slot = Arc::new(Slot::new(rules));
-        Self { slot, is_open: false, failed: None, certificates: None, log_problem: None }
+        Self { slot, is_open: false, sockets: Vec::new(), failed: None, certificates: None, log_problem: None }
     }
 
     /// Certificates and the access log, as the rules name them.
@@ -218,13 +248,19 @@ impl Known {
 }
 
 /// On each thread, or on none.
-async fn open(workers: &[Handle], slot: &Arc<Slot>) -> io::Result<()> {
-    for worker in workers {
-        let (reply, answer) = oneshot::channel();
-        worker.tell(Command::Open { slot: Arc::clone(slot), reply });
-        answer.await.unwrap_or_else(|_| Err(io::Error::other("a thread has ended")))?;
+async fn open(workers: &[Handle], slot: &Arc<Slot>, inherited: &Inherited) -> io::Result<Vec<OwnedFd>> {
+    // All of them are taken, however many threads the predecessor had.
+    let mut shares: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+    for (number, socket) in inherited.tcp(slot.address).into_iter().enumerate() {
+        shares[number % workers.len()].push(socket);
     }
-    Ok(())
+    let mut sockets = Vec::new();
+    for (worker, inherited) in workers.iter().zip(shares) {
+        let (reply, answer) = oneshot::channel();
+        worker.tell(Command::Open { slot: Arc::clone(slot), inherited, reply });
+        sockets.extend(answer.await.unwrap_or_else(|_| Err(io::Error::other("a thread has ended")))?);
+    }
+    Ok(sockets)
 }
 
 async fn close(workers: &[Handle], address: SocketAddr) {

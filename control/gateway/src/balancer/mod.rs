@@ -44,7 +44,8 @@ mod worker;
 
 use std::{
     io,
-    sync::Arc,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize},
     thread,
     time::{Duration, Instant},
 };
@@ -64,6 +65,7 @@ use self::{
     services::Services,
     worker::{Command, Handle, Worker},
 };
+use crate::handover::Inherited;
 
 /// When there is nothing to do.
 const REST: Duration = Duration::from_secs(3600);
@@ -88,7 +90,7 @@ impl Balancer {
         let (counters, news) = (Arc::new(BalancerCounters::default()), Arc::new(Notify::new()));
         let worker = |number| {
             let (pool, counters, news) = (Arc::new(Pool::default()), Arc::clone(&counters), Arc::clone(&news));
-            Handle::start(Worker { number, pool, counters, news })
+            Handle::start(Worker { number, pool, counters, news, held: AtomicUsize::new(0) })
         };
         let workers: Arc<[Handle]> =
             (0..count.clamp(1, MAX_THREADS) as u32).map(worker).collect::<io::Result<Vec<_>>>()?.into();
@@ -103,6 +105,27 @@ impl Balancer {
             reported: now,
             looked: now,
         })
+    }
+
+    /// Takes over the listening sockets of a predecessor, as far as states will want them.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        self.listeners.inherit(inherited);
+    }
+
+    /// Handles on its listening sockets, for a successor.
+    pub fn sockets(&self) -> Vec<OwnedFd> {
+        self.listeners.sockets()
+    }
+
+    /// Leaves new clients to a successor: connections end after the request that they are at, or when they are idle; streams go on.
+    /// States may still be applied.
+    pub async fn retire(&mut self) {
+        self.listeners.retire().await;
+    }
+
+    /// True when no client is connected any more.
+    pub fn is_idle(&self) -> bool {
+        self.workers.iter().all(Handle::is_idle)
     }
 
     /// Does as the state says. Returns when new requests follow it.

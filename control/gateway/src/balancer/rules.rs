@@ -4,12 +4,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hyper::HeaderMap;
+use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 use weaved_api::balancer::{Listener, Route};
 
@@ -22,7 +23,8 @@ pub(super) struct Slot {
     pub(super) rules: ArcSwap<Rules>,
     pub(super) connections: AtomicU32,
     /// True when nobody listens there any more: its connections end when they have nothing to do.
-    pub(super) is_closing: AtomicBool,
+    is_closing: AtomicBool,
+    closes: Notify,
     pub(super) rates: Rates,
     pub(super) tls: ArcSwapOption<ServerConfig>,
     pub(super) log: ArcSwapOption<LogQueue>,
@@ -43,9 +45,28 @@ impl Slot {
             rules: ArcSwap::from_pointee(rules),
             connections: AtomicU32::new(0),
             is_closing: AtomicBool::new(false),
+            closes: Notify::new(),
             rates: Rates::default(),
             tls: ArcSwapOption::empty(),
             log: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Nobody listens there any more.
+    pub(super) fn close(&self) {
+        self.is_closing.store(true, Relaxed);
+        self.closes.notify_waiters();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Relaxed)
+    }
+
+    /// Returns when it is closing. May be dropped at any time.
+    pub(super) async fn closed(&self) {
+        let closes = self.closes.notified();
+        if !self.is_closing() {
+            closes.await;
         }
     }
 }

@@ -32,6 +32,7 @@ use super::{
     pool,
     rules::Rules,
     service::Service,
+    worker::{Held, Worker},
 };
 
 static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
@@ -78,12 +79,13 @@ impl<T: ClientEnd> Drop for ResetWhenCut<T> {
 struct Open {
     place: Place,
     id: u64,
+    _held: Held,
 }
 
 impl Open {
-    fn new(mut place: Place) -> Self {
+    fn new(mut place: Place, worker: &Arc<Worker>) -> Self {
         place.becomes_stream();
-        Self { place, id: NEXT_STREAM.fetch_add(1, Relaxed) }
+        Self { place, id: NEXT_STREAM.fetch_add(1, Relaxed), _held: Held::new(worker) }
     }
 }
 
@@ -103,7 +105,7 @@ pub(super) fn upgrade(
     log: Option<Log>,
 ) {
     client.worker.counters.streams.add();
-    let open = Open::new(place);
+    let open = Open::new(place, &client.worker);
     let (backend, id) = (Arc::clone(&open.place.backend), open.id);
     let alive = client.activity.begin();
     client.activity.upgrade();
@@ -161,7 +163,7 @@ async fn connect(client: &Client, service: &Arc<Service>, asked: Option<&str>) -
         match reach(client, backend, rule.timeouts.connect).await {
             Ok(stream) => {
                 backend.on_success();
-                return Some((Open::new(place), stream));
+                return Some((Open::new(place, &client.worker), stream));
             }
             Err(error) => {
                 tracing::debug!(backend = backend.key.instance, %error, "cannot be reached");

@@ -4,7 +4,11 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -35,12 +39,37 @@ pub(super) struct Worker {
     pub(super) counters: Arc<BalancerCounters>,
     /// Somebody should look: a preparation has come further.
     pub(super) news: Arc<Notify>,
+    /// Connections and streams of clients.
+    pub(super) held: AtomicUsize,
+}
+
+/// A connection or stream of a client, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Held(Arc<Worker>);
+
+impl Held {
+    pub(super) fn new(worker: &Arc<Worker>) -> Self {
+        worker.held.fetch_add(1, Relaxed);
+        Self(Arc::clone(worker))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What a thread is told.
 pub(super) enum Command {
     /// Listen there.
-    Open { slot: Arc<Slot>, reply: oneshot::Sender<io::Result<()>> },
+    Open {
+        slot: Arc<Slot>,
+        /// Sockets that a predecessor has opened there; a new one is opened when there are none.
+        inherited: Vec<std::net::TcpListener>,
+        /// Second handles on the sockets.
+        reply: oneshot::Sender<io::Result<Vec<OwnedFd>>>,
+    },
     /// And no more. Connections stay.
     Close { address: SocketAddr, reply: oneshot::Sender<()> },
     /// Connect to what has not been connected to.
@@ -53,6 +82,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    worker: Arc<Worker>,
 }
 
 impl Handle {
@@ -61,11 +91,18 @@ impl Handle {
         let (commands, received) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let name = format!("balancer-{}", worker.number);
+        let worker = Arc::new(worker);
+        let carrier = Arc::clone(&worker);
         thread::Builder::new().name(name).spawn(move || {
-            runtime.block_on(run(Arc::new(worker), received));
+            runtime.block_on(run(carrier, received));
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands })
+        Ok(Self { commands, worker })
+    }
+
+    /// True without a connection or stream of a client.
+    pub(super) fn is_idle(&self) -> bool {
+        self.worker.held.load(Relaxed) == 0
     }
 
     /// Tells it. One that is ending does not care.
@@ -83,12 +120,8 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
             command = commands.recv() => match command {
                 None => return,
                 Some(Command::Sweep) => worker.pool.sweep(Instant::now()),
-                Some(Command::Open { slot, reply }) => {
-                    let outcome = listen(slot.address).map(|listener| {
-                        let task = tokio::spawn(accept(listener, Arc::clone(&slot), Arc::clone(&worker)));
-                        open.push((slot.address, task.abort_handle()));
-                    });
-                    drop(reply.send(outcome));
+                Some(Command::Open { slot, inherited, reply }) => {
+                    drop(reply.send(begin(&worker, &slot, inherited, &mut open)));
                 }
                 Some(Command::Close { address, reply }) => {
                     open.extract_if(.., |(known, _)| *known == address).for_each(|(_, task)| task.abort());
@@ -103,6 +136,28 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
             },
         }
     }
+}
+
+/// Accepts there from now on.
+fn begin(
+    worker: &Arc<Worker>,
+    slot: &Arc<Slot>,
+    inherited: Vec<std::net::TcpListener>,
+    open: &mut Vec<(SocketAddr, AbortHandle)>,
+) -> io::Result<Vec<OwnedFd>> {
+    let listeners: Vec<TcpListener> = if inherited.is_empty() {
+        vec![listen(slot.address)?]
+    } else {
+        inherited.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?
+    };
+    let second: io::Result<Vec<OwnedFd>> =
+        listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect();
+    let second = second?;
+    open.extend(listeners.into_iter().map(|listener| {
+        let task = tokio::spawn(accept(listener, Arc::clone(slot), Arc::clone(worker)));
+        (slot.address, task.abort_handle())
+    }));
+    Ok(second)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

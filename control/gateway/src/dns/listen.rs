@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Instant,
 };
@@ -32,6 +33,7 @@ use super::{
     zone::Zone,
 };
 use crate::{
+    handover::Inherited,
     limits::{BIND_GRACE, MAX_FORWARDED, MAX_QUERY_BYTES, MAX_TCP_CONNECTIONS, UDP_BATCH},
     stats::Counters,
 };
@@ -63,8 +65,22 @@ struct Endpoint {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     server: Arc<Server>,
-    open: BTreeMap<Endpoint, AbortHandle>,
+    inherited: Inherited,
+    open: BTreeMap<Endpoint, Open>,
     failed: BTreeMap<Endpoint, Failed>,
+}
+
+#[derive(Debug)]
+struct Open {
+    task: AbortHandle,
+    /// A second handle on its socket, for a successor.
+    socket: OwnedFd,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -98,8 +114,18 @@ impl Server {
 }
 
 impl Listeners {
-    pub(crate) fn new(server: Arc<Server>) -> Self {
-        Self { server, open: BTreeMap::new(), failed: BTreeMap::new() }
+    pub(crate) fn new(server: Arc<Server>, inherited: Inherited) -> Self {
+        Self { server, inherited, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Handles on the open sockets.
+    pub(crate) fn sockets(&self) -> Vec<OwnedFd> {
+        self.open.values().filter_map(|open| open.socket.try_clone().ok()).collect()
+    }
+
+    /// Answers no further question.
+    pub(crate) fn close_all(&mut self) {
+        self.open.clear();
     }
 
     /// Opens what is wanted and not open, closes what is not wanted. True when something has changed.
@@ -107,8 +133,7 @@ impl Listeners {
         let wanted = wanted(bridge);
         let unwanted = |endpoint: &Endpoint| !wanted.contains(endpoint);
         let mut changed = false;
-        for (endpoint, task) in self.open.extract_if(.., |endpoint, _| unwanted(endpoint)) {
-            task.abort();
+        for (endpoint, _) in self.open.extract_if(.., |endpoint, _| unwanted(endpoint)) {
             tracing::info!(%endpoint, "no longer answering");
             changed = true;
         }
@@ -144,9 +169,9 @@ impl Listeners {
 
     async fn open(&mut self, endpoint: Endpoint, now: Instant) -> bool {
         let offered = if endpoint.address.port() == DNS_PORT { Recursion::Offered } else { Recursion::Refused };
-        match start(endpoint, offered, &self.server).await {
-            Ok(task) => {
-                self.open.insert(endpoint, task);
+        match start(endpoint, offered, &self.server, &self.inherited).await {
+            Ok(open) => {
+                self.open.insert(endpoint, open);
                 self.failed.remove(&endpoint);
                 tracing::info!(%endpoint, "answering");
                 true
@@ -189,14 +214,29 @@ fn wanted(bridge: Option<IpAddr>) -> Vec<Endpoint> {
     addresses.flat_map(|address| [false, true].map(|is_tcp| Endpoint { address, is_tcp })).collect()
 }
 
-async fn start(endpoint: Endpoint, offered: Recursion, server: &Arc<Server>) -> io::Result<AbortHandle> {
+async fn start(
+    endpoint: Endpoint,
+    offered: Recursion,
+    server: &Arc<Server>,
+    inherited: &Inherited,
+) -> io::Result<Open> {
     let server = Arc::clone(server);
-    let task = if endpoint.is_tcp {
-        tokio::spawn(tcp::serve(TcpListener::bind(endpoint.address).await?, offered, server))
+    let (task, socket) = if endpoint.is_tcp {
+        let listener = match inherited.tcp(endpoint.address).pop() {
+            Some(listener) => TcpListener::from_std(listener)?,
+            None => TcpListener::bind(endpoint.address).await?,
+        };
+        let socket = listener.as_fd().try_clone_to_owned()?;
+        (tokio::spawn(tcp::serve(listener, offered, server)), socket)
     } else {
-        tokio::spawn(serve_udp(UdpSocket::bind(endpoint.address).await?, offered, server))
+        let socket = match inherited.udp(endpoint.address) {
+            Some(socket) => UdpSocket::from_std(socket)?,
+            None => UdpSocket::bind(endpoint.address).await?,
+        };
+        let second = socket.as_fd().try_clone_to_owned()?;
+        (tokio::spawn(serve_udp(socket, offered, server)), second)
     };
-    Ok(task.abort_handle())
+    Ok(Open { task: task.abort_handle(), socket })
 }
 
 /// Other names are looked up for those who may reach us in the usual way: this host, its containers, private networks. The address

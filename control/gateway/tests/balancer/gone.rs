@@ -18,13 +18,13 @@ use crate::lab::{Backend, Client, Lab, listener};
 async fn silent() -> (u16, mpsc::UnboundedReceiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (heard, hears) = mpsc::unbounded_channel();
+    let (tell, hears) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut open = Vec::new();
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_u8().await.unwrap();
-            heard.send(()).unwrap();
+            tell.send(()).unwrap();
             open.push(stream);
         }
     });

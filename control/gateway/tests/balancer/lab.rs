@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -32,7 +33,7 @@ use weaved_api::{
     },
     gateway::{GatewayState, NamedHost, NamedInstance, Standing},
 };
-use weaved_gateway::balancer::Balancer;
+use weaved_gateway::{balancer::Balancer, handover::Inherited};
 
 /// Longer than anything here takes on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -40,6 +41,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 enum Order {
     Apply(Box<GatewayState>, oneshot::Sender<()>),
     Status(oneshot::Sender<BalancerStatus>),
+    Sockets(oneshot::Sender<Vec<OwnedFd>>),
+    Retire(oneshot::Sender<()>),
+    IsIdle(oneshot::Sender<bool>),
 }
 
 /// A balancer that runs.
@@ -52,7 +56,15 @@ pub(crate) struct Lab {
 impl Lab {
     /// With one listener for the service `web`, which has these instances.
     pub(crate) async fn start(backends: &[(&Backend, &str)]) -> Self {
-        let mut balancer = Balancer::start(Some(2)).unwrap();
+        let mut state = state();
+        state.balancer.listeners.push(listener(ListenerProtocol::Http));
+        state.instances = backends.iter().map(|(backend, colour)| instance(backend, colour)).collect();
+        let mut lab = Self::of(Balancer::start(Some(2)).unwrap(), state);
+        lab.apply().await;
+        lab
+    }
+
+    fn of(mut balancer: Balancer, state: GatewayState) -> Self {
         let (orders, mut received) = mpsc::channel(1);
         let reports = balancer.reports();
         tokio::spawn(async move {
@@ -65,17 +77,43 @@ impl Lab {
                             done.send(()).unwrap();
                         }
                         Some(Order::Status(reply)) => reply.send(balancer.status()).unwrap(),
+                        Some(Order::Sockets(reply)) => reply.send(balancer.sockets()).unwrap(),
+                        Some(Order::Retire(done)) => {
+                            balancer.retire().await;
+                            done.send(()).unwrap();
+                        }
+                        Some(Order::IsIdle(reply)) => reply.send(balancer.is_idle()).unwrap(),
                     },
                     () = balancer.wait() => balancer.poll(Instant::now()).await,
                 }
             }
         });
-        let mut state = state();
-        state.balancer.listeners.push(listener(ListenerProtocol::Http));
-        state.instances = backends.iter().map(|(backend, colour)| instance(backend, colour)).collect();
-        let mut lab = Self { state, orders, reports };
+        Self { state, orders, reports }
+    }
+
+    /// Another one with the same state, which listens with the same sockets.
+    pub(crate) async fn successor(&self) -> Self {
+        let mut balancer = Balancer::start(Some(3)).unwrap();
+        let sockets = self.ask(Order::Sockets).await;
+        assert_eq!(sockets.len(), 2, "one for each thread");
+        balancer.inherit(Inherited::sort(sockets).unwrap());
+        let mut lab = Self::of(balancer, self.state.clone());
         lab.apply().await;
         lab
+    }
+
+    pub(crate) async fn retire(&self) {
+        self.ask(Order::Retire).await;
+    }
+
+    pub(crate) async fn is_idle(&self) -> bool {
+        self.ask(Order::IsIdle).await
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> T {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(order(reply)).await.ok().unwrap();
+        answer.await.unwrap()
     }
 
     /// Makes the balancer do as the state says.
@@ -87,9 +125,7 @@ impl Lab {
     }
 
     pub(crate) async fn status(&self) -> BalancerStatus {
-        let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Status(reply)).await.ok().unwrap();
-        answer.await.unwrap()
+        self.ask(Order::Status).await
     }
 
     pub(crate) async fn counter(&self, name: &str) -> u64 {

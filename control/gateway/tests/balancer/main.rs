@@ -5,6 +5,8 @@ mod abuse;
 #[cfg(test)]
 mod gone;
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod lab;

@@ -3,12 +3,13 @@
 //! INVARIANT: lower case, no dot at its end, labels of 1 to 63 letters, digits and `-`, at most [`MAX_ZONE_BYTES`] long, not in
 //! or above a zone that has a meaning of its own.
 
-use crate::defaults;
+use crate::{
+    defaults,
+    registration::names::{MAX_LABEL_BYTES, is_label},
+};
 
 /// Leaves room in front for the longest names (RFC 1035 §2.3.4 allows 255 bytes).
 pub const MAX_ZONE_BYTES: usize = 100;
-/// RFC 1035 §2.3.4.
-const MAX_LABEL_BYTES: usize = 63;
 /// Consul's forms, reverse names, and names that never leave a host: each is answered by its own rules.
 const TAKEN: [&str; 4] = ["consul", "arpa", "localhost", "invalid"];
 
@@ -30,11 +31,6 @@ pub fn parse(text: &str) -> Result<String, String> {
         return Err(format!("names below {last} have a meaning of their own"));
     }
     Ok(zone)
-}
-
-fn is_label(label: &str) -> bool {
-    let usual = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    (1..=MAX_LABEL_BYTES).contains(&label.len()) && usual && !label.starts_with('-') && !label.ends_with('-')
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::{
@@ -70,7 +71,7 @@ impl PidFile {
         }
         let own = Noted::current().map_err(refused)?;
         file.set_len(0).map_err(refused)?;
-        writeln!(file, "{} {}", own.pid.as_raw_nonzero(), own.start_ticks).map_err(refused)?;
+        writeln!(file, "{own}").map_err(refused)?;
         Ok(Self { _locked: file })
     }
 }
@@ -86,8 +87,7 @@ impl RetiredFile {
     pub fn write(paths: &Paths) -> Result<Self, Failure> {
         let own = rustix::process::getpid().as_raw_nonzero();
         let path = paths.run_dir.join(format!("{RETIRED}{own}.pid"));
-        let written = Noted::current()
-            .and_then(|own| fs::write(&path, format!("{} {}\n", own.pid.as_raw_nonzero(), own.start_ticks)));
+        let written = Noted::current().and_then(|own| fs::write(&path, format!("{own}\n")));
         written.map_err(|error| Failure::refused(format!("cannot write {}: {error}", path.display())))?;
         Ok(Self { path })
     }
@@ -98,6 +98,12 @@ impl Drop for RetiredFile {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "not removed");
         }
+    }
+}
+
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid.as_raw_nonzero(), self.start_ticks)
     }
 }
 

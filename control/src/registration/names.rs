@@ -1,7 +1,7 @@
 //! Names that DNS can carry (RFC 1035 §2.3.1, RFC 1123 §2.1).
 
 /// Bytes of a label.
-const MAX_LABEL_BYTES: usize = 63;
+pub const MAX_LABEL_BYTES: usize = 63;
 
 /// A name as DNS can carry it: itself when it can be a label, else one that resembles it. Capitals stay, because DNS
 /// does not tell them apart and Consul's clients do.

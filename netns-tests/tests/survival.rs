@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use weaved_netns_tests::{Guest, Host, Lab, Part, Place, SOON, traffic, traffic::Flood, wait_until};
+use weaved_netns_tests::{Guest, Host, Lab, Output, Part, Place, SOON, traffic, traffic::Flood, wait_until};
 
 /// Two hosts with a guest each, connected.
 struct Pair {
@@ -87,6 +87,17 @@ fn parts_go_on_when_the_supervisor_is_killed_and_the_next_launch_takes_over() {
     });
     let old = weaved.kill9(Part::Control);
     weaved.wait_for_restart(Part::Control, old);
+}
+
+/// As in a container, whose processes belong to a session that was begun outside of it.
+#[test]
+fn a_supervisor_whose_session_has_no_leader_in_its_pid_namespace_runs_and_can_be_upgraded() {
+    let Some(mut lab) = Lab::open("outside") else { return };
+    let host = lab.host("a");
+    // All that runs in the namespace ends with the shell.
+    let script = r#""$0" launch --no-docker && "$0" upgrade && "$0" status"#;
+    let before = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script];
+    Output::of(host.weaved().command(&before, &[])).ok();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `weaved supervise`: what `launch` starts in the background. Hidden.
 
+use rustix::io::Errno;
+
 use super::output;
 use crate::{failure::Failure, logging, logging::LogTarget, paths::Paths, supervisor};
 
@@ -17,10 +19,11 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         logging::init(&LogTarget::Stderr, paths)?;
         return supervisor::run(paths, &LogTarget::Stderr);
     }
-    // A session of its own: the terminal that launched us may close. After an upgrade it has one.
-    let has_session = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
-    if !has_session && let Err(error) = rustix::process::setsid() {
-        output::complain(format!("no session of its own: {error}"));
+    // A session of its own: the terminal that launched us may close. Refused to who leads one, as after an upgrade.
+    // Whether we do cannot be asked beforehand: a leader in another PID namespace has no number here (getsid(2) says 0).
+    match rustix::process::setsid() {
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(error) => output::complain(format!("no session of its own: {error}")),
     }
     logging::init(&LogTarget::File, paths)?;
     supervisor::run(paths, &LogTarget::File)

@@ -455,13 +455,15 @@ impl Consensus {
         }
     }
 
-    /// Begins an attempt with a ballot above all that this round has heard of.
+    /// Begins an attempt with a ballot above all that this round, and this node as a voter, has heard of.
     fn prepare(&mut self, target: &Target, now: Instant) {
         let Some(seat) = &self.seat else { return };
         let Some(round) = self.rounds.get_mut(target) else { return };
-        let number = if round.ballot.epoch == seat.electorate.epoch { round.ballot.round + 1 } else { 1 };
+        let epoch = seat.electorate.epoch;
+        let heard = [Some(round.ballot), self.voter.promised(target)].into_iter().flatten();
+        let highest = heard.filter(|ballot| ballot.epoch == epoch).map(|ballot| ballot.round).max().unwrap_or(0);
         let nonce = self.rng.random();
-        round.ballot = Ballot { epoch: seat.electorate.epoch, round: number, proposer: self.me, nonce };
+        round.ballot = Ballot { epoch, round: highest + 1, proposer: self.me, nonce };
         round.step = Step::Preparing(BTreeMap::new());
         round.wake_at = now + RESEND;
         self.send_step(target);

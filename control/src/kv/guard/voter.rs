@@ -51,6 +51,11 @@ impl Voter {
         self.cells.contains_key(&Target::Next)
     }
 
+    /// The ballot below which this voter refuses all about the target.
+    pub(super) fn promised(&self, target: &Target) -> Option<Ballot> {
+        self.cells.get(target).map(|cell| cell.promised)
+    }
+
     pub(super) fn prepare(&mut self, target: &Target, ballot: Ballot, rows: &mut Rows) -> GuardMessage {
         if let Some(refusal) = self.refusal(target, ballot) {
             return refusal;

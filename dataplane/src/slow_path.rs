@@ -256,8 +256,12 @@ impl SlowPath {
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
-            let Some(socket) = self.kernel.socket() else { continue };
             let Transmit { to, source, datagrams, segment_len } = transmit;
+            let Some(socket) = self.kernel.socket() else {
+                let lost = datagrams.len().div_ceil(segment_len);
+                self.stats.count_drops(DropReason::UnderlayUnreachable, lost as u64);
+                continue;
+            };
             if let Err(unsent) =
                 socket.send(Sending { to, source, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct })
             {

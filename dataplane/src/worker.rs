@@ -13,7 +13,7 @@
 //! frame, on virtual machines many times more; that is also why a worker whose work comes in short intervals looks
 //! again for a moment before it sleeps ([`Eagerness`]).
 //!
-//! INVARIANT: no lock and no allocation per frame; the clock is read once per turn.
+//! INVARIANT: no lock and no allocation per frame; the clock is read once per turn, and for what is received while a send waits.
 
 mod eagerness;
 mod fair_share;
@@ -82,7 +82,7 @@ impl Worker {
         // After the receive, because what it writes to the TAP may have its answer in a queue already.
         self.ready.look(has_received).context("cannot ask for frames")?;
         let rx = &mut self.rx;
-        let has_sent = self.tx.batch(&mut self.ready, now, || rx.batch(now))?;
+        let has_sent = self.tx.batch(&mut self.ready, now, || rx.batch(Instant::now()))?;
         let has_moved = has_received || has_sent;
         if has_moved {
             self.shared.io_stats.turns.fetch_add(1, Relaxed);

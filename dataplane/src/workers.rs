@@ -209,13 +209,24 @@ impl Shared {
     /// Waits until the socket has room; false when it has none in time.
     fn wait_for_room(&self, deadline: Instant, meanwhile: &mut impl Meanwhile) -> anyhow::Result<bool> {
         self.io_stats.udp_waits.fetch_add(1, Relaxed);
-        loop {
-            match self.sender.wait_for_room(&self.socket, deadline.saturating_duration_since(Instant::now())) {
-                Waited::Room => return Ok(true),
-                Waited::Datagrams => meanwhile()?,
-                Waited::Nothing => return Ok(false),
-            };
-        }
+        wait_until(deadline, |left| self.sender.wait_for_room(&self.socket, left), meanwhile)
+    }
+}
+
+/// Waits for room until the deadline, whatever else comes in; false when there is none in time.
+fn wait_until(
+    deadline: Instant,
+    mut wait: impl FnMut(Duration) -> Waited,
+    meanwhile: &mut impl Meanwhile,
+) -> anyhow::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match wait(left) {
+            // A kernel without memory says at once that there is room, and refuses again.
+            Waited::Room => return Ok(!left.is_zero()),
+            Waited::Datagrams if !left.is_zero() => meanwhile()?,
+            Waited::Datagrams | Waited::Nothing => return Ok(false),
+        };
     }
 }
 
@@ -235,6 +246,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_socket_that_stays_full_is_given_up_in_time_whatever_comes_in() {
+        for says in [Waited::Datagrams, Waited::Room] {
+            let mut turns = 0;
+            let mut meanwhile = || {
+                turns += 1;
+                anyhow::ensure!(turns < 1000, "it is not given up");
+                Ok(true)
+            };
+            assert!(!wait_until(Instant::now(), |_| says, &mut meanwhile).unwrap());
+        }
+    }
 
     #[test]
     fn only_the_router_and_the_first_worker_say_where_a_node_is() {

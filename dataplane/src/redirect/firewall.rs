@@ -54,6 +54,9 @@ mod family {
 /// Places in the host's own delivery (`NF_INET_LOCAL_IN`, `NF_INET_LOCAL_OUT`), which bridged frames do not pass.
 const LOCAL_HOOKS: [u32; 2] = [1, 3];
 
+/// Where a device receives (`NF_INET_INGRESS`), which comes before the bridge and has nothing to do with its filters.
+const INGRESS_HOOK: u32 = 5;
+
 /// A chain that the kernel itself calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct BaseChain {
@@ -187,6 +190,8 @@ fn judge(chains: &[BaseChain], of: u8, is_filtered: bool) -> Judged {
             // ARP never skips the bridge.
             family::ARP => false,
             family::IPV4 | family::IPV6 if chain.family != of => false,
+            // At a device, whatever the bridge does.
+            family::INET if chain.hook == INGRESS_HOOK => true,
             family::INET | family::IPV4 | family::IPV6 => is_filtered && !LOCAL_HOOKS.contains(&chain.hook),
             // Of the bridge, of a device, and any that comes in future.
             _ => true,
@@ -310,6 +315,8 @@ mod tests {
             let judged = judge(&[chain(family, "walled", FORWARD)], family::IPV4, false);
             assert!(is_obstacle(&judged, "walled mine"), "{family}: {judged:?}");
         }
+        let at_a_device = judge(&[chain(family::INET, "walled", INGRESS_HOOK)], family::IPV4, false);
+        assert!(is_obstacle(&at_a_device, "inet walled mine"), "{at_a_device:?}");
         for hook in [PREROUTING, FORWARD] {
             assert!(is_obstacle(&of_ipv4(&[chain(family::INET, "walled", hook)]), "inet walled mine"));
             assert!(is_obstacle(&of_ipv4(&[chain(family::IPV4, "walled", hook)]), "ip walled mine"));

@@ -275,8 +275,8 @@ impl UdpSocket {
         }
     }
 
-    /// Memory that datagrams take which have come and were not read yet: up to twice as much as that, because the kernel takes
-    /// its time to count what was read.
+    /// Memory that datagrams take which have come and were not read yet: more than their bytes, much more where they are short,
+    /// and up to twice as much as that, because the kernel takes its time to count what was read.
     pub(crate) fn waiting_bytes(&self) -> usize {
         // The kernel refuses to tell only for a descriptor that is no socket.
         socket::waiting_bytes(self.fd.as_fd()).unwrap_or_default()

@@ -78,9 +78,13 @@ impl FairShare {
         }
     }
 
+    /// So many bytes were read from the socket, whatever is in them.
+    pub(super) fn on_read(&mut self, len: usize) {
+        self.read += len as u64;
+    }
+
     /// Whether a frame of this source and length is carried.
     pub(super) fn admits(&mut self, source: [u8; 6], len: usize) -> bool {
-        self.read += len as u64;
         let bin = bin(source);
         self.seen[0] |= 1 << bin;
         let level = &mut self.levels[bin];
@@ -184,10 +188,12 @@ mod tests {
                 let mut left = 10 * self.deliverable;
                 while left >= 10 && self.waiting >= FRAME_LEN {
                     self.waiting -= FRAME_LEN;
+                    self.share.on_read(FRAME_LEN);
                     let is_carried = self.share.admits(FLOOD, FRAME_LEN);
                     passed.flood += usize::from(is_carried);
                     left -= if is_carried { 10 } else { 1 };
                 }
+                self.share.on_read(98);
                 if self.share.admits(NEIGHBOUR, 98) {
                     passed.neighbour += 1;
                 } else {
@@ -238,6 +244,18 @@ mod tests {
             assert!((0..100).all(|_| share.admits(FLOOD, FRAME_LEN)));
             now += TICK;
             share.tick(STANDING, now);
+        }
+    }
+
+    #[test]
+    fn what_is_read_and_holds_no_frames_was_no_reason_to_wait_either() {
+        let (mut share, mut now) = (FairShare::new(Instant::now()), Instant::now());
+        for _ in 0..1000 {
+            share.on_read(1_000_000);
+            assert!(share.admits(FLOOD, FRAME_LEN) && share.admits(NEIGHBOUR, 98));
+            now += TICK;
+            // Read in 5 ms.
+            share.tick(5_000_000, now);
         }
     }
 

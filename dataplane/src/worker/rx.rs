@@ -85,6 +85,7 @@ impl Rx {
                 self.fair_share.on_empty();
                 break;
             };
+            self.fair_share.on_read(received.len);
             self.handle(received);
             self.deliver();
             has_received = true;

@@ -13,14 +13,12 @@ use crate::limits::MAX_LANES;
 pub enum Tally {
     /// Frames read from the TAP.
     TapFramesIn,
-    /// Frames written to the TAP.
+    /// Frames opened that are for the TAP.
     TapFramesOut,
     /// Frames flooded to all peers.
     Flooded,
     /// Trains sealed.
     TrainsOut,
-    /// Trains received whole.
-    TrainsIn,
     /// Datagrams sealed.
     DatagramsOut,
     /// Datagrams sealed that stand alone, for a lossy path.
@@ -42,7 +40,6 @@ impl Tally {
         Self::TapFramesOut,
         Self::Flooded,
         Self::TrainsOut,
-        Self::TrainsIn,
         Self::DatagramsOut,
         Self::SinglesOut,
         Self::DatagramsIn,
@@ -55,10 +52,12 @@ impl Tally {
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::TapFramesIn => ("tap_frames_in", "Frames read from the TAP (a super-frame counts once)."),
-            Self::TapFramesOut => ("tap_frames_out", "Frames written to the TAP (a super-frame counts once)."),
+            Self::TapFramesOut => (
+                "tap_frames_out",
+                "Frames for the TAP (a super-frame counts once); drop_unfair_share and drop_tap_refused count which of them were not written.",
+            ),
             Self::Flooded => ("frames_flooded", "Broadcast, unknown and multicast frames sent to all peers."),
             Self::TrainsOut => ("trains_out", "Trains of records sent."),
-            Self::TrainsIn => ("trains_in", "Trains of records received whole."),
             Self::DatagramsOut => ("datagrams_out", "Sealed datagrams sent."),
             Self::SinglesOut => {
                 ("singles_out", "Sealed datagrams sent that stand alone, for peers behind a lossy path.")

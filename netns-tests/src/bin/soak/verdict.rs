@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_drop_without_an_allowed_reason_fails() {
-        let good = counters(&[("drop_hairpin", 1), ("drop_forged", 0), ("trains_in", 9)]).beginning_with("drop_");
+        let good = counters(&[("drop_hairpin", 1), ("drop_forged", 0), ("trains_out", 9)]).beginning_with("drop_");
         assert_eq!(drops(&good).iter().map(|finding| finding.is_good).collect::<Vec<_>>(), [true]);
         let bad = counters(&[("drop_forged", 1)]).beginning_with("drop_");
         assert!(!drops(&bad)[0].is_good);

@@ -1,4 +1,5 @@
-//! The same traffic with every offload switch in every position, the same on both hosts and opposite ones.
+//! The same traffic with every offload switch in every position, the same on both hosts and opposite ones; and a tunnel that
+//! no offload is for.
 
 use std::sync::Arc;
 
@@ -64,6 +65,25 @@ fn every_kind_of_traffic_passes_with_every_switch_in_every_position() {
         relaunch(a, position.opposite());
         traffic::check_both_ways(&in_a, &in_b, 4 << 20);
     }
+}
+
+/// As with an overlay inside of containers: the kernel can tell no TAP of a super-frame in a tunnel, and segments it.
+#[test]
+fn a_tunnel_between_two_containers_carries_large_segments() {
+    let Some(mut lab) = Lab::open("tunnel") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    for (guest, other, address) in [(&from, &to, "172.30.0.1/24"), (&to, &from, "172.30.0.2/24")] {
+        let tunnel = ["type", "vxlan", "id", "7", "dstport", "4789", "remote", &other.address().to_string()];
+        guest.ip(&[&["link", "add", "vx0", "mtu", "1450"], tunnel.as_slice()].concat());
+        guest.ip(&["addr", "add", address, "dev", "vx0"]);
+        guest.ip(&["link", "set", "vx0", "up"]);
+    }
+    traffic::check_tcp(&from, &to, "172.30.0.2", 16 << 20);
+    traffic::check_tcp(&to, &from, "172.30.0.1", 16 << 20);
+    traffic::check_udp_sizes(&from, &to, "172.30.0.2", 60_000);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | nothing, and nobody listens there any more | [`CLOSING_IDLE`]                                |
 //! | a body is coming                       | `idle_timeout` between two reads                    |
 //! | an answer is under way                 | for ever                                            |
+//! | it is no HTTP any more                 | for ever: the stream has a limit of its own         |
 //!
 //! A client that is silent for [`REST_AFTER`] between two requests is put to rest: the library is taken away with its buffers, which are
 //! most of what a connection costs, and comes back with the next byte.
@@ -47,7 +48,7 @@ const WAKE_BYTES: usize = 1024;
 /// A client's bytes.
 pub(super) struct Guarded<T> {
     inner: T,
-    /// None for what is not HTTP/1.
+    /// None for what is not HTTP/1, or no longer.
     scanner: Option<Scanner>,
     limits: ClientLimits,
     client: Arc<Client>,
@@ -80,14 +81,11 @@ impl<T> Guarded<T> {
 
     fn on_bytes(&mut self, bytes: &mut [u8]) {
         self.moved = Instant::now();
+        self.look_for_upgrade();
         let Some(scanner) = &mut self.scanner else {
             self.head_since = None;
             return;
         };
-        if scanner.is_upgrading() && self.client.activity.is_upgraded() {
-            self.scanner = None;
-            return;
-        }
         if let Err((at, fault)) = scanner.scan(bytes) {
             self.stop(fault);
             bytes[at..].fill(0);
@@ -96,6 +94,14 @@ impl<T> Guarded<T> {
         if scanner.is_in_head() {
             self.head_since.get_or_insert(self.moved);
         } else {
+            self.head_since = None;
+        }
+    }
+
+    /// What comes behind a request that has changed the protocol is no HTTP, however long the request was.
+    fn look_for_upgrade(&mut self) {
+        if self.scanner.is_some() && self.client.activity.is_upgraded() {
+            self.scanner = None;
             self.head_since = None;
         }
     }
@@ -109,6 +115,9 @@ impl<T> Guarded<T> {
 
     /// When the client's time is over, as things are.
     fn deadline(&self, now: Instant) -> Instant {
+        if self.client.activity.is_upgraded() {
+            return now + self.limits.idle_timeout;
+        }
         if let Some(since) = self.head_since {
             return since + self.limits.head_timeout;
         }
@@ -128,6 +137,7 @@ impl<T> Guarded<T> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
+            self.look_for_upgrade();
             let deadline = self.deadline(now);
             if deadline <= now {
                 let is_idle = self.head_since.is_none() && self.client.activity.is_idle();
@@ -274,6 +284,26 @@ mod tests {
         assert!(!guarded.may_rest(), "it has not left");
         guarded.flush().await.unwrap();
         assert!(guarded.may_rest());
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_an_upgrade_is_not_looked_at_though_the_request_had_a_length() {
+        let client = connection::sample();
+        let limits = ClientLimits { head_timeout: Duration::from_millis(50), ..ClientLimits::default() };
+        let (mut far, near) = duplex(256);
+        let mut guarded = Guarded::new(near, false, limits, &client);
+        let head = b"POST /exec HTTP/1.1\r\nHost: a\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n";
+        far.write_all(head).await.unwrap();
+        guarded.read_exact(&mut vec![0; head.len()]).await.unwrap();
+        let _stream = client.activity.begin();
+        client.activity.upgrade();
+        let bytes = b"\x80\x03\n no head";
+        far.write_all(bytes).await.unwrap();
+        let mut passed = vec![0; bytes.len()];
+        guarded.read_exact(&mut passed).await.unwrap();
+        assert_eq!(passed, bytes);
+        assert_eq!(client.worker.counters.ambiguous.value(), 0);
+        tokio::time::timeout(Duration::from_millis(200), guarded.read_u8()).await.expect_err("no head is waited for");
     }
 
     #[tokio::test]

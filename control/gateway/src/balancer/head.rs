@@ -32,21 +32,11 @@ enum State {
     Length(u64),
     ChunkSize,
     ChunkData(u64),
-    Trailers {
-        bytes: usize,
-    },
-    /// Whoever asked for another protocol has to wait for the answer.
-    Upgrade,
+    Trailers { bytes: usize },
 }
 
 /// Why a message is stopped.
 pub(super) type Fault = &'static str;
-
-#[derive(Debug, PartialEq, Eq)]
-struct Framing {
-    body: Body,
-    wants_upgrade: bool,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Body {
@@ -72,12 +62,7 @@ impl Scanner {
 
     /// True while a body is coming.
     pub(super) fn is_in_body(&self) -> bool {
-        !matches!(self.state, State::Head | State::Upgrade)
-    }
-
-    /// True when the last request asked for another protocol.
-    pub(super) fn is_upgrading(&self) -> bool {
-        self.state == State::Upgrade
+        self.state != State::Head
     }
 
     /// The next bytes. A fault comes with the place from which on they are bad.
@@ -86,7 +71,7 @@ impl Scanner {
         while at < bytes.len() {
             let rest = &bytes[at..];
             at += match self.state {
-                State::Head | State::Upgrade => self.head(rest).map_err(|fault| (at, fault))?,
+                State::Head => self.head(rest).map_err(|fault| (at, fault))?,
                 State::Length(left) => self.skip(left, rest, State::Length, State::Head),
                 State::ChunkData(left) => self.skip(left, rest, State::ChunkData, State::ChunkSize),
                 State::ChunkSize | State::Trailers { .. } => self.line(rest).map_err(|fault| (at, fault))?,
@@ -102,7 +87,6 @@ impl Scanner {
     }
 
     fn head(&mut self, rest: &[u8]) -> Result<usize, Fault> {
-        self.state = State::Head;
         if self.partial.is_empty() {
             // The usual case: a head comes whole, and is looked at where it lies.
             if let Some(len) = head_len(rest)? {
@@ -123,9 +107,7 @@ impl Scanner {
     }
 
     fn on_head(&mut self, head: &[u8]) -> Result<(), Fault> {
-        let framing = framing(head)?;
-        self.state = match framing.body {
-            _ if framing.wants_upgrade && framing.body == Body::None => State::Upgrade,
+        self.state = match body(head)? {
             Body::None | Body::Length(0) => State::Head,
             Body::Length(len) => State::Length(len),
             Body::Chunked => State::ChunkSize,
@@ -220,14 +202,15 @@ fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
     text.and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or("a chunk without a size")
 }
 
-fn framing(head: &[u8]) -> Result<Framing, Fault> {
+/// What comes behind a head.
+fn body(head: &[u8]) -> Result<Body, Fault> {
     let mut lines = head.split_inclusive(|byte| *byte == b'\n').skip_while(|line| *line == b"\r\n");
     let request = content(lines.next().ok_or("no request line")?)?;
     let is_http_10 = request.ends_with(b" HTTP/1.0");
     if !is_http_10 && !request.ends_with(b" HTTP/1.1") {
         return Err("neither HTTP/1.0 nor HTTP/1.1");
     }
-    let (mut length, mut is_chunked, mut host_count, mut wants_upgrade) = (None, false, 0, false);
+    let (mut length, mut is_chunked, mut host_count) = (None, false, 0);
     for line in lines {
         let line = content(line)?;
         if line.is_empty() {
@@ -236,7 +219,6 @@ fn framing(head: &[u8]) -> Result<Framing, Fault> {
         let (name, value) = field(line)?;
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => host_count += 1,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => wants_upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if length.is_some() {
                     return Err("more than one Content-Length");
@@ -255,13 +237,12 @@ fn framing(head: &[u8]) -> Result<Framing, Fault> {
     if host_count > 1 {
         return Err("more than one Host");
     }
-    let body = match (length, is_chunked) {
-        (Some(_), true) => return Err("both Content-Length and Transfer-Encoding"),
-        (None, true) => Body::Chunked,
-        (Some(length), false) => Body::Length(length),
-        (None, false) => Body::None,
-    };
-    Ok(Framing { body, wants_upgrade })
+    match (length, is_chunked) {
+        (Some(_), true) => Err("both Content-Length and Transfer-Encoding"),
+        (None, true) => Ok(Body::Chunked),
+        (Some(length), false) => Ok(Body::Length(length)),
+        (None, false) => Ok(Body::None),
+    }
 }
 
 fn decimal(value: &[u8]) -> Result<u64, Fault> {

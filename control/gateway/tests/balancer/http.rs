@@ -273,21 +273,26 @@ async fn clients_stay_with_their_instance_by_cookie_and_by_header() {
 async fn an_upgraded_connection_carries_bytes_and_is_counted_while_it_lives() {
     let backend = Backend::http1("one").await;
     let mut lab = Lab::start(&[(&backend, "blue")]).await;
-    let mut client = Client::connect(lab.address()).await;
-    client.send("GET /upgrade HTTP/1.1\r\nHost: web\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await;
-    let answer = client.answer().await.unwrap();
-    assert_eq!(
-        (answer.status, answer.header("upgrade"), answer.header("connection")),
-        (101, Some("echo"), Some("upgrade"))
-    );
-    // Bytes that no HTTP has.
-    for bytes in [b"\0\r\n\nGET".as_slice(), b"\n\n\n"] {
-        client.send(bytes).await;
-        assert_eq!(client.read(bytes.len()).await, bytes);
+    // With a length: as `docker exec` and `kubectl exec` ask.
+    for length in ["", "Content-Length: 0\r\n", "Content-Length: 2\r\n"] {
+        let mut client = Client::connect(lab.address()).await;
+        let body = if length.contains('2') { "{}" } else { "" };
+        let head = "POST /upgrade HTTP/1.1\r\nHost: web\r\nConnection: upgrade\r\nUpgrade: echo\r\n";
+        client.send(format!("{head}{length}\r\n{body}")).await;
+        let answer = client.answer().await.unwrap();
+        assert_eq!(
+            (answer.status, answer.header("upgrade"), answer.header("connection")),
+            (101, Some("echo"), Some("upgrade"))
+        );
+        // Bytes that no HTTP has.
+        for bytes in [b"\0\r\n\nGET".as_slice(), b"\n\n\n"] {
+            client.send(bytes).await;
+            assert_eq!(client.read(bytes.len()).await, bytes, "{length:?}");
+        }
+        lab.wait_for_report(|report| report.services[0].colours.iter().any(|colour| colour.streams == 1)).await;
+        client.stream.shutdown().await.unwrap();
+        lab.wait_for_report(|report| report.services[0].colours.iter().all(|colour| colour.streams == 0)).await;
     }
-    lab.wait_for_report(|report| report.services[0].colours.iter().any(|colour| colour.streams == 1)).await;
-    client.stream.shutdown().await.unwrap();
-    lab.wait_for_report(|report| report.services[0].colours.iter().all(|colour| colour.streams == 0)).await;
 }
 
 #[tokio::test]

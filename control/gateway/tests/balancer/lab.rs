@@ -327,6 +327,7 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
         }
         "upgrade" => {
             let upgrade = hyper::upgrade::on(&mut request);
+            drop(request.into_body().collect().await);
             tokio::spawn(async move {
                 let mut stream = TokioIo::new(upgrade.await.unwrap());
                 let mut buffer = [0; 1024];

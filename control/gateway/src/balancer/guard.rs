@@ -1,6 +1,7 @@
 //! Between a client's bytes and the HTTP library: stops what [`Scanner`] finds, and whoever is too slow.
 //!
-//! A message that is stopped is made unreadable from there on, so that the library itself answers 400 in its turn and closes.
+//! A message that is stopped is made unreadable from there on, so that the library itself answers 400 in its turn and closes. Behind that
+//! the client's bytes are at their end: the library may have read on in the place where the fault is.
 //!
 //! | while                                  | the client has                                      |
 //! |----------------------------------------|-----------------------------------------------------|
@@ -15,6 +16,8 @@
 //! most of what a connection costs, and comes back with the next byte.
 //!
 //! INVARIANT: only what is between two messages rests: all that was read has been answered, and the answer has left.
+//!
+//! INVARIANT: nothing is handed on that the scanner has not seen, except for what is no HTTP/1.
 //!
 //! NOTE(perf): one timer for each connection, moved when it fires and not with each request.
 
@@ -50,6 +53,8 @@ pub(super) struct Guarded<T> {
     inner: T,
     /// None for what is not HTTP/1, or no longer.
     scanner: Option<Scanner>,
+    /// A fault was found: nothing behind it is read.
+    is_stopped: bool,
     limits: ClientLimits,
     client: Arc<Client>,
     /// When something moved last.
@@ -69,6 +74,7 @@ impl<T> Guarded<T> {
         Self {
             inner,
             scanner: (!is_http2).then(|| Scanner::new(limits.head_bytes as usize)),
+            is_stopped: false,
             limits,
             client: Arc::clone(client),
             moved: now,
@@ -109,8 +115,9 @@ impl<T> Guarded<T> {
     fn stop(&mut self, fault: Fault) {
         tracing::debug!(client = %self.client.address, fault, "a request is stopped");
         self.client.worker.counters.ambiguous.add();
-        // What comes behind is not looked at: the library has given up.
+        self.is_stopped = true;
         self.scanner = None;
+        self.head_since = None;
     }
 
     /// When the client's time is over, as things are.
@@ -209,6 +216,9 @@ impl<T> Guarded<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.is_stopped {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         match this.poll_bytes(cx, buffer) {
             Poll::Ready(Ok(())) => {
@@ -304,6 +314,25 @@ mod tests {
         assert_eq!(passed, bytes);
         assert_eq!(client.worker.counters.ambiguous.value(), 0);
         tokio::time::timeout(Duration::from_millis(200), guarded.read_u8()).await.expect_err("no head is waited for");
+    }
+
+    #[tokio::test]
+    async fn nothing_behind_a_fault_is_read_not_even_in_later_pieces() {
+        let client = connection::sample();
+        let (mut far, near) = duplex(1024);
+        let mut guarded = Guarded::new(near, false, ClientLimits::default(), &client);
+        let mut passed = Vec::new();
+        for piece in [
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a",
+            "\n",
+            "\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\nHost: a\n\n",
+        ] {
+            far.write_all(piece.as_bytes()).await.unwrap();
+            guarded.read_buf(&mut passed).await.unwrap();
+        }
+        assert!(passed.ends_with(b"\r\n\r\n5;a\0"), "{passed:?}");
+        assert_eq!(guarded.read_buf(&mut passed).await.unwrap(), 0, "it looks like the end");
+        assert_eq!(client.worker.counters.ambiguous.value(), 1);
     }
 
     #[tokio::test]

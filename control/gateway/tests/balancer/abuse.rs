@@ -65,6 +65,28 @@ async fn a_bad_chunk_breaks_its_request_and_what_comes_behind_it_is_not_read() {
 }
 
 #[tokio::test]
+async fn what_comes_behind_a_fault_in_later_pieces_is_not_read_either() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let mut client = Client::connect(lab.address()).await;
+    client.stream.set_nodelay(true).unwrap();
+    for piece in [
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a",
+        "\n",
+        "\r\nhello\r\n0\r\n\r\nGET /hidden HTTP/1.1\nHost: a\n\n",
+    ] {
+        // It may be closed by then.
+        drop(client.stream.write_all(piece.as_bytes()).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    while let Some(answer) = client.answer().await {
+        assert_ne!(answer.status, 200);
+    }
+    assert!(backend.request_count() <= 1);
+    assert_eq!(lab.counter("ambiguous").await, 1);
+}
+
+#[tokio::test]
 async fn a_faulty_request_behind_a_good_one_takes_nothing_from_it() {
     let backend = Backend::http1("one").await;
     let lab = Lab::start(&[(&backend, "blue")]).await;

@@ -10,7 +10,11 @@
 //! | nothing, and nobody listens there any more | [`CLOSING_IDLE`]                                |
 //! | a body is coming                       | `idle_timeout` between two reads                    |
 //! | an answer is under way                 | for ever                                            |
+//! | what was written does not leave        | `idle_timeout`, also while an answer is under way   |
 //! | it is no HTTP any more                 | for ever: the stream has a limit of its own         |
+//!
+//! Something leaves when the socket takes a byte. The kernel holds some of what it has taken, and says only when about a third of that is gone
+//! that it takes more; so a client is seen to be slow in steps of that.
 //!
 //! A client that is silent for [`REST_AFTER`] between two requests is put to rest: the library is taken away with its buffers, which are
 //! most of what a connection costs, and comes back with the next byte.
@@ -63,6 +67,8 @@ pub(super) struct Guarded<T> {
     head_since: Option<Instant>,
     /// All that was written has left.
     is_flushed: bool,
+    /// Since when nothing of it leaves.
+    stuck_since: Option<Instant>,
     /// Bytes that have ended a rest, for the next reads.
     held: Vec<u8>,
     timer: Pin<Box<Sleep>>,
@@ -80,6 +86,7 @@ impl<T> Guarded<T> {
             moved: now,
             head_since: Some(client.accepted),
             is_flushed: true,
+            stuck_since: None,
             held: Vec::new(),
             timer: Box::pin(sleep_until((client.accepted + limits.head_timeout.min(REST_AFTER)).into())),
         }
@@ -120,38 +127,62 @@ impl<T> Guarded<T> {
         self.head_since = None;
     }
 
+    /// When something was written, or could not be.
+    fn on_written<U>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<U>>) -> Poll<io::Result<U>> {
+        if outcome.is_ready() {
+            self.stuck_since = None;
+            return outcome;
+        }
+        self.is_flushed = false;
+        if self.stuck_since.is_none() {
+            let now = Instant::now();
+            self.stuck_since = Some(now);
+            let latest = tokio::time::Instant::from(now + self.limits.idle_timeout);
+            if self.timer.deadline() > latest {
+                self.timer.as_mut().reset(latest);
+            }
+        }
+        self.poll_time(cx).map(Err)
+    }
+
     /// When the client's time is over, as things are.
     fn deadline(&self, now: Instant) -> Instant {
+        let idle_timeout = self.limits.idle_timeout;
         if self.client.activity.is_upgraded() {
-            return now + self.limits.idle_timeout;
+            return now + idle_timeout;
         }
-        if let Some(since) = self.head_since {
-            return since + self.limits.head_timeout;
-        }
-        let is_waiting = self.client.activity.is_idle() || self.scanner.as_ref().is_some_and(Scanner::is_in_body);
-        let closes_early = self.client.slot.is_closing();
+        let stuck = self.stuck_since.map(|since| since + idle_timeout);
+        let deadline = match self.head_since {
+            Some(since) => since + self.limits.head_timeout,
+            None => self.deadline_without_head(now),
+        };
+        stuck.map_or(deadline, |stuck| stuck.min(deadline))
+    }
+
+    fn deadline_without_head(&self, now: Instant) -> Instant {
+        let is_idle = self.client.activity.is_idle();
+        let closes_early = is_idle && self.is_flushed && self.client.slot.is_closing();
+        let is_waiting = is_idle || self.scanner.as_ref().is_some_and(Scanner::is_in_body);
         match is_waiting {
-            true if closes_early && self.client.activity.is_idle() => {
-                self.moved + CLOSING_IDLE.min(self.limits.idle_timeout)
-            }
+            true if closes_early => self.moved + CLOSING_IDLE.min(self.limits.idle_timeout),
             true => self.moved + self.limits.idle_timeout,
             false => now + self.limits.idle_timeout,
         }
     }
 
     /// Pending while there is time.
-    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
             self.look_for_upgrade();
             let deadline = self.deadline(now);
             if deadline <= now {
-                let is_idle = self.head_since.is_none() && self.client.activity.is_idle();
+                let is_idle = self.head_since.is_none() && self.stuck_since.is_none() && self.client.activity.is_idle();
                 if !is_idle {
                     self.client.worker.counters.client_timeouts.add();
                 }
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             let mut look_at = deadline.min(now + LOOK_INTERVAL);
             if self.may_rest() {
@@ -191,7 +222,7 @@ impl<T> Guarded<T> {
                 self.held = buffer.filled().to_vec();
                 Poll::Ready(Ok(()))
             }
-            Poll::Pending => self.poll_time(cx),
+            Poll::Pending => self.poll_time(cx).map(Err),
         }
     }
 
@@ -229,7 +260,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => this.poll_time(cx),
+            Poll::Pending => this.poll_time(cx).map(Err),
         }
     }
 }
@@ -237,7 +268,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.is_flushed = false;
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes));
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        let written = ready!(self.on_written(cx, written));
         self.moved = Instant::now();
         Poll::Ready(written)
     }
@@ -248,7 +280,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.is_flushed = false;
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes));
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        let written = ready!(self.on_written(cx, written));
         self.moved = Instant::now();
         Poll::Ready(written)
     }
@@ -258,13 +291,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        ready!(self.on_written(cx, flushed))?;
         self.is_flushed = true;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let ended = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.on_written(cx, ended)
     }
 }
 
@@ -333,6 +368,44 @@ mod tests {
         assert!(passed.ends_with(b"\r\n\r\n5;a\0"), "{passed:?}");
         assert_eq!(guarded.read_buf(&mut passed).await.unwrap(), 0, "it looks like the end");
         assert_eq!(client.worker.counters.ambiguous.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_for_the_idle_time_is_ended_and_a_slow_one_is_not() {
+        let client = connection::sample();
+        let _answer = client.activity.begin();
+        let limits = ClientLimits { idle_timeout: Duration::from_millis(400), ..ClientLimits::default() };
+        let (mut far, near) = duplex(64);
+        let mut guarded = Guarded::new(near, false, limits, &client);
+        far.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        guarded.read_exact(&mut [0; 27]).await.unwrap();
+        let slow = async {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                far.read_exact(&mut [0; 64]).await.unwrap();
+            }
+        };
+        let (sent, ()) = tokio::join!(guarded.write_all(&[b'x'; 7 * 64]), slow);
+        sent.unwrap();
+        assert_eq!(client.worker.counters.client_timeouts.value(), 0);
+        let sent = tokio::time::timeout(Duration::from_secs(20), guarded.write_all(b"x")).await;
+        assert_eq!(sent.expect("an end").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(client.worker.counters.client_timeouts.value(), 1);
+        drop(far);
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_goes_away_waits_for_what_has_not_left() {
+        let client = connection::sample();
+        let (mut far, near) = duplex(64);
+        let mut guarded = Guarded::new(near, false, ClientLimits::default(), &client);
+        far.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        guarded.read_exact(&mut [0; 27]).await.unwrap();
+        client.slot.close();
+        let closes_early = |guarded: &Guarded<_>| guarded.deadline(guarded.moved) <= guarded.moved + CLOSING_IDLE;
+        assert!(closes_early(&guarded));
+        let sent = tokio::time::timeout(Duration::from_millis(20), guarded.write_all(&[0; 65])).await;
+        assert!(sent.is_err() && !closes_early(&guarded));
     }
 
     #[tokio::test]

@@ -5,7 +5,10 @@ use std::time::Duration;
 use http_body_util::Empty;
 use hyper::{Request, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::lab::{Backend, Client, Lab, wait_for};
 
@@ -159,6 +162,32 @@ async fn a_client_that_sends_its_head_byte_by_byte_is_closed_and_an_idle_one_too
     // A slow answer is not the client's fault.
     let mut patient = Client::connect(lab.address()).await;
     assert_eq!(patient.get("/slow/1200").await.body, "one");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_one_that_takes_it_slowly_is_not() {
+    // More than the kernels hold between the two.
+    const BYTES: usize = 24_000_000;
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.idle_timeout = Duration::from_secs(1);
+    lab.apply().await;
+    let request = format!("GET /big/{BYTES} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut slow = Client::connect(lab.address()).await;
+    slow.send(&request).await;
+    let (mut seen, mut piece) = (0, vec![0; 200_000]);
+    while let len @ 1.. = slow.stream.read(&mut piece).await.unwrap() {
+        seen += len;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(seen > BYTES);
+    assert_eq!(lab.counter("client_timeouts").await, 0);
+    let mut greedy = Client::connect(lab.address()).await;
+    greedy.send(&request).await;
+    lab.wait_for_counter("client_timeouts", 1).await;
+    wait_for("its place", async || lab.status().await.listeners[0].connections == 0).await;
+    lab.wait_for_report(|report| report.services[0].colours.iter().all(|colour| colour.in_flight == 0)).await;
+    assert_eq!(lab.counter("client_timeouts").await, 1);
 }
 
 #[tokio::test]

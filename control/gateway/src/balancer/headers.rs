@@ -9,13 +9,12 @@ use hyper::{
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Of one connection only.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -23,7 +22,14 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
+    // RFC 7540 §3.2.1: of an upgrade to HTTP/2, which goes no further.
+    HTTP2_SETTINGS,
 ];
+
+/// What proxies say of a client.
+const CLAIMS: [&str; 3] = ["x-forwarded-", "x-real-ip", "forwarded"];
+/// Protocols with requests inside, which would pass by the routes, the limits and the log.
+const CARRIERS_OF_HTTP: [&str; 4] = ["h2c", "h2", "http", "tls"];
 
 /// What the backend is told of the client.
 #[derive(Clone, Debug)]
@@ -34,10 +40,21 @@ pub(super) struct Forwarded {
     pub(super) is_trusted: bool,
 }
 
-/// The protocol that both want to change to, where a message asks for one.
+/// The protocol that both want to change to, where a message asks for one. Who asks for HTTP/2 in this way is answered over HTTP/1.1, as whoever
+/// does not know it does (RFC 9113 §3.1: deprecated).
 pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
-    has_token(headers, header::CONNECTION, "upgrade").then(|| upgrade.clone())
+    if !has_token(headers, header::CONNECTION, "upgrade") {
+        return None;
+    }
+    let protocols = upgrade.to_str().ok()?.split(',').map(str::trim);
+    let carried: Vec<&str> = protocols.filter(|protocol| !protocol.is_empty() && !carries_http(protocol)).collect();
+    (!carried.is_empty()).then(|| HeaderValue::try_from(carried.join(", ")).ok())?
+}
+
+fn carries_http(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default().trim();
+    CARRIERS_OF_HTTP.iter().any(|carrier| carrier.eq_ignore_ascii_case(name))
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
@@ -111,14 +128,23 @@ fn tell_client(headers: &mut HeaderMap, authority: Option<&HeaderValue>, forward
         }
         return;
     }
-    headers.remove(FORWARDED);
-    headers.remove(X_REAL_IP);
+    for claim in headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect::<Vec<_>>() {
+        headers.remove(claim);
+    }
     headers.insert(X_FORWARDED_FOR, forwarded.address.clone());
     headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
-    match authority {
-        Some(authority) => drop(headers.insert(X_FORWARDED_HOST, authority.clone())),
-        None => drop(headers.remove(X_FORWARDED_HOST)),
+    if let Some(authority) = authority {
+        headers.insert(X_FORWARDED_HOST, authority.clone());
     }
+}
+
+/// `_` is as good as `-`: programs that get headers as variables (CGI, WSGI) cannot tell them apart.
+fn is_claim(name: &str) -> bool {
+    let begins = |claim: &str| {
+        let byte = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        name.len() >= claim.len() && name.bytes().map(byte).zip(claim.bytes()).all(|(left, right)| left == right)
+    };
+    CLAIMS.into_iter().any(|claim| begins(claim) && (claim.ends_with('-') || name.len() == claim.len()))
 }
 
 /// The value of a cookie.
@@ -160,6 +186,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("transfer-encoding", "chunked"),
             ("proxy-authorization", "x"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
             ("content-length", "5"),
             ("host", "web"),
             ("accept", "*/*"),
@@ -170,15 +197,34 @@ mod tests {
 
     #[test]
     fn a_client_cannot_say_who_it_is_unless_it_is_trusted() {
-        let lied = headers(&[("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=x"), ("x-real-ip", "10.0.0.1")]);
+        let lied = headers(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-prefix", "/admin"),
+            ("x-forwarded-server", "inside"),
+            ("x-forwarded-client-cert", "x"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-forwarded_host", "inside"),
+            ("forwarded", "for=x"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-forward", "is another"),
+        ]);
         let host = HeaderValue::from_static("web");
         let mut ours = lied.clone();
         prepare_request(&mut ours, Version::HTTP_11, Some(&host), false, &forwarded(false));
-        let expected = ["host: web", "x-forwarded-for: 192.0.2.1", "x-forwarded-host: web", "x-forwarded-proto: https"];
+        let expected = [
+            "host: web",
+            "x-forward: is another",
+            "x-forwarded-for: 192.0.2.1",
+            "x-forwarded-host: web",
+            "x-forwarded-proto: https",
+        ];
         assert_eq!(shown(&ours), expected);
         let mut trusted = lied;
         prepare_request(&mut trusted, Version::HTTP_11, Some(&host), false, &forwarded(true));
         assert_eq!(trusted[X_FORWARDED_FOR], "10.0.0.1, 192.0.2.1");
+        assert_eq!(trusted["x-forwarded-port"], "443");
+        assert_eq!(trusted["forwarded"], "for=x");
     }
 
     #[test]
@@ -197,5 +243,19 @@ mod tests {
     fn an_upgrade_needs_both_headers() {
         assert!(upgrade_of(&headers(&[("upgrade", "websocket")])).is_none());
         assert!(upgrade_of(&headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])).is_some());
+    }
+
+    #[test]
+    fn an_upgrade_to_what_carries_requests_goes_no_further_and_what_is_asked_for_beside_it_does() {
+        let asked =
+            |protocol| upgrade_of(&headers(&[("upgrade", protocol), ("connection", "Upgrade, HTTP2-Settings")]));
+        for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "TLS/1.0", "h2c, TLS/1.2", " ", ","] {
+            assert_eq!(asked(protocol), None, "{protocol:?}");
+        }
+        for (protocol, expected) in
+            [("websocket", "websocket"), ("h2c, websocket", "websocket"), ("SPDY/3.1", "SPDY/3.1"), ("h2cx", "h2cx")]
+        {
+            assert_eq!(asked(protocol).unwrap(), expected);
+        }
     }
 }

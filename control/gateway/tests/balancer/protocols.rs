@@ -244,6 +244,22 @@ async fn tls_chooses_the_certificate_by_name_and_takes_new_ones_without_a_droppe
 }
 
 #[tokio::test]
+async fn an_upgrade_to_http2_is_answered_over_http1_and_makes_no_tunnel() {
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let mut client = Client::connect(lab.address()).await;
+    // The connection goes on as it was.
+    for _ in 0..2 {
+        let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+        client.send(format!("GET /head HTTP/1.1\r\nHost: web\r\n{upgrade}\r\n")).await;
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains("upgrade") && !answer.body.contains("http2-settings"), "{answer:?}");
+    }
+    assert_eq!(lab.counter("streams").await, 0);
+}
+
+#[tokio::test]
 async fn garbage_in_place_of_tls_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     certificate(dir.path(), "a", "a.example.com");

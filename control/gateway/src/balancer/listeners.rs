@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use tokio_rustls::rustls::ServerConfig;
 use weaved_api::balancer::{Listener, ListenerProtocol, ListenerStatus};
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     limits::{BIND_GRACE, BIND_RETRY, CERTIFICATES_INTERVAL},
     rules::{Rules, Slot},
     service::Service,
-    tls::Certificates,
+    tls::{self, Certificates},
     worker::{Command, Handle},
 };
 use crate::handover::Inherited;
@@ -198,9 +199,8 @@ impl Known {
                 if self.certificates.as_ref().is_none_or(|known| known.dir() != dir) {
                     self.certificates = Some(Certificates::new(dir));
                 }
-                if let Some(config) = self.certificates.as_mut().and_then(Certificates::look) {
-                    self.slot.tls.store(Some(config));
-                }
+                let read = self.certificates.as_mut().and_then(Certificates::look);
+                self.offer(read, tls::alpn(rules.listener.protocol));
             }
         }
         let open = self.slot.log.load_full();
@@ -217,6 +217,15 @@ impl Known {
                 self.slot.log.store(log.map(Arc::new));
             }
             Err(problem) => self.log_problem = Some(problem),
+        }
+    }
+
+    /// Takes certificates that were read, or those in force for a listener that speaks something else.
+    fn offer(&self, read: Option<ServerConfig>, alpn: Vec<Vec<u8>>) {
+        let in_force = || self.slot.tls.load_full().filter(|config| config.alpn_protocols != alpn);
+        if let Some(mut config) = read.or_else(|| Some((*in_force()?).clone())) {
+            config.alpn_protocols = alpn;
+            self.slot.tls.store(Some(Arc::new(config)));
         }
     }
 

@@ -1,6 +1,8 @@
 //! Certificates from a directory: `NAME.crt` and `NAME.key`, both PEM. The client's SNI chooses among them by the names that they
 //! are for; `default.crt`, or else the first by name, is for clients that ask for nothing that is there.
 //!
+//! What is offered to be spoken inside (ALPN) is the listener's matter and not the directory's.
+//!
 //! INVARIANT: a directory that cannot be used changes nothing: what was read before stays in force.
 
 use std::{
@@ -20,6 +22,7 @@ use tokio_rustls::rustls::{
     server::{ClientHello, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use weaved_api::balancer::ListenerProtocol;
 
 use super::limits::{MAX_CERTIFICATES, MAX_PEM_BYTES};
 
@@ -53,7 +56,7 @@ impl Certificates {
     }
 
     /// What is there, when it is other than at the last look and can be used.
-    pub(super) fn look(&mut self) -> Option<Arc<ServerConfig>> {
+    pub(super) fn look(&mut self) -> Option<ServerConfig> {
         let found = list(&self.dir);
         if self.seen.as_ref() == Some(&found) {
             return None;
@@ -74,6 +77,14 @@ impl Certificates {
     }
 }
 
+/// What is offered inside. Of bytes we know nothing, and where we offer nothing a client may ask for what it likes.
+pub(super) fn alpn(protocol: ListenerProtocol) -> Vec<Vec<u8>> {
+    match protocol {
+        ListenerProtocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        ListenerProtocol::Tcp => vec![],
+    }
+}
+
 fn list(dir: &Path) -> BTreeMap<PathBuf, Signature> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let wanted =
@@ -85,7 +96,7 @@ fn list(dir: &Path) -> BTreeMap<PathBuf, Signature> {
     with_signature.take(2 * MAX_CERTIFICATES).collect()
 }
 
-fn read(found: &BTreeMap<PathBuf, Signature>) -> Result<Arc<ServerConfig>, String> {
+fn read(found: &BTreeMap<PathBuf, Signature>) -> Result<ServerConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chains = found.keys().filter(|path| path.extension().is_some_and(|extension| extension == "crt"));
     let mut keys = Vec::new();
@@ -101,9 +112,7 @@ fn read(found: &BTreeMap<PathBuf, Signature>) -> Result<Arc<ServerConfig>, Strin
     }
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = versions.map_err(|error| error.to_string())?.with_no_client_auth();
-    let mut config = builder.with_cert_resolver(Arc::new(BySni { keys, default }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(builder.with_cert_resolver(Arc::new(BySni { keys, default })))
 }
 
 fn read_pair(chain: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {

@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -191,7 +192,7 @@ async fn connect(
     file: &str,
     name: &str,
     alpn: &[&[u8]],
-) -> std::io::Result<impl crate::lab::Stream> {
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.join(format!("{file}.crt"))).unwrap()).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
@@ -241,6 +242,29 @@ async fn tls_chooses_the_certificate_by_name_and_takes_new_ones_without_a_droppe
     let report = lab.wait_for_report(|report| !report.problems.is_empty()).await;
     assert!(report.problems[0].contains("a.key"), "{:?}", report.problems);
     connect(&lab, dir.path(), "a", "a.example.com", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_of_bytes_offers_nothing_inside_of_tls_and_lets_clients_offer_what_they_like() {
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path(), "a", "a.example.com");
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().tls = Some(dir.path().to_owned());
+    for (protocol, offered, chosen) in [
+        (ListenerProtocol::Http, b"h2".as_slice(), Some(b"h2".as_slice())),
+        (ListenerProtocol::Tcp, b"h2", None),
+        (ListenerProtocol::Tcp, b"postgresql", None),
+        (ListenerProtocol::Http, b"http/1.1", Some(b"http/1.1")),
+    ] {
+        lab.listener().protocol = protocol;
+        lab.apply().await;
+        let stream = connect(&lab, dir.path(), "a", "a.example.com", &[offered]).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), chosen, "{protocol:?}");
+        if chosen != Some(b"h2") {
+            assert!(get(stream).await.starts_with("HTTP/1.1 200"), "{protocol:?}");
+        }
+    }
 }
 
 #[tokio::test]

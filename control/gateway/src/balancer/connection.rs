@@ -55,8 +55,10 @@ use super::{
 
 /// How every HTTP/2 connection begins (RFC 9113 §3.4). `PRI` is no method of HTTP/1.
 const H2_BEGIN: &[u8] = b"PRI ";
-/// Between two looks at bytes that are not complete yet.
+/// Between the first two looks at bytes that are not complete yet.
 const PEEK_PAUSE: Duration = Duration::from_millis(2);
+/// Between two looks at bytes that have not been complete for long.
+const MAX_PEEK_PAUSE: Duration = Duration::from_millis(250);
 
 /// What its requests share.
 #[derive(Debug)]
@@ -302,6 +304,7 @@ async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Respo
 /// Whether a connection without TLS speaks HTTP/2 from its first byte on.
 async fn begins_with_h2(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0; H2_BEGIN.len()];
+    let mut looks = 0;
     loop {
         let len = stream.peek(&mut first).await?;
         if len == 0 || first[..len] != H2_BEGIN[..len] {
@@ -310,14 +313,21 @@ async fn begins_with_h2(stream: &TcpStream) -> io::Result<bool> {
         if len == first.len() {
             return Ok(true);
         }
-        tokio::time::sleep(PEEK_PAUSE).await;
+        tokio::time::sleep(peek_pause(looks)).await;
+        looks += 1;
     }
+}
+
+/// Until the next look at bytes that are still the same after so many: whoever sends the rest at once is served at once, and who never does costs
+/// a few looks a second.
+fn peek_pause(looks: u32) -> Duration {
+    PEEK_PAUSE.saturating_mul(1_u32.checked_shl(looks).unwrap_or(u32::MAX)).min(MAX_PEEK_PAUSE)
 }
 
 /// Takes exactly the header from the stream.
 async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     let mut bytes = vec![0; MAX_PROXY_HEADER_BYTES];
-    let mut seen = 0;
+    let (mut seen, mut looks) = (0, 0);
     loop {
         let len = stream.peek(&mut bytes).await?;
         match proxy_protocol::parse(&bytes[..len]) {
@@ -327,10 +337,9 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAd
             }
             Header::Incomplete if len > 0 => {
                 // The end of the stream shows as no more bytes than before, for ever; the caller's limit ends that.
-                if len == seen {
-                    tokio::time::sleep(PEEK_PAUSE).await;
-                }
+                looks = if len == seen { looks + 1 } else { 0 };
                 seen = len;
+                tokio::time::sleep(peek_pause(looks)).await;
             }
             Header::Incomplete | Header::Invalid => return Err(io::ErrorKind::InvalidData.into()),
         }
@@ -385,6 +394,12 @@ mod tests {
 
     fn future_len<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn the_pause_between_two_looks_doubles_to_a_quarter_of_a_second() {
+        let pauses = [0, 1, 2, 6, 7, 31, 32, u32::MAX].map(|looks| peek_pause(looks).as_millis());
+        assert_eq!(pauses, [2, 4, 8, 128, 250, 250, 250, 250]);
     }
 
     #[test]

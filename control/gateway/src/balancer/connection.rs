@@ -294,11 +294,17 @@ async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+fn answer(
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
+    // From the call on, and not only when it is first polled: the request is no longer where the guard looks.
     let active = client.activity.begin();
-    let answer = forward::handle(client, request).await;
-    drop(active);
-    Ok(answer)
+    async move {
+        let answer = forward::handle(client, request).await;
+        drop(active);
+        Ok(answer)
+    }
 }
 
 /// Whether a connection without TLS speaks HTTP/2 from its first byte on.

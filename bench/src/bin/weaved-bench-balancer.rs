@@ -28,7 +28,7 @@ use tokio::{
 };
 use weaved_api::{
     Generation,
-    balancer::{BalancedService, BalancerState, ClientLimits, Listener, ListenerProtocol, Route},
+    balancer::{BalancedService, BalancerState, ClientLimits, Listener, ListenerProtocol, Route, Trust},
     gateway::{GatewayState, NamedHost, NamedInstance, Standing},
 };
 use weaved_gateway::balancer::Balancer;
@@ -171,8 +171,8 @@ fn state(port: u16) -> GatewayState {
         address: ([127, 0, 0, 1], port + number).into(),
         protocol,
         tls: None,
-        accept_proxy: false,
-        trust_forwarded: false,
+        accept_proxy: Trust::Nobody,
+        trust_forwarded: Trust::Nobody,
         routes: vec![Route {
             host: None,
             path: None,

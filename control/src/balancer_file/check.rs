@@ -2,20 +2,21 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
+use ipnet::IpNet;
 use toml::Spanned;
 use weaved_api::balancer::{
     AccessLog, BackendTimeouts, BalancedService, ClientLimits, Ejection, Listener, ListenerProtocol, LogFormat, Policy,
-    Route, Sticky,
+    Route, Sticky, Trust,
 };
 
 use super::{
-    BalancerFile, FileError, MAX_LISTENERS, MAX_ROUTES, MAX_SERVICES, Place, PlacedListener,
-    raw::{RawFile, RawListen, RawRoute, RawService, line_of},
+    BalancerFile, FileError, MAX_LISTENERS, MAX_ROUTES, MAX_SERVICES, MAX_TRUSTED, Place, PlacedListener,
+    raw::{RawFile, RawListen, RawRoute, RawService, RawTrust, line_of},
 };
 use crate::{go_duration, switch::ServiceFacts};
 
@@ -121,8 +122,8 @@ impl Checker<'_> {
             address: unplaced,
             protocol,
             tls,
-            accept_proxy: raw.accept_proxy,
-            trust_forwarded: raw.trust_forwarded,
+            accept_proxy: self.trust(raw.accept_proxy.as_ref())?,
+            trust_forwarded: self.trust(raw.trust_forwarded.as_ref())?,
             routes,
             limits: self.limits(&raw.limits, line)?,
             access_log,
@@ -150,6 +151,23 @@ impl Checker<'_> {
             Some((_, "tcp")) => Ok(ListenerProtocol::Tcp),
             Some((at, other)) => self.refuse(at, format!("`{other}` is not spoken here; write \"http\" or \"tcp\"")),
         }
+    }
+
+    fn trust(&self, trust: Option<&Spanned<RawTrust>>) -> Result<Trust, FileError> {
+        let Some(trust) = trust else { return Ok(Trust::Nobody) };
+        let networks = match trust.get_ref() {
+            RawTrust::IsAll(false) => return Ok(Trust::Nobody),
+            RawTrust::IsAll(true) => return Ok(Trust::Everybody),
+            RawTrust::Networks(networks) => networks,
+        };
+        if networks.len() > MAX_TRUSTED {
+            return self.refuse(trust, format!("more than {MAX_TRUSTED} networks"));
+        }
+        let network = |text: &String| match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => Ok(network),
+            Err(_) => self.refuse(trust, format!("`{text}` is no network; write one like 10.0.0.0/8")),
+        };
+        networks.iter().map(network).collect::<Result<Vec<_>, _>>().map(Trust::Networks)
     }
 
     fn route(

@@ -27,6 +27,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub const MAX_LISTENERS: usize = 64;
 /// Routes of one listener: they are looked through for each request.
 pub const MAX_ROUTES: usize = 256;
+/// Networks whose word is taken: they are looked through for each connection.
+pub const MAX_TRUSTED: usize = 64;
 /// Services of one host.
 pub const MAX_SERVICES: usize = 256;
 
@@ -125,7 +127,7 @@ fn printable(message: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use weaved_api::balancer::{ListenerProtocol, LogFormat, Policy, ProxyVersion, Sticky};
+    use weaved_api::balancer::{ListenerProtocol, LogFormat, Policy, ProxyVersion, Sticky, Trust};
 
     use super::*;
 
@@ -148,6 +150,8 @@ mod tests {
         assert_eq!(state.listeners[0].name, "0.0.0.0:80");
         assert_eq!((state.listeners[0].routes.len(), state.services.len()), (1, 1));
         assert_eq!((state.services[0].name.as_str(), state.services[0].retries), ("web", 1));
+        let listener = &state.listeners[0];
+        assert_eq!((&listener.accept_proxy, &listener.trust_forwarded), (&Trust::Nobody, &Trust::Nobody));
     }
 
     #[test]
@@ -165,7 +169,9 @@ mod tests {
         assert_eq!(public.routes[1].header, Some(("x-api-version".into(), "2".into())));
         assert_eq!(public.routes.last().unwrap().colour_header.as_deref(), Some("x-colour"));
         assert_eq!(inside.address, "10.32.0.1:80".parse().unwrap());
-        assert_eq!((database.protocol, database.accept_proxy), (ListenerProtocol::Tcp, true));
+        assert_eq!(database.protocol, ListenerProtocol::Tcp);
+        let lan = Trust::Networks(vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()]);
+        assert_eq!((&public.trust_forwarded, &database.accept_proxy), (&Trust::Nobody, &lan));
         let [web, api, postgres] = state.services.as_slice() else { panic!("three services") };
         assert_eq!((web.policy, web.sticky.clone()), (Policy::LeastConnections, Some(Sticky::Cookie("route".into()))));
         assert_eq!((web.ejection.failures, web.timeouts.connect), (3, Duration::from_secs(1)));
@@ -210,6 +216,8 @@ mod tests {
         refused(&format!("{listen}[[listen.route]]\npath = \"api\"\nservice = \"web\"\n"), 3, "begins with /");
         refused(&format!("{listen}[[listen.route]]\nhost = \"*.*.x\"\nservice = \"web\"\n"), 3, "one label");
         refused(&format!("{listen}service = \"web\"\ntls = \"certs\"\n"), 4, "absolute");
+        refused(&format!("{listen}service = \"web\"\ntrust_forwarded = 7\n"), 4, "10.0.0.0/8");
+        refused(&format!("{listen}service = \"web\"\naccept_proxy = [\"10.0.0.0/33\"]\n"), 4, "is no network");
     }
 
     proptest::proptest! {

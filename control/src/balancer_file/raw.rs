@@ -26,15 +26,21 @@ pub(super) struct RawListen {
     pub(super) service: Option<String>,
     pub(super) preview_header: Option<String>,
     pub(super) tls: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    pub(super) accept_proxy: bool,
-    #[serde(default)]
-    pub(super) trust_forwarded: bool,
+    pub(super) accept_proxy: Option<Spanned<RawTrust>>,
+    pub(super) trust_forwarded: Option<Spanned<RawTrust>>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<RawRoute>>,
     #[serde(default)]
     pub(super) limits: RawLimits,
     pub(super) access_log: Option<RawAccessLog>,
+}
+
+/// Everybody or nobody, or networks.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "write true, false or networks: [\"10.0.0.0/8\"]")]
+pub(super) enum RawTrust {
+    IsAll(bool),
+    Networks(Vec<String>),
 }
 
 #[derive(Deserialize)]

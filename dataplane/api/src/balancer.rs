@@ -4,8 +4,13 @@
 //! Level-triggered as all of it: [`BalancerState`] is complete, [`BalancerReport`] too. A colour is any name by which instances
 //! of one service are told apart: a tag, a compose project, a label. Control resolves which instance has which.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Counter;
@@ -30,10 +35,10 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Directory of certificates, `NAME.crt` and `NAME.key` in PEM; None for plain text.
     pub tls: Option<PathBuf>,
-    /// True if each connection must begin with a PROXY header.
-    pub accept_proxy: bool,
-    /// True if what clients say in `X-Forwarded-*` is passed on: another proxy is in front.
-    pub trust_forwarded: bool,
+    /// Whose connections must begin with a PROXY header. At the others' none is looked for.
+    pub accept_proxy: Trust,
+    /// Who may say in `X-Forwarded-*` and the like who has asked: another proxy in front. By the address in the PROXY header, where there is one.
+    pub trust_forwarded: Trust,
     /// The first that matches decides; TCP takes the first.
     pub routes: Vec<Route>,
     /// Bounds of what a client may take.
@@ -50,6 +55,32 @@ pub enum ListenerProtocol {
     Http,
     /// Bytes.
     Tcp,
+}
+
+/// Whose word is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trust {
+    /// Nobody's.
+    #[default]
+    Nobody,
+    /// Everybody's.
+    Everybody,
+    /// That of the addresses in these networks.
+    Networks(Vec<IpNet>),
+}
+
+impl Trust {
+    /// True if the word of this address is taken.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Everybody => true,
+            Self::Networks(networks) => {
+                let address = address.to_canonical();
+                networks.iter().any(|network| network.contains(&address))
+            }
+        }
+    }
 }
 
 /// Which requests go to which service. What is None matches everything.
@@ -378,5 +409,24 @@ impl Default for BackendTimeouts {
 impl Default for Ejection {
     fn default() -> Self {
         Self { failures: 5, duration: Duration::from_secs(10), max_percent: 50 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing;
+
+    #[test]
+    fn networks_cover_their_addresses_also_where_an_ipv4_address_comes_as_an_ipv6_one() {
+        let trust = Trust::Networks(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        for (address, expected) in
+            [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("fd00::1", true), ("11.0.0.1", false), ("::1", false)]
+        {
+            assert_eq!(trust.covers(address.parse().unwrap()), expected, "{address}");
+        }
+        assert_eq!(framing::decode::<Trust>(&framing::encode(&trust).unwrap()[framing::LEN_BYTES..]).unwrap(), trust);
+        let anyone = "10.1.2.3".parse().unwrap();
+        assert!(Trust::Everybody.covers(anyone) && !Trust::Nobody.covers(anyone));
     }
 }

@@ -174,7 +174,7 @@ async fn converse(
     let (listener, local) = (&rules.listener, stream.local_addr()?);
     let patience = listener.limits.head_timeout;
     let mut address = peer;
-    if listener.accept_proxy {
+    if listener.accept_proxy.covers(peer.ip()) {
         let Ok(Ok(client)) = timeout(patience, Box::pin(read_proxy_header(&mut stream))).await else {
             worker.counters.proxy_header_refused.add();
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no PROXY header"));
@@ -186,7 +186,7 @@ async fn converse(
         let forwarded = Forwarded {
             address: HeaderValue::try_from(text).expect("an address is a header value"),
             proto: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
-            is_trusted: listener.trust_forwarded,
+            is_trusted: listener.trust_forwarded.covers(address.ip()),
         };
         let (slot, worker, activity) = (Arc::clone(slot), Arc::clone(worker), Arc::default());
         Arc::new(Client { address, local, is_tls, forwarded, accepted, slot, worker, activity })
@@ -355,7 +355,7 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAd
 /// One of many, for tests.
 #[cfg(test)]
 pub(super) fn sample() -> Arc<Client> {
-    use weaved_api::balancer::Listener;
+    use weaved_api::balancer::{Listener, Trust};
 
     use super::pool::Pool;
 
@@ -365,8 +365,8 @@ pub(super) fn sample() -> Arc<Client> {
         address,
         protocol: ListenerProtocol::Http,
         tls: None,
-        accept_proxy: false,
-        trust_forwarded: false,
+        accept_proxy: Trust::Nobody,
+        trust_forwarded: Trust::Nobody,
         routes: vec![],
         limits: ClientLimits::default(),
         access_log: None,

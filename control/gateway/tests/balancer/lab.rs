@@ -29,7 +29,7 @@ use weaved_api::{
     Generation,
     balancer::{
         BalancedService, BalancerReport, BalancerState, BalancerStatus, ClientLimits, ColourShare, Listener,
-        ListenerProtocol, Route,
+        ListenerProtocol, Route, Trust,
     },
     gateway::{GatewayState, NamedHost, NamedInstance, Standing},
 };
@@ -181,8 +181,8 @@ pub(crate) fn listener(protocol: ListenerProtocol) -> Listener {
         address: free_address(),
         protocol,
         tls: None,
-        accept_proxy: false,
-        trust_forwarded: false,
+        accept_proxy: Trust::Nobody,
+        trust_forwarded: Trust::Nobody,
         routes: vec![route("web")],
         limits: ClientLimits::default(),
         access_log: None,

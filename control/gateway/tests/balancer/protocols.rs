@@ -17,7 +17,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
-use weaved_api::balancer::{ListenerProtocol, ProxyVersion};
+use weaved_api::balancer::{ListenerProtocol, ProxyVersion, Trust};
 
 use crate::lab::{Backend, Client, Lab, listener, wait_for};
 
@@ -137,7 +137,7 @@ async fn proxy_headers_tell_the_client_in_and_out() {
     let mut lab = Lab::start(&[(&some, "blue")]).await;
     lab.state.instances[0].port = address.port();
     lab.state.balancer.listeners[0] = listener(ListenerProtocol::Tcp);
-    lab.listener().accept_proxy = true;
+    lab.listener().accept_proxy = Trust::Everybody;
     for (version, header) in [
         (ProxyVersion::V1, b"PROXY TCP4 192.0.2.1 198.51.100.7 1234 443\r\n".as_slice()),
         (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x07\x04\xd2\x01\xbb"),
@@ -167,6 +167,35 @@ async fn proxy_headers_tell_the_client_in_and_out() {
     stranger.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
     assert!(stranger.is_closed().await);
     assert_eq!(lab.counter("proxy_header_refused").await, 1);
+}
+
+#[tokio::test]
+async fn only_addresses_in_the_networks_that_are_trusted_say_who_asked() {
+    let networks = |text: &str| Trust::Networks(vec![text.parse().unwrap()]);
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    let request = "GET /head HTTP/1.1\r\nHost: web\r\nX-Forwarded-For: 198.51.100.9\r\n\r\n";
+    let proxied = |client: &str| format!("PROXY TCP4 {client} 198.51.100.7 1234 443\r\n{request}");
+    // Who is not there needs no PROXY header, and a header makes it nobody else.
+    lab.listener().accept_proxy = networks("192.0.2.0/24");
+    lab.listener().trust_forwarded = networks("192.0.2.0/24");
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    client.send(request).await;
+    let head = client.answer().await.unwrap().body;
+    assert!(head.lines().any(|line| line == "x-forwarded-for: 127.0.0.1"), "{head}");
+    let mut liar = Client::connect(lab.address()).await;
+    liar.send(proxied("192.0.2.1")).await;
+    assert_eq!(liar.answer().await.unwrap().status, 400);
+    // Who is there says it, and the client that it names is who is believed or not.
+    lab.listener().accept_proxy = networks("127.0.0.0/8");
+    lab.apply().await;
+    for (address, told) in [("192.0.2.1", "198.51.100.9, 192.0.2.1"), ("203.0.113.1", "203.0.113.1")] {
+        let mut client = Client::connect(lab.address()).await;
+        client.send(proxied(address)).await;
+        let head = client.answer().await.unwrap().body;
+        assert!(head.lines().any(|line| line == format!("x-forwarded-for: {told}")), "{head}");
+    }
 }
 
 /// A certificate for a name that is its own authority.

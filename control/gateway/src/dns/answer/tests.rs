@@ -49,7 +49,7 @@ fn names_of_services_give_the_instances_that_take_traffic() {
 
 #[test]
 fn a_balanced_service_has_a_name_that_stays_where_its_listener_can_be_reached() {
-    use weaved_api::balancer::{BalancerState, ClientLimits, Listener, ListenerProtocol, Route};
+    use weaved_api::balancer::{BalancerState, ClientLimits, Listener, ListenerProtocol, Route, Trust};
     let (host, path, header, colour, colour_header) = (None, None, None, None, None);
     let to_web = Route { host, path, header, service: "web".into(), colour, colour_header };
     let at = |address: &str| Listener {
@@ -57,8 +57,8 @@ fn a_balanced_service_has_a_name_that_stays_where_its_listener_can_be_reached() 
         address: address.parse().unwrap(),
         protocol: ListenerProtocol::Http,
         tls: None,
-        accept_proxy: false,
-        trust_forwarded: false,
+        accept_proxy: Trust::Nobody,
+        trust_forwarded: Trust::Nobody,
         routes: vec![to_web.clone()],
         limits: ClientLimits::default(),
         access_log: None,

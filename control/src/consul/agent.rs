@@ -294,3 +294,6 @@ fn refused(error: &AgentError) -> Answer {
         AgentError::Ending => Answer::refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! A registrator that runs beside us registers the containers that Docker has shown us already; so a client's
 //! registration with the id of a container is taken for that container's, and ends with it.
 //!
+//! INVARIANT: no client's registration holds a check by a command, from whatever door and whatever run it comes.
+//!
 //! INVARIANT: no two instances have one id. The order of calls does not matter for the outcome, but for what clients
 //! registered under the id of a container that came later: that is forgotten.
 
@@ -12,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Definition, Note,
+    Definition, Note, Unusable,
     agent::{AgentError, AgentRequest, Maintenance},
+    definition::refuse_command,
     facts::ContainerFacts,
     limits::{MAX_NOTES, MAX_REGISTERED},
     rules::{self, Registered},
@@ -46,6 +49,27 @@ struct ClientCheck {
 impl Record for Clients {
     const NAME: &'static str = "services";
     const VERSION: u32 = 1;
+}
+
+impl Clients {
+    /// Takes out what has a check by a command: earlier versions took such from everybody. A service goes as a whole,
+    /// because without its check it would pass. Returns what has gone, in words.
+    pub fn take_commands(&mut self) -> Vec<String> {
+        let services =
+            self.services.extract_if(.., |_, each| each.checks.iter().any(|spec| refuse_command(spec).is_err()));
+        let gone: Vec<InstanceId> = services.map(|(id, _)| id).collect();
+        for id in &gone {
+            self.forget_what_is_of(id);
+        }
+        let checks = self.checks.extract_if(.., |_, check| refuse_command(&check.spec).is_err());
+        let checks: Vec<String> = checks.map(|(id, _)| format!("check {}", id.0)).collect();
+        gone.into_iter().map(|id| format!("service {}", id.0)).chain(checks).collect()
+    }
+
+    fn forget_what_is_of(&mut self, id: &InstanceId) {
+        self.maintenance.remove(id);
+        self.checks.retain(|_, check| check.instance.as_ref() != Some(id));
+    }
 }
 
 /// What files say.
@@ -245,7 +269,9 @@ impl Book {
     }
 
     fn register(&self, clients: &mut Clients, definition: &Definition) -> Result<(), AgentError> {
-        definition.check().map_err(|error| AgentError::Unusable(error.to_string()))?;
+        let unusable = |error: Unusable| AgentError::Unusable(error.to_string());
+        definition.check().map_err(unusable)?;
+        definition.checks.iter().try_for_each(refuse_command).map_err(unusable)?;
         let mut ids = BTreeSet::new();
         if let Some(twice) = definition.checks.iter().find(|spec| !ids.insert(&spec.id)) {
             return Err(AgentError::Unusable(format!("two checks have the id {}", twice.id.0)));
@@ -272,8 +298,7 @@ impl Book {
                 None => AgentError::UnknownInstance(id.0.clone()),
             });
         }
-        clients.maintenance.remove(id);
-        clients.checks.retain(|_, check| check.instance.as_ref() != Some(id));
+        clients.forget_what_is_of(id);
         Ok(())
     }
 
@@ -283,6 +308,7 @@ impl Book {
         instance: Option<&InstanceId>,
         spec: &CheckSpec,
     ) -> Result<(), AgentError> {
+        refuse_command(spec).map_err(|error| AgentError::Unusable(error.to_string()))?;
         if let Some(unknown) = instance.filter(|id| !self.entries.contains_key(id)) {
             return Err(AgentError::UnknownInstance(unknown.0.clone()));
         }

@@ -1,12 +1,16 @@
 //! Definitions in Consul's JSON, as its files and its clients write them.
 //!
-//! Keys are read in any case ([`crate::any_case`]), but for those that an owner chooses (`meta`, `header`). Fields that mean nothing here are passed over, as Consul does.
+//! Keys are read in any case ([`crate::any_case`]), but for those that an owner chooses (`meta`, `header`). Fields that mean
+//! nothing here are passed over, as Consul does.
+//!
+//! INVARIANT: what a client writes gives no check by a command. Every container reaches the door for clients, and such a
+//! check runs with all that Docker may do, in whatever container it names.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::Definition;
+use super::{Definition, definition};
 use crate::{
     any_case,
     catalogue::{CheckId, Health, InstanceId},
@@ -47,27 +51,37 @@ pub struct CheckDefinition {
     pub spec: CheckSpec,
 }
 
+/// Who has written a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Author {
+    /// The operator, in a file of this host.
+    Operator,
+    /// Whoever reaches the HTTP API.
+    Client,
+}
+
 /// The services of a file: `{"service": {…}}`, `{"services": [{…}]}`, or one service alone.
 pub fn parse_file(text: &str) -> Result<Vec<Definition>, DefinitionError> {
     let file: File = read(text)?;
     if file.service.is_none() && file.services.is_none() {
-        return Ok(vec![parse_service(text)?]);
+        return Ok(vec![read::<Service>(text)?.into_definition(Author::Operator)?]);
     }
-    file.service.into_iter().chain(file.services.into_iter().flatten()).map(Service::into_definition).collect()
+    let services = file.service.into_iter().chain(file.services.into_iter().flatten());
+    services.map(|service| service.into_definition(Author::Operator)).collect()
 }
 
-/// One service, as `PUT /v1/agent/service/register` has it.
+/// One service of a client, as `PUT /v1/agent/service/register` has it.
 pub fn parse_service(text: &str) -> Result<Definition, DefinitionError> {
-    read::<Service>(text)?.into_definition()
+    read::<Service>(text)?.into_definition(Author::Client)
 }
 
-/// One check, as `PUT /v1/agent/check/register` has it.
+/// One check of a client, as `PUT /v1/agent/check/register` has it.
 pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
     let check: Check = read(text)?;
     let id = [&check.id, &check.checkid, &check.name].into_iter().flatten().find(|id| !id.is_empty()).cloned();
     let id = id.ok_or_else(|| unusable("a check needs a Name or a CheckID"))?;
     let instance = check.serviceid.clone().filter(|id| !id.is_empty()).map(InstanceId);
-    Ok(CheckDefinition { instance, spec: check.into_spec(CheckId(id))? })
+    Ok(CheckDefinition { instance, spec: check.into_spec(CheckId(id), Author::Client)? })
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, DefinitionError> {
@@ -139,7 +153,7 @@ struct Check {
 }
 
 impl Service {
-    fn into_definition(self) -> Result<Definition, DefinitionError> {
+    fn into_definition(self, author: Author) -> Result<Definition, DefinitionError> {
         let service = self.name.filter(|name| !name.is_empty()).ok_or_else(|| unusable("the service has no name"))?;
         let id = InstanceId(self.id.filter(|id| !id.is_empty()).unwrap_or_else(|| service.clone()));
         let address = self.address.filter(|address| !address.is_empty());
@@ -155,7 +169,7 @@ impl Service {
             // Consul numbers them from 1 when there are several.
             let usual =
                 if count == 1 { format!("service:{}", id.0) } else { format!("service:{}:{}", id.0, index + 1) };
-            specs.push(check.into_spec(CheckId(given.unwrap_or(usual)))?);
+            specs.push(check.into_spec(CheckId(given.unwrap_or(usual)), author)?);
         }
         let definition = Definition {
             id,
@@ -172,8 +186,8 @@ impl Service {
 }
 
 impl Check {
-    fn into_spec(self, id: CheckId) -> Result<CheckSpec, DefinitionError> {
-        let mut spec = CheckSpec::new(id, self.probe()?);
+    fn into_spec(self, id: CheckId, author: Author) -> Result<CheckSpec, DefinitionError> {
+        let mut spec = CheckSpec::new(id, self.probe(author)?);
         if let Some(name) = self.name.clone().filter(|name| !name.is_empty()) {
             spec.name = name;
         }
@@ -194,7 +208,7 @@ impl Check {
         Ok(spec)
     }
 
-    fn probe(&self) -> Result<Probe, DefinitionError> {
+    fn probe(&self, author: Author) -> Result<Probe, DefinitionError> {
         let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let skip = self.tlsskipverify == Some(true);
         let certificates = if skip { Certificates::Unverified } else { Certificates::Verified };
@@ -223,14 +237,17 @@ impl Check {
         if let Some(ttl) = time("TTL", self.ttl.as_ref())? {
             return Ok(Probe::Ttl(ttl.max(MIN_INTERVAL)));
         }
-        self.command().map(Probe::Exec)
+        self.command(author).map(Probe::Exec)
     }
 
-    fn command(&self) -> Result<ExecProbe, DefinitionError> {
+    fn command(&self, author: Author) -> Result<ExecProbe, DefinitionError> {
         let shell = self.shell.clone().unwrap_or_else(|| "sh".into());
         let script = self.script.clone().map(|script| vec![shell, "-c".into(), script]);
         let command = self.scriptargs.clone().or(script).filter(|command| !command.is_empty());
-        let command = command.ok_or_else(|| unusable("a check needs one of HTTP, TCP, GRPC, TTL, Args"))?;
+        let command = command.ok_or_else(|| unusable("a check needs one of HTTP, TCP, GRPC, TTL"))?;
+        if author == Author::Client {
+            return Err(unusable(definition::NO_COMMANDS));
+        }
         match self.dockercontainerid.clone().filter(|id| !id.is_empty()) {
             Some(container) => Ok(ExecProbe { container, command }),
             None => Err(unusable(

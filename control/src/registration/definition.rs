@@ -6,8 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue::{InstanceId, limits},
-    health::CheckSpec,
+    health::{CheckSpec, Probe},
 };
+
+/// Why a client's check by a command is refused, and what it may do instead.
+pub(super) const NO_COMMANDS: &str = "a check by a command is not taken from clients: use HTTP, TCP, GRPC or TTL, label \
+                                      the container with SERVICE_CHECK_CMD, or put the definition into the host's \
+                                      services directory";
 
 /// What is registered: an instance without its health, and how that is to be found out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +96,11 @@ impl Definition {
         }
         Ok(())
     }
+}
+
+/// Refuses what only the operator and a container for itself may ask for.
+pub(super) fn refuse_command(spec: &CheckSpec) -> Result<(), Unusable> {
+    if matches!(spec.probe, Probe::Exec(_)) { Err(Unusable(NO_COMMANDS.into())) } else { Ok(()) }
 }
 
 #[cfg(test)]

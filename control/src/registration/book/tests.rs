@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    health::Probe,
+    health::{ExecProbe, Probe},
     registration::{definition::definition, facts::Attachment},
 };
 
@@ -134,4 +134,42 @@ fn a_crowd_of_registrations_is_refused_at_the_bound() {
     let mut book = Book::new("alpha", clients);
     assert!(matches!(request(&mut book, &register("one-more")), Err(AgentError::Unusable(_))));
     request(&mut book, &register("s1")).unwrap();
+}
+
+fn command(id: &str) -> CheckSpec {
+    CheckSpec::new(CheckId(id.into()), Probe::Exec(ExecProbe { container: "f00".into(), command: vec!["true".into()] }))
+}
+
+#[test]
+fn a_check_by_a_command_is_not_taken_from_clients() {
+    let mut book = book();
+    let with_command = Definition { checks: vec![command("service:db")], ..definition("db", "db") };
+    let refused = request(&mut book, &AgentRequest::Register(Box::new(with_command)));
+    assert!(
+        matches!(&refused, Err(AgentError::Unusable(line)) if line.contains("not taken from clients")),
+        "{refused:?}"
+    );
+    let apart = AgentRequest::RegisterCheck { instance: None, spec: Box::new(command("up")) };
+    assert!(matches!(request(&mut book, &apart), Err(AgentError::Unusable(_))));
+    assert_eq!(book.checks().len(), 0);
+}
+
+#[test]
+fn what_an_earlier_run_took_with_a_command_is_left_out() {
+    let mut clients = Clients::default();
+    let bad = Definition { checks: vec![command("service:bad")], ..definition("bad", "bad") };
+    for definition in [definition("good", "good"), bad] {
+        clients.services.insert(definition.id.clone(), definition);
+    }
+    let apart = [("of-bad", Some("bad"), Probe::Tcp("a:1".into())), ("of-node", None, command("x").probe)];
+    for (id, instance, probe) in apart {
+        let spec = CheckSpec::new(CheckId(id.into()), probe);
+        let check = ClientCheck { instance: instance.map(|id| InstanceId(id.into())), spec };
+        clients.checks.insert(CheckId(id.into()), check);
+    }
+    assert_eq!(clients.take_commands(), ["service bad", "check of-node"]);
+    let book = Book::new("alpha", clients);
+    assert_eq!(ids(&book), ["good"]);
+    assert_eq!(book.checks().len(), 0);
+    assert_eq!(book.clients.checks.len(), 0);
 }

@@ -54,7 +54,8 @@ fn every_kind_of_check_is_read_in_either_spelling() {
     assert_eq!(probe_of(snake), Probe::Grpc(grpc.clone()));
     assert_eq!(probe_of(r#"{"GRPC":"127.0.0.1:1/shop","GRPCUseTLS":true,"TLSSkipVerify":true}"#), Probe::Grpc(grpc));
     let exec = ExecProbe { container: "f00".into(), command: vec!["true".into()] };
-    assert_eq!(probe_of(r#"{"docker_container_id":"f00","args":["true"]}"#), Probe::Exec(exec));
+    let file = r#"{"name":"web","check":{"docker_container_id":"f00","args":["true"]}}"#;
+    assert_eq!(parse_file(file).unwrap()[0].checks[0].probe, Probe::Exec(exec));
 }
 
 #[test]
@@ -91,6 +92,27 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         (r#"{"name":"a","check":{"ttl":"5s","status":"fine"}}"#, "Status"),
     ] {
         assert!(refusal(text).contains(word), "{text}: {}", refusal(text));
+    }
+}
+
+#[test]
+fn a_command_is_taken_from_files_and_not_from_clients() {
+    for command in [
+        r#""DockerContainerID":"f00","Args":["true"]"#,
+        r#""docker_container_id":"f00","script_args":["true"]"#,
+        r#""dockercontainerid":"f00","Script":"true","Shell":"/bin/sh""#,
+    ] {
+        let services = [
+            format!(r#"{{"name":"web","check":{{{command}}}}}"#),
+            format!(r#"{{"name":"web","checks":[{{"tcp":"a:1"}},{{{command}}}]}}"#),
+        ];
+        for text in services {
+            let refused = parse_service(&text).unwrap_err().to_string();
+            assert!(refused.starts_with("a check by a command is not taken from clients: "), "{text}: {refused}");
+            assert!(parse_file(&text).is_ok(), "{text}");
+        }
+        let refused = parse_check(&format!(r#"{{"name":"up",{command}}}"#)).unwrap_err().to_string();
+        assert!(refused.starts_with("a check by a command is not taken from clients: "), "{command}: {refused}");
     }
 }
 

@@ -1,0 +1,105 @@
+//! What clients may ask of this node's registrations, and what of it comes to who keeps them.
+
+use std::sync::Mutex;
+
+use hyper::body::Bytes;
+use tokio::sync::watch;
+use weaved_api::PeerId;
+
+use super::*;
+use crate::{
+    catalogue::{Index, NodeFacts, Readiness, Standing},
+    consul::answer::Body,
+    node::MemberState,
+    registration::agent::AgentView,
+};
+
+/// What the registrar was asked.
+type Asked = Arc<Mutex<Vec<AgentRequest>>>;
+
+fn node(octet: u8, name: &str) -> Arc<NodeView> {
+    let facts = NodeFacts {
+        id: PeerId([octet; 32]),
+        name: name.into(),
+        address: Some(format!("192.0.2.{octet}").parse().unwrap()),
+        gateway: None,
+        state: MemberState::Up,
+        standing: Standing::Trusted,
+        meta: BTreeMap::new(),
+    };
+    Arc::new(NodeView { facts, index: Index(5), created: Index(1), modified: Index(2), instances: vec![] })
+}
+
+/// `a` (we) and `b`.
+fn views() -> (watch::Sender<Arc<View>>, Views) {
+    let mut view = View::starting(PeerId([1; 32]), Index(7));
+    view.readiness = Readiness::Ready;
+    for node in [node(1, "a"), node(2, "b")] {
+        view.nodes.insert(node.facts.id, node);
+    }
+    watch::channel(Arc::new(view))
+}
+
+/// A registrar that writes down what it is asked, and says yes.
+fn willing() -> (AgentHandle, Asked) {
+    let (handle, mut calls) = AgentHandle::new();
+    let asked = Asked::default();
+    let written = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some((request, answer)) = calls.recv().await {
+            written.lock().unwrap().push(request);
+            drop(answer.send(Ok(AgentView::default())));
+        }
+    });
+    (handle, asked)
+}
+
+/// What a client that puts this is answered, and what the registrar was asked for it.
+async fn put(path: &str, body: &str) -> (Answer, Vec<AgentRequest>) {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let ask = Ask::new(Method::PUT, path, Some(query), Bytes::from(body.to_owned())).unwrap();
+    let ((handle, asked), (_sender, views)) = (willing(), views());
+    let answer = match ask.path.as_str() {
+        "catalog/register" => catalog_register(&ask, &handle, &views).await,
+        "catalog/deregister" => catalog_deregister(&ask, &handle).await,
+        _ => {
+            let rest = ask.behind("agent").unwrap();
+            super::answer(&ask, rest, &handle, &views).await.map(|answer| answer.expect("there is such a path"))
+        }
+    };
+    let asked = asked.lock().unwrap().clone();
+    (answer.unwrap_or_else(|refused| refused), asked)
+}
+
+fn line(answer: &Answer) -> &str {
+    match &answer.body {
+        Body::Text(line) => line,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn no_door_takes_a_check_by_a_command() {
+    for command in [
+        r#""DockerContainerID":"f00","Args":["true"]"#,
+        r#""DockerContainerID":"f00","Script":"true""#,
+        r#""Args":["true"]"#,
+        r#""Script":"true""#,
+    ] {
+        for (path, body) in [
+            ("/v1/agent/service/register", format!(r#"{{"Name":"web","Check":{{{command}}}}}"#)),
+            ("/v1/agent/service/register", format!(r#"{{"Name":"web","Checks":[{{"TTL":"1m"}},{{{command}}}]}}"#)),
+            ("/v1/agent/check/register", format!(r#"{{"Name":"up",{command}}}"#)),
+            ("/v1/agent/check/register", format!(r#"{{"Name":"up","ServiceID":"web",{command}}}"#)),
+            ("/v1/catalog/register", format!(r#"{{"Node":"a","Service":{{"Service":"web","Check":{{{command}}}}}}}"#)),
+        ] {
+            let (answer, asked) = put(path, &body).await;
+            assert_eq!((answer.status, asked), (StatusCode::BAD_REQUEST, vec![]), "{path} {body}");
+            let line = line(&answer);
+            assert!(line.starts_with("a check by a command is not taken from clients: "), "{path} {body}: {line}");
+            assert!(!line.contains('\n'), "{line}");
+        }
+    }
+    let (answer, asked) = put("/v1/agent/service/register", r#"{"Name":"web","Check":{"TTL":"1m"}}"#).await;
+    assert_eq!((answer.status, asked.len()), (StatusCode::OK, 1));
+}

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Definition, Note, Unusable,
     agent::{AgentError, AgentRequest, Maintenance},
-    definition::refuse_command,
+    definition::{cut, refuse_command, refuse_long},
     facts::ContainerFacts,
     limits::{MAX_NOTES, MAX_REGISTERED},
     rules::{self, Registered},
@@ -199,6 +199,7 @@ impl Book {
         let reason = self.clients.node_maintenance.as_ref();
         keys.filter_map(|key| result(&key))
             .chain(reason.map(|reason| maintenance("_node_maintenance", reason)))
+            .map(fitting)
             .collect()
     }
 
@@ -308,12 +309,13 @@ impl Book {
         instance: Option<&InstanceId>,
         spec: &CheckSpec,
     ) -> Result<(), AgentError> {
-        refuse_command(spec).map_err(|error| AgentError::Unusable(error.to_string()))?;
+        let fits = refuse_long(spec).and_then(|()| refuse_command(spec));
+        fits.map_err(|error| AgentError::Unusable(error.to_string()))?;
         if let Some(unknown) = instance.filter(|id| !self.entries.contains_key(id)) {
             return Err(AgentError::UnknownInstance(unknown.0.clone()));
         }
-        if spec.id.0.is_empty() || spec.id.0.len() > limits::MAX_NAME_BYTES {
-            return Err(AgentError::Unusable("a check needs an id of at most 255 bytes".into()));
+        if spec.id.0.is_empty() {
+            return Err(AgentError::Unusable("a check needs an id".into()));
         }
         if clients.checks.len() >= MAX_REGISTERED && !clients.checks.contains_key(&spec.id) {
             return Err(AgentError::Unusable(format!("{MAX_REGISTERED} checks are registered here, more do not fit")));
@@ -355,14 +357,11 @@ fn maintenance(id: &str, reason: &str) -> Check {
     }
 }
 
-/// What Docker's own check printed may be long.
+/// As the catalogue carries it, whatever the check is of: one that is not within the limits would take its instance along.
+/// What Docker's own check printed may be long, and so may be what was stored by earlier versions.
 fn fitting(mut check: Check) -> Check {
-    let mut end = check.output.len().min(limits::MAX_CHECK_OUTPUT_BYTES);
-    while !check.output.is_char_boundary(end) {
-        end -= 1;
-    }
-    check.output.truncate(end);
-    check
+    check.output.truncate(check.output.floor_char_boundary(limits::MAX_CHECK_OUTPUT_BYTES));
+    Check { id: CheckId(cut(check.id.0)), name: cut(check.name), ..check }
 }
 
 fn owner_name(source: &Source) -> String {

@@ -81,7 +81,9 @@ pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
     let id = [&check.id, &check.checkid, &check.name].into_iter().flatten().find(|id| !id.is_empty()).cloned();
     let id = id.ok_or_else(|| unusable("a check needs a Name or a CheckID"))?;
     let instance = check.serviceid.clone().filter(|id| !id.is_empty()).map(InstanceId);
-    Ok(CheckDefinition { instance, spec: check.into_spec(CheckId(id), Author::Client)? })
+    let spec = check.into_spec(CheckId(id), Author::Client)?;
+    definition::refuse_long(&spec).map_err(|error| unusable(error.0))?;
+    Ok(CheckDefinition { instance, spec })
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, DefinitionError> {

@@ -7,11 +7,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Note,
+    definition::{check_id, cut},
     facts::ContainerFacts,
     metadata::{Metadata, quote},
 };
 use crate::{
-    catalogue::{CheckId, Health, InstanceId},
+    catalogue::{Health, InstanceId},
     go_duration,
     health::{
         Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
@@ -31,8 +32,8 @@ pub(super) struct Subject<'a> {
 pub(super) fn check_of(subject: &Subject<'_>, metadata: &Metadata, notes: &mut Vec<Note>) -> Option<CheckSpec> {
     let mut reader = Reader { about: &subject.container.name, metadata, notes };
     let probe = reader.probe(subject)?;
-    let id = CheckId(format!("service:{}", subject.id.0));
-    let mut spec = CheckSpec { name: format!("{} of {}", probe.kind(), subject.id.0), ..CheckSpec::new(id, probe) };
+    let name = cut(format!("{} of {}", probe.kind(), subject.id.0));
+    let mut spec = CheckSpec { name, ..CheckSpec::new(check_id("service", subject.id), probe) };
     spec.interval = reader.duration("check_interval").unwrap_or(DEFAULT_INTERVAL).max(MIN_INTERVAL);
     spec.timeout = reader.duration("check_timeout").unwrap_or(DEFAULT_TIMEOUT).max(MIN_INTERVAL);
     spec.start_period = reader.duration("check_start_period").unwrap_or_default();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    catalogue::{InstanceId, limits},
+    catalogue::{CheckId, InstanceId, limits},
     health::{CheckSpec, Probe},
 };
 
@@ -94,8 +94,32 @@ impl Definition {
             let key: String = key.chars().take(32).collect();
             return refuse(format!("metadata {key} is too long: keys have at most 128 bytes, values 512"));
         }
-        Ok(())
+        self.checks.iter().try_for_each(refuse_long)
     }
+}
+
+/// Refuses a check whose names the catalogue does not carry: it would take along every instance that has it.
+pub(super) fn refuse_long(spec: &CheckSpec) -> Result<(), Unusable> {
+    for (what, text) in [("id", &spec.id.0), ("name", &spec.name)] {
+        if text.len() > limits::MAX_CHECK_NAME_BYTES {
+            let (len, most) = (text.len(), limits::MAX_CHECK_NAME_BYTES);
+            return Err(Unusable(format!(
+                "the {what} of a check has {len} bytes, at most {most} fit: give it a shorter one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The id of a check that has none of its own, such as `service:ID`, cut to what the catalogue carries.
+pub(super) fn check_id(kind: &str, id: &InstanceId) -> CheckId {
+    CheckId(cut(format!("{kind}:{}", id.0)))
+}
+
+/// A name of a check, cut to what the catalogue carries.
+pub(super) fn cut(mut name: String) -> String {
+    name.truncate(name.floor_char_boundary(limits::MAX_CHECK_NAME_BYTES));
+    name
 }
 
 /// Refuses what only the operator and a container for itself may ask for.
@@ -136,5 +160,25 @@ mod tests {
         for definition in refused {
             assert!(definition.check().is_err(), "{definition:?}");
         }
+    }
+
+    #[test]
+    fn a_check_whose_names_the_catalogue_cannot_carry_is_refused() {
+        let with_check = |id: &str, name: &str| {
+            let mut spec = CheckSpec::new(CheckId(id.into()), Probe::Tcp("a:1".into()));
+            spec.name = name.into();
+            Definition { checks: vec![spec], ..definition("a", "web") }.check().map_err(|error| error.0)
+        };
+        assert_eq!(with_check(&"x".repeat(255), &"y".repeat(255)), Ok(()));
+        let refused = with_check(&"x".repeat(256), "y").unwrap_err();
+        assert_eq!(refused, "the id of a check has 256 bytes, at most 255 fit: give it a shorter one");
+        assert!(with_check("x", &"y".repeat(256)).unwrap_err().starts_with("the name of a check has 256 bytes"));
+    }
+
+    #[test]
+    fn an_id_that_is_made_is_cut_between_two_characters() {
+        assert_eq!(check_id("service", &InstanceId("db".into())), CheckId("service:db".into()));
+        let long = check_id("service", &InstanceId("ö".repeat(127))).0;
+        assert_eq!(long, format!("service:{}", "ö".repeat(123)));
     }
 }

@@ -16,12 +16,13 @@ use std::{
 use super::{
     Definition, Note,
     container_checks::{self, Subject},
+    definition::check_id,
     facts::{ContainerFacts, DockerHealth, DockerHealthState, Network, Port, Transport},
     limits::MAX_PORTS,
     metadata::{Entries, Metadata, quote, split_tags},
     names,
 };
-use crate::catalogue::{Check, CheckId, Drain, Health, InstanceId, limits};
+use crate::catalogue::{Check, Drain, Health, InstanceId, limits};
 
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
@@ -101,10 +102,10 @@ fn settle(claims: Vec<Claim>, notes: &mut Vec<Note>) -> Vec<Registered> {
 
 fn rename(registered: &mut Registered, id: InstanceId) {
     for check in &mut registered.definition.checks {
-        check.id = CheckId(format!("service:{}", id.0));
+        check.id = check_id("service", &id);
     }
     if let Some(health) = &mut registered.health {
-        health.id = CheckId(format!("docker:{}", id.0));
+        health.id = check_id("docker", &id);
     }
     registered.definition.id = id;
 }
@@ -286,7 +287,7 @@ fn docker_check(id: &InstanceId, health: &DockerHealth) -> Check {
         DockerHealthState::Starting => "Docker's HEALTHCHECK has not passed yet".into(),
         _ => health.output.clone(),
     };
-    let id = CheckId(format!("docker:{}", id.0));
+    let id = check_id("docker", id);
     Check { id, name: "Docker's HEALTHCHECK".into(), kind: "docker".into(), health: state, output }
 }
 

@@ -103,3 +103,18 @@ async fn no_door_takes_a_check_by_a_command() {
     let (answer, asked) = put("/v1/agent/service/register", r#"{"Name":"web","Check":{"TTL":"1m"}}"#).await;
     assert_eq!((answer.status, asked.len()), (StatusCode::OK, 1));
 }
+
+#[tokio::test]
+async fn names_of_checks_that_would_hide_every_service_of_the_host_are_refused() {
+    let long = "x".repeat(256);
+    for (path, body) in [
+        ("/v1/agent/check/register", format!(r#"{{"ID":"up","Name":"{long}","TTL":"1m"}}"#)),
+        ("/v1/agent/service/register", format!(r#"{{"Name":"web","Check":{{"Name":"{long}","TTL":"1m"}}}}"#)),
+        // The check is called `service:ID`.
+        ("/v1/agent/service/register", format!(r#"{{"Name":"web","ID":"{}","Check":{{"TTL":"1m"}}}}"#, &long[..248])),
+    ] {
+        let (answer, asked) = put(path, &body).await;
+        assert_eq!((answer.status, asked.len()), (StatusCode::BAD_REQUEST, 0), "{path} {body}");
+        assert!(line(&answer).contains(" of a check has 256 bytes, at most 255 fit"), "{}", line(&answer));
+    }
+}

@@ -173,3 +173,41 @@ fn what_an_earlier_run_took_with_a_command_is_left_out() {
     assert_eq!(book.checks().len(), 0);
     assert_eq!(book.clients.checks.len(), 0);
 }
+
+#[test]
+fn names_of_checks_that_the_catalogue_cannot_carry_are_refused_from_clients() {
+    let mut book = book();
+    for (id, name) in [("x".repeat(256), "x".into()), ("x".into(), "ö".repeat(128))] {
+        let spec = CheckSpec { name, ..CheckSpec::new(CheckId(id), Probe::Tcp("a:1".into())) };
+        let apart = AgentRequest::RegisterCheck { instance: None, spec: Box::new(spec.clone()) };
+        let own = Definition { checks: vec![spec], ..definition("db", "db") };
+        for refused in [apart, AgentRequest::Register(Box::new(own))] {
+            assert!(matches!(request(&mut book, &refused), Err(AgentError::Unusable(_))), "{refused:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_checks_are_called_the_instances_are_announced() {
+    let mut clients = Clients::default();
+    let long = CheckSpec::new(CheckId("ö".repeat(200)), Probe::Tcp("a:1".into()));
+    clients.checks.insert(long.id.clone(), ClientCheck { instance: None, spec: long });
+    let mut book = Book::new("alpha", clients);
+    // The ids of its checks have words in front of this.
+    let id = "x".repeat(limits::MAX_NAME_BYTES);
+    request(&mut book, &register(&id)).unwrap();
+    let on = || Maintenance::On { reason: "disk".into() };
+    request(&mut book, &AgentRequest::SetMaintenance { instance: Some(InstanceId(id)), mode: on() }).unwrap();
+    let labels = [("SERVICE_ID".to_owned(), "y".repeat(250)), ("SERVICE_CHECK_TCP".to_owned(), "true".to_owned())];
+    let health = crate::registration::facts::DockerHealth {
+        state: crate::registration::facts::DockerHealthState::Healthy,
+        output: String::new(),
+    };
+    book.set_containers(&[ContainerFacts { labels: labels.into(), health: Some(health), ..container("web") }]);
+    let instances = book.instances(&passing);
+    assert_eq!(instances.len(), 2);
+    for instance in instances {
+        assert!(instance.is_valid(), "{instance:?}");
+        assert!(instance.checks.len() >= 2, "{instance:?}");
+    }
+}

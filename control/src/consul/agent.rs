@@ -180,9 +180,11 @@ pub async fn catalog_register(ask: &Ask, agent: &AgentHandle, views: &Views) -> 
     Ok(Answer::json(&true))
 }
 
-/// `PUT /v1/catalog/deregister`.
-pub async fn catalog_deregister(ask: &Ask, agent: &AgentHandle) -> Result<Answer, Answer> {
+/// `PUT /v1/catalog/deregister`. What is said of another member's services is not done to those of this one, which may
+/// have the same ids.
+pub async fn catalog_deregister(ask: &Ask, agent: &AgentHandle, views: &Views) -> Result<Answer, Answer> {
     let body: CatalogBody = json::decode(&ask.body, &[])?;
+    refuse_other_node(&body.node, body.address.parse().ok(), &views.borrow())?;
     let request = match (body.serviceid.as_str(), body.checkid.as_str()) {
         ("", "") => {
             let reason = "a node leaves by `weaved reset`, or is forgotten when it was dead for long enough";
@@ -202,7 +204,7 @@ fn refuse_other_node(name: &str, address: Option<IpAddr>, view: &View) -> Result
     let is_mine = |id| id == view.me;
     if let Some(node) = view.node_named(name).filter(|node| !is_mine(node.facts.id)) {
         let reason = format!(
-            "{name} is another member: register its services at its own agent, {}",
+            "{name} is another member: what runs there is registered and deregistered at its own agent, {}",
             own_address(node.facts.address)
         );
         return Err(Answer::bad(reason));
@@ -212,7 +214,8 @@ fn refuse_other_node(name: &str, address: Option<IpAddr>, view: &View) -> Result
     match view.nodes.values().find(is_there).filter(|node| !is_mine(node.facts.id)) {
         Some(node) => {
             let address = own_address(address);
-            Err(Answer::bad(format!("{address} is {}: register its services at its own agent", node.facts.name)))
+            let reason = "what runs there is registered and deregistered at its own agent";
+            Err(Answer::bad(format!("{address} is {}: {reason}", node.facts.name)))
         }
         None => Ok(()),
     }

@@ -59,7 +59,9 @@ impl<K: Keys> Routes<K> {
             ("catalog", "register") if ask.is_put() => {
                 agent::catalog_register(ask, &self.agent, &self.views).await.map(Some)
             }
-            ("catalog", "deregister") if ask.is_put() => agent::catalog_deregister(ask, &self.agent).await.map(Some),
+            ("catalog", "deregister") if ask.is_put() => {
+                agent::catalog_deregister(ask, &self.agent, &self.views).await.map(Some)
+            }
             ("catalog", rest) => catalog::catalog(ask, rest, &self.views).await,
             ("health", rest) => catalog::health(ask, rest, &self.views).await,
             ("agent", rest) => agent::answer(ask, rest, &self.agent, &self.views).await,

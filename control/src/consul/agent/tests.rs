@@ -61,7 +61,7 @@ async fn put(path: &str, body: &str) -> (Answer, Vec<AgentRequest>) {
     let ((handle, asked), (_sender, views)) = (willing(), views());
     let answer = match ask.path.as_str() {
         "catalog/register" => catalog_register(&ask, &handle, &views).await,
-        "catalog/deregister" => catalog_deregister(&ask, &handle).await,
+        "catalog/deregister" => catalog_deregister(&ask, &handle, &views).await,
         _ => {
             let rest = ask.behind("agent").unwrap();
             super::answer(&ask, rest, &handle, &views).await.map(|answer| answer.expect("there is such a path"))
@@ -117,4 +117,25 @@ async fn names_of_checks_that_would_hide_every_service_of_the_host_are_refused()
         assert_eq!((answer.status, asked.len()), (StatusCode::BAD_REQUEST, 0), "{path} {body}");
         assert!(line(&answer).contains(" of a check has 256 bytes, at most 255 fit"), "{}", line(&answer));
     }
+}
+
+#[tokio::test]
+async fn what_is_deregistered_of_another_member_stays_here() {
+    for (node, is_of_us) in [
+        (r#""Node":"a""#, true),
+        (r#""Node":"a","Address":"192.0.2.1""#, true),
+        // registrator v5 makes a node of each container.
+        (r#""Node":"f00ba4c0ffee","Address":"10.32.0.5""#, true),
+        (r#""Datacenter":"dc1""#, true),
+        (r#""Node":"b""#, false),
+        (r#""Node":"f00ba4c0ffee","Address":"192.0.2.2""#, false),
+    ] {
+        for what in [r#""ServiceID":"web""#, r#""CheckID":"up""#] {
+            let (answer, asked) = put("/v1/catalog/deregister", &format!("{{{node},{what}}}")).await;
+            let status = if is_of_us { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+            assert_eq!((answer.status, asked.len()), (status, usize::from(is_of_us)), "{node} {what}");
+        }
+    }
+    let (answer, _) = put("/v1/catalog/deregister", r#"{"Node":"b","ServiceID":"web"}"#).await;
+    assert!(line(&answer).starts_with("b is another member: "), "{}", line(&answer));
 }

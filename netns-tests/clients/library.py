@@ -71,10 +71,12 @@ def services():
     row = agent.catalog.service("contract")[1][0]
     expect("catalogue", (row["ServiceAddress"], row["ServicePort"]), ("10.32.0.9", 81))
     expect("names", sorted(agent.catalog.services()[1]["contract"]), ["blue", "v1"])
-    expect("maintenance", agent.agent.service.maintenance("contract-1", "true", "why"), True)
-    wait_for("it is taken out", lambda: passing() == [])
-    expect("maintenance off", agent.agent.service.maintenance("contract-1", "false"), True)
-    wait_for("it is back", lambda: passing() == ["contract-1"])
+    # py-consul wants a bool and sends `True`; with python-consul everybody has his own words.
+    for on, off in ((True, False), ("true", "false")):
+        expect("maintenance", agent.agent.service.maintenance("contract-1", on, "why"), True)
+        wait_for("it is taken out", lambda: passing() == [])
+        expect("maintenance off", agent.agent.service.maintenance("contract-1", off), True)
+        wait_for("it is back", lambda: passing() == ["contract-1"])
     expect("report", agent.agent.check.ttl_fail("service:contract-1"), True)
     wait_for("it fails", lambda: passing() == [])
     states = {check["CheckID"]: check["Status"] for check in agent.health.checks("contract")[1]}

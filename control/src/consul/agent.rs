@@ -9,6 +9,7 @@ use super::{
     answer::Answer,
     catalog::seen,
     convert, json,
+    query::go_bool,
     request::Ask,
     shapes::{DATACENTER, Member, uuid},
 };
@@ -144,16 +145,17 @@ async fn check(ask: &Ask, rest: &str, agent: &AgentHandle) -> Result<Option<Answ
 }
 
 async fn maintain(ask: &Ask, instance: Option<InstanceId>, agent: &AgentHandle) -> Result<Answer, Answer> {
-    let mode = match ask.query.get("enable") {
-        None | Some("") => return Err(Answer::bad("Missing value for enable")),
-        Some("true" | "1") => {
+    let enable = ask.query.get("enable").filter(|enable| !enable.is_empty());
+    let enable = enable.ok_or_else(|| Answer::bad("Missing value for enable"))?;
+    let mode = match go_bool(enable) {
+        Some(true) => {
             let reason = ask.query.get("reason").filter(|reason| !reason.is_empty());
             Maintenance::On {
                 reason: reason.unwrap_or("Maintenance mode is enabled, but no reason was provided.").to_owned(),
             }
         }
-        Some("false" | "0") => Maintenance::Off,
-        Some(other) => return Err(Answer::bad(format!("Invalid value for enable: {other:?}"))),
+        Some(false) => Maintenance::Off,
+        None => return Err(Answer::bad(format!("Invalid value for enable: {enable:?}"))),
     };
     done(agent.call(AgentRequest::SetMaintenance { instance, mode }).await)
 }

@@ -83,7 +83,7 @@ impl Query {
 
     /// True for a switch: there, and not one of Go's words for false.
     pub fn is_on(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False"))
+        self.get(name).is_some_and(|value| go_bool(value) != Some(false))
     }
 
     /// The value of a parameter that has to be a number.
@@ -104,6 +104,15 @@ impl Query {
         };
         let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         Ok((seen > 0).then_some(Blocking { seen, wait }))
+    }
+}
+
+/// What Go reads as a truth value (`strconv.ParseBool`): the libraries of each language write their own of these.
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

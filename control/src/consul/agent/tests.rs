@@ -139,3 +139,24 @@ async fn what_is_deregistered_of_another_member_stays_here() {
     let (answer, _) = put("/v1/catalog/deregister", r#"{"Node":"b","ServiceID":"web"}"#).await;
     assert!(line(&answer).starts_with("b is another member: "), "{}", line(&answer));
 }
+
+#[tokio::test]
+async fn maintenance_takes_every_truth_value_that_go_takes() {
+    let set = async |enable: &str| {
+        let (answer, asked) = put(&format!("/v1/agent/service/maintenance/web?enable={enable}"), "").await;
+        let is_on = asked.first().map(|request| match request {
+            AgentRequest::SetMaintenance { mode, .. } => matches!(mode, Maintenance::On { .. }),
+            other => panic!("{other:?}"),
+        });
+        (answer.status, is_on)
+    };
+    for enable in ["1", "t", "T", "true", "TRUE", "True"] {
+        assert_eq!(set(enable).await, (StatusCode::OK, Some(true)), "{enable}");
+    }
+    for enable in ["0", "f", "F", "false", "FALSE", "False"] {
+        assert_eq!(set(enable).await, (StatusCode::OK, Some(false)), "{enable}");
+    }
+    for enable in ["", "yes", "tRUE", "2"] {
+        assert_eq!(set(enable).await, (StatusCode::BAD_REQUEST, None), "{enable}");
+    }
+}

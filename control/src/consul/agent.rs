@@ -14,7 +14,7 @@ use super::{
     shapes::{DATACENTER, Member, uuid},
 };
 use crate::{
-    catalogue::{CheckId, Health, Instance, InstanceId, InstanceView, NodeView, View},
+    catalogue::{Check, CheckId, Health, Instance, InstanceId, InstanceView, NodeFacts, NodeView, View},
     daemon::Views,
     registration::{
         agent::{AgentError, AgentHandle, AgentRequest, Maintenance},
@@ -75,14 +75,15 @@ pub async fn answer(ask: &Ask, rest: &str, agent: &AgentHandle, views: &Views) -
         ("services", "") if is_get => {
             let view = seen(ask, views, |view| view.index).await?;
             let own = own(&view, agent).await?;
-            let rows = own.iter().map(|listed| (listed.instance.id.0.clone(), convert::service(listed)));
+            let rows = own.instances.iter().map(|listed| (listed.instance.id.0.clone(), convert::service(listed)));
             Answer::json(&rows.collect::<BTreeMap<_, _>>())
         }
         ("checks", "") if is_get => {
             let view = seen(ask, views, |view| view.index).await?;
-            let own = own(&view, agent).await?;
-            let rows = own.iter().flat_map(convert::instance_checks);
-            Answer::json(&rows.map(|check| (check.check_id.clone(), check)).collect::<BTreeMap<_, _>>())
+            let Own { facts, instances, node_checks } = own(&view, agent).await?;
+            let rows = facts.map(|facts| convert::agent_checks(&facts, &instances, &node_checks, view.index.0));
+            let rows = rows.into_iter().flatten().map(|check| (check.check_id.clone(), check));
+            Answer::json(&rows.collect::<BTreeMap<_, _>>())
         }
         ("service", rest) => return service(ask, rest, agent, views).await,
         ("check", rest) => return check(ask, rest, agent).await,
@@ -108,9 +109,9 @@ async fn service(ask: &Ask, rest: &str, agent: &AgentHandle, views: &Views) -> R
         ("maintenance", id) if ask.is_put() => maintain(ask, Some(InstanceId(id.to_owned())), agent).await?,
         (_, "") if ask.method == Method::GET => {
             let view = seen(ask, views, |view| view.index).await?;
-            let found = own(&view, agent).await?.into_iter().find(|listed| listed.instance.id.0 == rest);
-            match found {
-                Some(listed) => Answer::json(&convert::service(&listed)),
+            let own = own(&view, agent).await?;
+            match own.instances.iter().find(|listed| listed.instance.id.0 == rest) {
+                Some(listed) => Answer::json(&convert::service(listed)),
                 None => Answer::refused(StatusCode::NOT_FOUND, format!("unknown service ID: {rest}")),
             }
         }
@@ -243,11 +244,20 @@ fn itself(view: &View) -> Answer {
     })
 }
 
+/// What runs here, as who registers it says.
+#[derive(Default)]
+struct Own {
+    /// None before this node is a member.
+    facts: Option<Arc<NodeFacts>>,
+    instances: Vec<InstanceView>,
+    node_checks: Vec<Check>,
+}
+
 /// What runs here, from who registers it: a client that has registered something finds it at once, before the catalogue
 /// shows it.
-async fn own(view: &View, agent: &AgentHandle) -> Result<Vec<InstanceView>, Answer> {
+async fn own(view: &View, agent: &AgentHandle) -> Result<Own, Answer> {
     let shown = agent.show().await.map_err(|error| refused(&error))?;
-    let Some(me) = view.nodes.get(&view.me) else { return Ok(Vec::new()) };
+    let Some(me) = view.nodes.get(&view.me) else { return Ok(Own::default()) };
     let facts = Arc::new(me.facts.clone());
     let listed = |instance: Instance| InstanceView {
         address: instance.address.or(facts.gateway).or(facts.address),
@@ -257,7 +267,8 @@ async fn own(view: &View, agent: &AgentHandle) -> Result<Vec<InstanceView>, Answ
         modified: view.index,
         instance,
     };
-    Ok(shown.instances.into_iter().map(listed).collect())
+    let instances = shown.instances.into_iter().map(listed).collect();
+    Ok(Own { facts: Some(facts), instances, node_checks: shown.node_checks })
 }
 
 fn health_of(status: &str) -> Result<Health, Answer> {

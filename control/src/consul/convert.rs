@@ -1,14 +1,15 @@
 //! From the catalogue's view to Consul's shapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::shapes::{
     AddressAndPort, CatalogService, Check, DATACENTER, Member, Node, Service, ServiceEntry, TaggedAddresses, Weights,
     uuid,
 };
 use crate::{
-    catalogue::{Drain, Health, InstanceView, NodeFacts, NodeView},
+    catalogue::{self, CheckId, Drain, Health, InstanceView, NodeFacts, NodeView},
     node::MemberState,
+    registration::agent::NODE_MAINTENANCE,
 };
 
 /// The check that Consul's agents have of each other; here it is the failure detector's word.
@@ -86,14 +87,45 @@ pub fn entry(listed: &InstanceView) -> ServiceEntry {
     ServiceEntry { node: node_of(&listed.node, listed.created.0, listed.modified.0), service: service(listed), checks }
 }
 
-/// The checks of a node: its own and those of its instances.
+/// The checks of a node: its own, each once, and those of its instances.
 pub fn node_checks(view: &NodeView) -> Vec<Check> {
     let own = node_check(&view.facts, view.created.0, view.modified.0);
-    [own].into_iter().chain(view.instances.iter().flat_map(|listed| instance_checks(listed))).collect()
+    let shared = shared_checks(&view.instances);
+    let of_node = shared.iter().map(|check| registered_node_check(&view.facts, check, view.modified.0));
+    let of_instances = view.instances.iter().flat_map(|listed| checks_but(listed, &shared));
+    [own].into_iter().chain(of_node).chain(of_instances).collect()
 }
 
-/// The checks of one instance. One that is being stopped has a critical one, as one under Consul's maintenance has.
+/// The checks that agents know of the node that they run on. `registered` are those of the node itself.
+pub fn agent_checks(
+    facts: &NodeFacts,
+    own: &[InstanceView],
+    registered: &[catalogue::Check],
+    index: u64,
+) -> Vec<Check> {
+    let of_instances = own.iter().flat_map(|listed| checks_but(listed, registered));
+    of_instances.chain(registered.iter().map(|check| registered_node_check(facts, check, index))).collect()
+}
+
+/// The checks of one instance, those of its node among them. One that is being stopped has a critical one, as one under
+/// Consul's maintenance has.
 pub fn instance_checks(listed: &InstanceView) -> Vec<Check> {
+    checks_but(listed, &[])
+}
+
+/// Checks of a node travel with each of its instances, and nothing marks them. What all of several instances have is the
+/// node's; with a single one they cannot be told apart, and are listed as that one's.
+fn shared_checks(instances: &[Arc<InstanceView>]) -> Vec<catalogue::Check> {
+    let Some((first, others)) = instances.split_first() else { return Vec::new() };
+    let is_everywhere = |check: &&catalogue::Check| {
+        let has_it = |listed: &Arc<InstanceView>| listed.instance.checks.contains(check);
+        check.id.0 == NODE_MAINTENANCE || (!others.is_empty() && others.iter().all(has_it))
+    };
+    first.instance.checks.iter().filter(is_everywhere).cloned().collect()
+}
+
+/// The checks of one instance without these.
+fn checks_but(listed: &InstanceView, left_out: &[catalogue::Check]) -> Vec<Check> {
     let instance = &listed.instance;
     let blank = |check_id: String, name: String, health: Health, output: String, kind: &str| Check {
         node: listed.node.name.clone(),
@@ -115,10 +147,9 @@ pub fn instance_checks(listed: &InstanceView) -> Vec<Check> {
         let why = "it is being stopped: connections that it has may end, new ones go elsewhere";
         blank(id, "Service Maintenance Mode".into(), Health::Critical, why.into(), "maintenance")
     });
-    let own = instance
-        .checks
-        .iter()
-        .map(|check| blank(check.id.0.clone(), check.name.clone(), check.health, check.output.clone(), &check.kind));
+    let own = instance.checks.iter().filter(|check| !left_out.contains(check));
+    let own =
+        own.map(|check| blank(check.id.0.clone(), check.name.clone(), check.health, check.output.clone(), &check.kind));
     draining.into_iter().chain(own).collect()
 }
 
@@ -157,20 +188,32 @@ fn node_check(facts: &NodeFacts, create_index: u64, modify_index: u64) -> Check 
         Health::Passing => "Agent alive and reachable",
         _ => "Agent not live or unreachable",
     };
+    let check = catalogue::Check {
+        id: CheckId(NODE_CHECK.into()),
+        name: "Serf Health Status".into(),
+        kind: String::new(),
+        health,
+        output: output.into(),
+    };
+    Check { create_index, ..registered_node_check(facts, &check, modify_index) }
+}
+
+/// A check of no service.
+fn registered_node_check(facts: &NodeFacts, check: &catalogue::Check, index: u64) -> Check {
     Check {
         node: facts.name.clone(),
-        check_id: NODE_CHECK.into(),
-        name: "Serf Health Status".into(),
-        status: word(health),
+        check_id: check.id.0.clone(),
+        name: check.name.clone(),
+        status: word(check.health),
         notes: String::new(),
-        output: output.into(),
+        output: check.output.clone(),
         service_id: String::new(),
         service_name: String::new(),
         service_tags: Vec::new(),
-        r#type: String::new(),
+        r#type: check.kind.clone(),
         definition: BTreeMap::new(),
-        create_index,
-        modify_index,
+        create_index: index,
+        modify_index: index,
     }
 }
 

@@ -92,20 +92,25 @@ fn view(b: Standing, health: Health, drain: Drain) -> View {
     view
 }
 
-/// An agent that shows these to everybody.
-fn agent(instances: Vec<Instance>) -> AgentHandle {
+/// An agent that shows this to everybody.
+fn agent(shown: AgentView) -> AgentHandle {
     let (handle, mut calls) = AgentHandle::new();
     tokio::spawn(async move {
         while let Some((_, answer)) = calls.recv().await {
-            let shown = AgentView { instances: instances.clone(), ..AgentView::default() };
-            drop(answer.send(Ok(shown)));
+            drop(answer.send(Ok(shown.clone())));
         }
     });
     handle
 }
 
 async fn get_from(view: View, path: &str) -> Answer {
-    let own = view.nodes[&ME].instances.iter().map(|listed| listed.instance.clone()).collect();
+    get_with(view, vec![], path).await
+}
+
+/// The same where these checks are registered for the node that is asked.
+async fn get_with(view: View, node_checks: Vec<Check>, path: &str) -> Answer {
+    let instances = view.nodes[&ME].instances.iter().map(|listed| listed.instance.clone()).collect();
+    let own = AgentView { instances, node_checks, notes: vec![] };
     let (_sender, views) = watch::channel(Arc::new(view));
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
@@ -236,4 +241,69 @@ async fn a_filter_is_refused_on_every_path_instead_of_an_answer_that_ignores_it(
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
         assert_ne!(get(&format!("/v1/{path}?filter=")).await.status, StatusCode::BAD_REQUEST, "{path}");
     }
+}
+
+/// `a` has two instances; each has these checks besides its own.
+fn with_node_checks(checks: &[Check]) -> View {
+    let mut view = view(Standing::Trusted, Health::Passing, Drain::Serving);
+    let mut node = NodeView::clone(&view.nodes[&ME]);
+    node.instances = ["1", "2"]
+        .map(|name| {
+            let mut listed = InstanceView::clone(&node.instances[0]);
+            listed.instance.id = InstanceId(name.into());
+            listed.instance.checks[0].id = CheckId(format!("service:{name}"));
+            listed.instance.checks.extend_from_slice(checks);
+            Arc::new(listed)
+        })
+        .to_vec();
+    view.nodes.insert(ME, Arc::new(node));
+    view
+}
+
+fn named(id: &str, health: Health) -> Check {
+    Check { id: CheckId(id.into()), name: id.into(), kind: "ttl".into(), health, output: "said".into() }
+}
+
+/// Checks by their id and what they are of, in order.
+fn subjects<'a>(checks: impl Iterator<Item = &'a Value>) -> Vec<(&'a str, &'a str)> {
+    let word = |check: &'a Value, key: &str| check[key].as_str().unwrap();
+    let mut found: Vec<_> = checks.map(|check| (word(check, "CheckID"), word(check, "ServiceID"))).collect();
+    found.sort_unstable();
+    found
+}
+
+#[tokio::test]
+async fn a_check_of_the_node_is_listed_once_and_of_no_service() {
+    let of_node = [named("disk", Health::Warning), named("_node_maintenance", Health::Critical)];
+    let expected = [("_node_maintenance", ""), ("disk", ""), ("service:1", "1"), ("service:2", "2")];
+    let answer = get_with(with_node_checks(&of_node), of_node.to_vec(), "/v1/agent/checks").await;
+    let agents = json(&answer).as_object().unwrap();
+    assert_eq!(subjects(agents.values()), expected);
+    assert_eq!((&agents["disk"]["Status"], &agents["disk"]["ServiceName"]), (&"warning".into(), &"".into()));
+    for path in ["/v1/health/node/a", "/v1/health/state/any"] {
+        let answer = get_with(with_node_checks(&of_node), of_node.to_vec(), path).await;
+        let mut listed = subjects(json(&answer).as_array().unwrap().iter().filter(|check| check["Node"] == "a"));
+        listed.retain(|(id, _)| *id != "serfHealth");
+        assert_eq!(listed, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_services_lists_its_checks_too() {
+    let mut view = view(Standing::Trusted, Health::Passing, Drain::Serving);
+    let node = NodeView { instances: vec![], ..NodeView::clone(&view.nodes[&ME]) };
+    view.nodes.insert(ME, Arc::new(node));
+    let answer = get_with(view, vec![named("disk", Health::Passing)], "/v1/agent/checks").await;
+    assert_eq!(subjects(json(&answer).as_object().unwrap().values()), [("disk", "")]);
+}
+
+#[tokio::test]
+async fn checks_of_one_name_that_differ_are_those_of_their_services() {
+    let mut view = with_node_checks(&[named("disk", Health::Passing)]);
+    let mut node = NodeView::clone(&view.nodes[&ME]);
+    Arc::make_mut(&mut node.instances[1]).instance.checks[1].health = Health::Critical;
+    view.nodes.insert(ME, Arc::new(node));
+    let answer = get_from(view, "/v1/health/node/a").await;
+    let listed = subjects(json(&answer).as_array().unwrap().iter());
+    assert_eq!(listed, [("disk", "1"), ("disk", "2"), ("serfHealth", ""), ("service:1", "1"), ("service:2", "2")]);
 }

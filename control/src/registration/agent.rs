@@ -12,6 +12,9 @@ use crate::{
     health::CheckSpec,
 };
 
+/// The check of a node that somebody works on: Consul's name for it.
+pub const NODE_MAINTENANCE: &str = "_node_maintenance";
+
 /// More requests than wait at once; further ones wait at their sender.
 pub const MAX_WAITING: usize = 64;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Definition, Note, Unusable,
-    agent::{AgentError, AgentRequest, Maintenance},
+    agent::{AgentError, AgentRequest, Maintenance, NODE_MAINTENANCE},
     definition::{cut, refuse_command, refuse_long},
     facts::ContainerFacts,
     limits::{MAX_NOTES, MAX_REGISTERED},
@@ -198,7 +198,7 @@ impl Book {
         let keys = apart.map(|(id, _)| CheckKey { instance: None, check: id.clone() });
         let reason = self.clients.node_maintenance.as_ref();
         keys.filter_map(|key| result(&key))
-            .chain(reason.map(|reason| maintenance("_node_maintenance", reason)))
+            .chain(reason.map(|reason| maintenance(NODE_MAINTENANCE, reason)))
             .map(fitting)
             .collect()
     }

@@ -59,7 +59,7 @@ async fn get(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
         names(key, &rows, query)
     } else if rows.rows.is_empty() {
         Answer::nothing()
-    } else if query.has("raw") {
+    } else if query.has("raw") && !query.has("recurse") {
         Answer::raw(rows.rows[0].value.as_bytes().to_vec())
     } else {
         Answer::json(&rows.rows.iter().map(shape).collect::<Vec<_>>())
@@ -265,6 +265,8 @@ mod tests {
         assert_eq!(json(&answer), expected);
         let raw = get("/v1/kv/backend/current?raw", rows(&[("backend/current", "blue")])).await;
         assert_eq!(raw.body, Body::Raw(b"blue".to_vec()));
+        let all = get("/v1/kv/backend/?recurse&raw", rows(&[("backend/a", "blue"), ("backend/b", "green")])).await;
+        assert!(json(&all).contains(r#""Key":"backend/b""#), "`raw` is of one key: {all:?}");
     }
 
     #[tokio::test]

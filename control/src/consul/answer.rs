@@ -3,10 +3,8 @@
 //! Every answer has an index of at least 1, an empty one and a refusal too: python-consul fails without the header, and
 //! consul-template spins on 0.
 
-use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
-    body::Bytes,
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use serde::Serialize;
@@ -106,7 +104,7 @@ impl Answer {
     }
 
     /// What travels.
-    pub fn into_response(self, standing: Standing, layout: Layout) -> Response<Full<Bytes>> {
+    pub fn into_response(self, standing: Standing, layout: Layout) -> Response<Vec<u8>> {
         let index = self.index.unwrap_or(standing.index).max(1);
         let (kind, bytes) = match self.body {
             Body::Empty => (None, Vec::new()),
@@ -114,7 +112,7 @@ impl Answer {
             Body::Raw(bytes) => (Some("application/octet-stream"), bytes),
             Body::Json(value) => (Some("application/json"), layout.print(&value)),
         };
-        let mut response = Response::new(Full::new(Bytes::from(bytes)));
+        let mut response = Response::new(bytes);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(INDEX, HeaderValue::from(index));

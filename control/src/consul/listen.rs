@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::server::{self, Handler, MAX_CONNECTIONS};
+use super::{
+    room::{Limits, Room},
+    server::{self, Handler, MAX_CONNECTIONS},
+};
 use crate::{failure::Failure, host::open_files};
 
 /// An address that is taken, or not there yet, is tried again after this.
@@ -43,7 +43,7 @@ async fn keep_listening(
     mut wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
 ) {
-    let places = Arc::new(Semaphore::new(open_files::room_for(MAX_CONNECTIONS)));
+    let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS))));
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     loop {
         let addresses = wanted.borrow_and_update().clone();
@@ -56,7 +56,7 @@ async fn keep_listening(
             if let Entry::Vacant(place) = listeners.entry(address) {
                 match server::bind(address).await {
                     Ok(listener) => {
-                        let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&places));
+                        let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&room));
                         place.insert(tokio::spawn(task));
                         tracing::info!(%address, "the HTTP API listens");
                     }

@@ -1,31 +1,34 @@
 //! HTTP/1.1 for the API: connections, limits, the operator's token.
 //!
-//! INVARIANT: at most [`MAX_CONNECTIONS`]; a body of more than [`MAX_BODY_BYTES`] is refused before it is read whole; what
-//! a client sends reaches a handler only with the operator's token, when there is one.
+//! INVARIANT: what is under way fits its [`Room`]; a body of more than [`MAX_BODY_BYTES`] is refused before it is read
+//! whole; what a client sends reaches a handler only with the operator's token, when there is one.
 
-use std::{convert::Infallible, future::Future, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Body, Bytes},
     header::{AUTHORIZATION, USER_AGENT},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
 
 use super::{
     answer::{Answer, Layout, Standing},
+    patient::Patient,
     query::Query,
     request::Ask,
+    room::{MAX_BODY_BYTES, Room},
 };
 
 /// Ten thousand parked queries, and room for those that ask.
 pub const MAX_CONNECTIONS: usize = 12_000;
-/// The longest value of the key-value store, within a transaction's encoding.
-const MAX_BODY_BYTES: usize = 2 << 20;
 /// How long a client may take for its headers.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may take for its body.
@@ -49,23 +52,14 @@ pub trait Handler: Send + Sync + 'static {
     fn admits(&self, token: Option<&str>) -> bool;
 }
 
-/// Serves one listener for ever. Connections of several listeners share `places`.
-pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, places: Arc<Semaphore>) {
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+/// Serves one listener for ever. Several listeners share one room.
+pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, room: Arc<Room>) {
+    while let Ok(place) = Arc::clone(&room.connections).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, client)) => {
-                let handler = Arc::clone(&handler);
+                let (handler, room) = (Arc::clone(&handler), Arc::clone(&room));
                 tokio::spawn(async move {
-                    let service = service_fn(|request| respond(request, client.ip(), &*handler));
-                    let connection = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(HEADER_PATIENCE)
-                        .max_buf_size(MAX_HEADER_BYTES)
-                        .half_close(false)
-                        .serve_connection(TokioIo::new(stream), service);
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a connection of the API ended");
-                    }
+                    converse(stream, client.ip(), &*handler, &room).await;
                     drop(place);
                 });
             }
@@ -77,10 +71,30 @@ pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, places: Ar
     }
 }
 
+/// Answers what comes on one connection, until it ends.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    client: IpAddr,
+    handler: &impl Handler,
+    room: &Room,
+) {
+    let service = service_fn(|request| respond(request, client, handler, room));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .half_close(false)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection of the API ended");
+    }
+}
+
 async fn respond<B>(
     request: Request<B>,
     client: IpAddr,
     handler: &impl Handler,
+    room: &Room,
 ) -> Result<Response<Full<Bytes>>, Infallible>
 where
     B: Body<Data = Bytes> + Send,
@@ -88,14 +102,18 @@ where
 {
     let layout = layout_of(request.uri().query());
     let source = source_of(request.method(), client, request.headers());
-    let answer = match read(request, handler).await {
+    let answer = match read(request, handler, room).await {
         Ok(ask) => handler.answer(Ask { source, ..ask }).await,
         Err(answer) => answer,
     };
-    Ok(answer.into_response(handler.standing(), layout))
+    let (head, bytes) = answer.into_response(handler.standing(), layout).into_parts();
+    Ok(match room.answer(bytes) {
+        Ok(bytes) => Response::from_parts(head, Full::new(bytes)),
+        Err(refused) => refused.into_response(handler.standing(), layout).map(|line| Full::new(line.into())),
+    })
 }
 
-async fn read<B>(request: Request<B>, handler: &impl Handler) -> Result<Ask, Answer>
+async fn read<B>(request: Request<B>, handler: &impl Handler, room: &Room) -> Result<Ask, Answer>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -110,19 +128,33 @@ where
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large());
     }
-    let reading = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect());
-    let body = match reading.await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => return Err(refused_body(&*error)),
-        Err(_) => return Err(Answer::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come")),
-    };
-    Ask::new(head.method, head.uri.path(), query, body)
+    let body = tokio::time::timeout(BODY_PATIENCE, whole(body, room)).await;
+    let body = body.map_err(|_| Answer::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come"))??;
+    // Of what only asks nobody looks at the body, and it may wait for long.
+    let only_asks = matches!(head.method, Method::GET | Method::HEAD);
+    Ask::new(head.method, head.uri.path(), query, if only_asks { Bytes::new() } else { body })
 }
 
-fn refused_body(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Answer {
-    if error.is::<LengthLimitError>() {
-        return too_large();
+async fn whole<B>(body: B, room: &Room) -> Result<Bytes, Answer>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let mut coming = room.body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(unreadable)?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if coming.len() + piece.len() > MAX_BODY_BYTES {
+            return Err(too_large());
+        }
+        coming.extend(&piece)?;
     }
+    Ok(coming.whole())
+}
+
+fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Answer {
+    let error: Box<dyn std::error::Error + Send + Sync> = error.into();
     Answer::bad(format!("the body cannot be read: {error}"))
 }
 
@@ -157,81 +189,4 @@ pub async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
-
-    use super::*;
-
-    struct Echo;
-
-    impl Handler for Echo {
-        async fn answer(&self, ask: Ask) -> Answer {
-            Answer::json(&serde_json::json!({"path": ask.path, "bytes": ask.body.len()})).at(7)
-        }
-
-        fn standing(&self) -> Standing {
-            Standing { index: 3, has_majority: true }
-        }
-
-        fn admits(&self, token: Option<&str>) -> bool {
-            token == Some("secret")
-        }
-    }
-
-    async fn say(request: String) -> String {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, Arc::new(Echo), Arc::new(Semaphore::new(4))));
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        server.abort();
-        answer
-    }
-
-    fn get(path: &str, header: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n")
-    }
-
-    #[tokio::test]
-    async fn the_token_counts_in_every_form_that_clients_send_it_in() {
-        for (path, header) in [
-            ("/v1/kv/a", "X-Consul-Token: secret\r\n"),
-            ("/v1/kv/a", "Authorization: Bearer secret\r\n"),
-            ("/v1/kv/a?token=secret", ""),
-        ] {
-            let answer = say(get(path, header)).await;
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            assert!(answer.contains("x-consul-index: 7") && answer.contains(r#""path":"kv/a""#), "{answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn without_the_token_nothing_is_answered_but_a_refusal() {
-        for header in ["", "X-Consul-Token: guess\r\n"] {
-            let answer = say(get("/v1/kv/a", header)).await;
-            assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("Permission denied"), "{answer}");
-            assert!(answer.contains("x-consul-index: 3"), "{answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_beyond_the_limit_is_refused() {
-        let len = MAX_BODY_BYTES + 1;
-        let head = format!(
-            "PUT /v1/kv/a?token=secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"
-        );
-        let answer = say(head).await;
-        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn json_is_indented_when_asked_for() {
-        let answer = say(get("/v1/x?pretty&token=secret", "")).await;
-        assert!(answer.contains("{\n  \"path\""), "{answer}");
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{Method, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::{
     answer::Answer,
@@ -28,17 +29,30 @@ pub trait Keys: Send + Sync {
     fn call_from(&self, request: Request, source: &str) -> impl Future<Output = kv::Answer> + Send;
 }
 
+/// Answers of several pages that are gathered at once: each may hold rows of the whole store.
+const MAX_GATHERED: usize = 2;
+
+/// Whose turn it is to gather an answer of several pages.
+#[derive(Debug)]
+pub struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_GATHERED))
+    }
+}
+
 /// Answers below `/v1/kv`.
-pub async fn answer(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
+pub async fn answer(ask: &Ask, key: &str, keys: &impl Keys, turns: &Turns) -> Result<Answer, Answer> {
     match ask.method {
-        Method::GET | Method::HEAD => get(ask, key, keys).await,
+        Method::GET | Method::HEAD => get(ask, key, keys, turns).await,
         Method::PUT | Method::POST => put(ask, key, keys).await,
         Method::DELETE => delete(ask, key, keys).await,
         _ => Err(super::not_allowed(&ask.method)),
     }
 }
 
-async fn get(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
+async fn get(ask: &Ask, key: &str, keys: &impl Keys, turns: &Turns) -> Result<Answer, Answer> {
     let query = &ask.query;
     let topic = match query.has("recurse") || query.has("keys") {
         true => Topic::Prefix(key.to_owned()),
@@ -52,7 +66,7 @@ async fn get(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
         Topic::Key(key) if query.has("consistent") && wait.is_none() => {
             rows_of(keys.call(Request::ReadConsistent { key }).await)?
         }
-        topic => all_rows(topic, wait, keys).await?,
+        topic => all_rows(topic, wait, keys, turns).await?,
     };
     let index = rows.index;
     let answer = if query.has("keys") {
@@ -67,16 +81,26 @@ async fn get(ask: &Ask, key: &str, keys: &impl Keys) -> Result<Answer, Answer> {
     Ok(answer.at(index))
 }
 
-/// A page follows the other; only the first waits.
-async fn all_rows(topic: Topic, wait: Option<Wait>, keys: &impl Keys) -> Result<Rows, Answer> {
-    let mut all = rows_of(keys.call(Request::Read { topic: topic.clone(), wait, after: None }).await)?;
+/// A page follows the other; only the first waits for news. Where there are several, they are read from the beginning in
+/// their turn, so that what waits for its turn holds none.
+async fn all_rows(topic: Topic, wait: Option<Wait>, keys: &impl Keys, turns: &Turns) -> Result<Rows, Answer> {
+    let only = page(&topic, wait, None, keys).await?;
+    if only.more_after.is_none() {
+        return Ok(only);
+    }
+    drop(only);
+    let _turn = turns.0.acquire().await;
+    let mut all = page(&topic, None, None, keys).await?;
     while let Some(after) = all.more_after.take() {
-        let request = Request::Read { topic: topic.clone(), wait: None, after: Some(after) };
-        let page = rows_of(keys.call(request).await)?;
-        all.rows.extend(page.rows);
-        all.more_after = page.more_after;
+        let next = page(&topic, None, Some(after), keys).await?;
+        all.rows.extend(next.rows);
+        all.more_after = next.more_after;
     }
     Ok(all)
+}
+
+async fn page(topic: &Topic, wait: Option<Wait>, after: Option<String>, keys: &impl Keys) -> Result<Rows, Answer> {
+    rows_of(keys.call(Request::Read { topic: topic.clone(), wait, after }).await)
 }
 
 /// The names of keys; with a separator only up to its first place behind the prefix, each once.
@@ -199,7 +223,7 @@ fn switch_word(word: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use hyper::body::Bytes;
 
@@ -241,7 +265,9 @@ mod tests {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let ask = Ask::new(method, path, Some(query), Bytes::from(body)).unwrap();
         let keys = Recorder { asked: Mutex::default(), answer };
-        let answer = super::answer(&ask, ask.behind("kv").unwrap(), &keys).await.unwrap_or_else(|refused| refused);
+        let answer = super::answer(&ask, ask.behind("kv").unwrap(), &keys, &Turns::default())
+            .await
+            .unwrap_or_else(|refused| refused);
         let asked = keys.asked.into_inner().unwrap().into_iter().next();
         (answer, asked)
     }
@@ -355,5 +381,47 @@ mod tests {
         let (answer, _) = ask(Method::PUT, "/v1/kv/backend/current?cas=1", "green", Err(error)).await;
         assert_eq!((answer.status, answer.refusal), (StatusCode::INTERNAL_SERVER_ERROR, Some("no-majority")));
         assert!(matches!(&answer.body, Body::Text(text) if text.contains("1 of 3 voters")));
+    }
+
+    /// Three pages of one key each; the second and the third come when the gate opens.
+    struct Pages {
+        gate: Semaphore,
+        behind_gate: Mutex<usize>,
+    }
+
+    impl Keys for Pages {
+        async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
+            let Request::Read { after, .. } = request else { panic!("{request:?}") };
+            if after.is_some() {
+                *self.behind_gate.lock().unwrap() += 1;
+                drop(self.gate.acquire().await.unwrap());
+            }
+            let (key, more_after) = match after.as_deref() {
+                None => ("a", Some("a")),
+                Some("a") => ("b", Some("b")),
+                _ => ("c", None),
+            };
+            let more_after = more_after.map(str::to_owned);
+            Ok(Reply::Rows(Rows { index: 20, rows: vec![row(key, "")], more_after }))
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_of_several_pages_are_gathered_two_at_a_time() {
+        let pages = Pages { gate: Semaphore::new(0), behind_gate: Mutex::default() };
+        let shared = Arc::new((pages, Turns::default()));
+        let gather = |shared: Arc<(Pages, Turns)>| async move {
+            let ask = Ask::new(Method::GET, "/v1/kv/", Some("keys"), Bytes::new()).unwrap();
+            super::answer(&ask, "", &shared.0, &shared.1).await.unwrap()
+        };
+        let gathering: Vec<_> = (0..5).map(|_| tokio::spawn(gather(Arc::clone(&shared)))).collect();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*shared.0.behind_gate.lock().unwrap(), MAX_GATHERED);
+        shared.0.gate.add_permits(1);
+        for answer in gathering {
+            assert_eq!(json(&answer.await.unwrap()), r#"["a","b","c"]"#);
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     agent,
     answer::{Answer, Standing},
     catalog,
-    kv::{self, Keys},
+    kv::{self, Keys, Turns},
     not_allowed, not_here,
     request::Ask,
     server::Handler,
@@ -20,6 +20,8 @@ pub struct Routes<K> {
     pub views: Views,
     /// The key-value store.
     pub keys: K,
+    /// Who reads a large part of the store.
+    pub turns: Turns,
     /// Registrations of this node.
     pub agent: AgentHandle,
     /// What a client must know; None for an open door.
@@ -52,7 +54,7 @@ impl<K: Keys> Routes<K> {
     async fn route(&self, ask: &Ask) -> Result<Option<Answer>, Answer> {
         catalog::refuse_foreign(&ask.query)?;
         if let Some(key) = ask.behind("kv") {
-            return kv::answer(ask, key, &self.keys).await.map(Some);
+            return kv::answer(ask, key, &self.keys, &self.turns).await.map(Some);
         }
         let (area, rest) = ask.path.split_once('/').unwrap_or((&ask.path, ""));
         match (area, rest) {

@@ -9,7 +9,7 @@ use weaved_api::PeerId;
 
 use super::{
     answer::{Answer, Body},
-    kv::Keys,
+    kv::{Keys, Turns},
     request::Ask,
     routes::Routes,
     server::Handler,
@@ -114,7 +114,9 @@ async fn get_with(view: View, node_checks: Vec<Check>, path: &str) -> Answer {
     let (_sender, views) = watch::channel(Arc::new(view));
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
-        Ok(ask) => Routes { views, keys: NoKeys, agent: agent(own), token: None }.answer(ask).await,
+        Ok(ask) => {
+            Routes { views, keys: NoKeys, turns: Turns::default(), agent: agent(own), token: None }.answer(ask).await
+        }
         Err(answer) => answer,
     }
 }

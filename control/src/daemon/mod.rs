@@ -48,7 +48,7 @@ pub use self::{kv::KvClient, services::Views};
 use crate::{
     balancer_file::{Follower, Loaded},
     catalogue::View,
-    consul::routes::Routes,
+    consul::{kv::Turns, routes::Routes},
     dataplane_client::{DataplaneClient, DataplaneEvent},
     defaults,
     docker::watch::{DockerState, Listeners, RELIST_INTERVAL, Seen, Watch},
@@ -246,7 +246,7 @@ impl Daemon {
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
         let views = watch::Sender::new(Arc::clone(node.view()));
         let (shown, keys, registrations) = (views.subscribe(), kv_client.clone(), agent.clone());
-        let routes = |token| Routes { views: shown, keys, agent: registrations, token };
+        let routes = |token| Routes { views: shown, keys, turns: Turns::default(), agent: registrations, token };
         let api = Api::start(&memory.settings.http, routes);
         Self {
             memory,

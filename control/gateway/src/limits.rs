@@ -20,6 +20,8 @@ pub(crate) const MAX_ANSWER_RECORDS: usize = 1000;
 pub(crate) const MAX_FORWARDED: usize = 1024;
 /// Answers of other resolvers that are kept; then the oldest goes.
 pub(crate) const MAX_CACHED: usize = 10_000;
+/// What these answers fill, roughly, whatever their number; then the oldest goes. Ten thousand usual ones fit.
+pub(crate) const MAX_CACHED_BYTES: usize = 16 << 20;
 /// Longest time to live of such an answer, whatever it says.
 pub(crate) const MAX_CACHE_TTL: Duration = Duration::from_hours(1);
 /// Longest time to live of "there is no such thing" (RFC 2308 §5 recommends one to three hours at most).

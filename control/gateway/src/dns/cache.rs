@@ -1,6 +1,6 @@
 //! Answers of other resolvers, kept as long as they allow (RFC 1035 §7.4, RFC 2308).
 //!
-//! INVARIANT: at most [`MAX_CACHED`] answers; then the oldest goes, used or not.
+//! INVARIANT: at most [`MAX_CACHED`] answers, and [`MAX_CACHED_BYTES`] of all of them; then the oldest goes, used or not.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +13,7 @@ use hickory_proto::{
     rr::{RData, Record, RecordType},
 };
 
-use crate::limits::{MAX_CACHE_TTL, MAX_CACHED, MAX_NEGATIVE_TTL};
+use crate::limits::{MAX_CACHE_TTL, MAX_CACHED, MAX_CACHED_BYTES, MAX_NEGATIVE_TTL};
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,7 @@ struct Kept {
     message: Arc<Message>,
     since: Instant,
     until: Instant,
+    cost_bytes: usize,
 }
 
 /// The answers.
@@ -38,6 +39,7 @@ pub(crate) struct Cache {
     kept: HashMap<Key, Kept>,
     /// In the order in which they came.
     order: VecDeque<Key>,
+    kept_bytes: usize,
 }
 
 impl Cache {
@@ -66,16 +68,28 @@ impl Cache {
         if lifetime < Duration::from_secs(1) {
             return;
         }
-        let kept = Kept { message: Arc::clone(message), since: now, until: now + lifetime };
-        if self.kept.insert(key.clone(), kept).is_none() {
-            self.order.push_back(key);
+        let Some(cost_bytes) = cost_bytes(&key, message) else { return };
+        let kept = Kept { message: Arc::clone(message), since: now, until: now + lifetime, cost_bytes };
+        self.kept_bytes += cost_bytes;
+        match self.kept.insert(key.clone(), kept) {
+            Some(replaced) => self.kept_bytes -= replaced.cost_bytes,
+            None => self.order.push_back(key),
         }
-        while self.order.len() > MAX_CACHED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.kept.remove(&oldest);
-            }
+        while self.order.len() > MAX_CACHED || self.kept_bytes > MAX_CACHED_BYTES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            let gone = self.kept.remove(&oldest);
+            self.kept_bytes -= gone.map_or(0, |kept| kept.cost_bytes);
         }
     }
+}
+
+/// What an answer fills, roughly: a record that the wire has in 16 bytes is many times that in memory. None for one that
+/// cannot be written.
+fn cost_bytes(key: &Key, message: &Message) -> Option<usize> {
+    let wire_bytes = message.to_vec().ok()?.len();
+    let records = message.answers.iter().chain(&message.authorities).chain(&message.additionals);
+    let record_bytes: usize = records.map(|record| size_of::<Record>() + record.name.len()).sum();
+    Some(size_of::<Kept>() + 2 * (size_of::<Key>() + key.name.len()) + wire_bytes + record_bytes)
 }
 
 /// How long an answer may be kept; zero for one that may not.
@@ -154,9 +168,25 @@ mod tests {
             cache.insert(key(&number.to_string()), &message(ResponseCode::NoError, &[60], None), now);
             cache.insert(key("again"), &message(ResponseCode::NoError, &[60], None), now);
         }
-        assert!(cache.len() <= MAX_CACHED && cache.order.len() == cache.kept.len());
+        assert_eq!((cache.len(), cache.order.len()), (MAX_CACHED, MAX_CACHED));
         assert!(
             cache.find(&key("0"), now).is_none() && cache.find(&key(&(MAX_CACHED + 99).to_string()), now).is_some()
         );
+    }
+
+    #[test]
+    fn giant_answers_do_not_fill_the_memory() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let giant = message(ResponseCode::NoError, &[60; 1000], None);
+        for number in 0..200 {
+            cache.insert(key(&number.to_string()), &giant, now);
+            cache.insert(key("again"), &giant, now);
+        }
+        let held_bytes: usize = cache.kept.values().map(|kept| kept.message.answers.len() * size_of::<Record>()).sum();
+        assert!(held_bytes <= MAX_CACHED_BYTES, "{held_bytes}");
+        assert_eq!(cache.kept_bytes, cache.kept.values().map(|kept| kept.cost_bytes).sum::<usize>());
+        assert!(cache.len() > 10 && cache.find(&key("199"), now).is_some());
+        cache.insert(key("small"), &message(ResponseCode::NoError, &[60], None), now);
+        assert!(cache.find(&key("small"), now).is_some());
     }
 }

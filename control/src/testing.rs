@@ -13,7 +13,7 @@ use weaved_api::balancer::SwitchState;
 use crate::{
     balancer_file::{BalancerFile, MAX_LISTENERS, MAX_ROUTES},
     consul::{json, kv::Keys, request::Ask, txn},
-    health::MIN_INTERVAL,
+    health::{MAX_TIMEOUT, MIN_INTERVAL},
     kv::{self, Kv, KvError, RequestId},
     registration::{
         Definition, consul_json,
@@ -163,6 +163,7 @@ fn assert_usable(definition: &Definition) {
     let mut ids = BTreeSet::new();
     for spec in &definition.checks {
         assert!(spec.interval >= MIN_INTERVAL && spec.rise > 0 && spec.fall > 0, "{spec:?}");
+        assert!((MIN_INTERVAL..=MAX_TIMEOUT).contains(&spec.timeout), "{spec:?}");
         ids.insert(&spec.id);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     catalogue::{CheckId, Drain, Instance, InstanceId, Source},
     failure::Failure,
     go_duration,
-    health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MIN_INTERVAL, Probe, http},
+    health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MAX_TIMEOUT, MIN_INTERVAL, Probe, http},
     paths::Paths,
     registration::{
         Definition,
@@ -97,7 +97,7 @@ struct Register {
     /// How often it is checked [default: 10s]
     #[arg(long, value_name = "TIME")]
     interval: Option<String>,
-    /// How long a check may take [default: 10s]
+    /// How long a check may take, at most 5m [default: 10s]
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
     /// Do not verify the certificate of the server that is checked
@@ -226,6 +226,9 @@ fn checks(args: &Register, id: &InstanceId) -> Result<Vec<CheckSpec>, Failure> {
     probes.extend(time("--check-ttl", args.check_ttl.as_ref())?.map(Probe::Ttl));
     let count = probes.len();
     let (interval, timeout) = (time("--interval", args.interval.as_ref())?, time("--timeout", args.timeout.as_ref())?);
+    if timeout > Some(MAX_TIMEOUT) {
+        return Err(Failure::usage(format!("--timeout: at most {} s", MAX_TIMEOUT.as_secs())));
+    }
     let spec = |(index, probe): (usize, Probe)| {
         let suffix = if count == 1 { String::new() } else { format!(":{}", index + 1) };
         let mut spec = CheckSpec::new(CheckId(format!("service:{}{suffix}", id.0)), probe);

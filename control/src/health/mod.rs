@@ -12,5 +12,5 @@ mod tls;
 
 pub use spec::{
     Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
-    MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
+    MAX_TIMEOUT, MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
 };

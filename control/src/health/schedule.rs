@@ -8,8 +8,10 @@
 //!                                            health
 //! ```
 //!
-//! INVARIANT: a check runs at most once at a time, and at most [`MAX_RUNNING`] run together. An outcome of a run that was
-//! started for an earlier definition of the check is dropped.
+//! A TTL is nothing that runs: its end is looked for apart from the runs, so that none of them, however long, holds it up.
+//!
+//! INVARIANT: a check runs at most once at a time, and at most [`MAX_RUNNING`] run together, each for at most
+//! [`MAX_TIMEOUT`]. An outcome of a run that was started for an earlier definition of the check is dropped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +21,7 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckSpec, Probe};
+use super::{CheckSpec, MAX_TIMEOUT, Probe};
 use crate::catalogue::{Check, CheckId, Health, InstanceId, limits};
 
 /// Checks that run together; further ones wait their turn.
@@ -68,7 +70,10 @@ pub struct Outcome {
 pub struct Scheduler {
     rng: StdRng,
     entries: BTreeMap<CheckKey, Entry>,
+    /// Runs that wait.
     due: BTreeSet<(Instant, CheckKey)>,
+    /// TTLs that end.
+    expiries: BTreeSet<(Instant, CheckKey)>,
     run_count: u64,
     running_count: usize,
     has_changed: bool,
@@ -99,6 +104,7 @@ impl Scheduler {
             rng: StdRng::from_seed(seed),
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
+            expiries: BTreeSet::new(),
             run_count: 0,
             running_count: 0,
             has_changed: false,
@@ -124,32 +130,25 @@ impl Scheduler {
         }
     }
 
-    /// The next run that is to begin now; None when none is due, or too many are running.
+    /// The next run that is to begin now; None when none is due, or too many are running. TTLs that are over end either
+    /// way.
     #[must_use = "a run is handed out once"]
     pub fn poll_start(&mut self, now: Instant) -> Option<Run> {
-        loop {
-            let (at, _) = self.due.first()?;
-            if *at > now {
-                return None;
-            }
-            let (_, key) = self.due.first()?.clone();
-            let is_ttl = matches!(self.entries.get(&key)?.spec.probe, Probe::Ttl(_));
-            if !is_ttl && self.running_count >= MAX_RUNNING {
-                return None;
-            }
-            self.due.pop_first();
-            let entry = self.entries.get_mut(&key)?;
-            entry.due = None;
-            if is_ttl {
-                self.expire(&key, now);
-                continue;
-            }
-            self.run_count += 1;
-            self.running_count += 1;
-            entry.running = Some(self.run_count);
-            let (probe, timeout) = (entry.spec.probe.clone(), entry.spec.timeout);
-            return Some(Run { key, number: self.run_count, probe, timeout });
+        while let Some(key) = pop_due(&mut self.expiries, now) {
+            self.expire(&key, now);
         }
+        if self.running_count >= MAX_RUNNING {
+            return None;
+        }
+        let key = pop_due(&mut self.due, now)?;
+        let entry = self.entries.get_mut(&key)?;
+        self.run_count += 1;
+        self.running_count += 1;
+        entry.due = None;
+        entry.running = Some(self.run_count);
+        // A definition that an earlier version has stored may ask for more.
+        let (probe, timeout) = (entry.spec.probe.clone(), entry.spec.timeout.min(MAX_TIMEOUT));
+        Some(Run { key, number: self.run_count, probe, timeout })
     }
 
     /// A run has ended. Each run that was handed out ends exactly once.
@@ -172,8 +171,8 @@ impl Scheduler {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             let Probe::Ttl(ttl) = entry.spec.probe else { continue };
             self.has_changed |= entry.take(outcome, now);
-            if let Some(due) = entry.due.take() {
-                self.due.remove(&(due, key.clone()));
+            if let Some(end) = entry.due.take() {
+                self.expiries.remove(&(end, key.clone()));
             }
             self.wait_until(key, now + ttl);
         }
@@ -182,9 +181,9 @@ impl Scheduler {
 
     /// When [`Self::poll_start`] may have something.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let (at, _) = self.due.first()?;
-        // While all places are taken, an outcome comes first.
-        (self.running_count < MAX_RUNNING).then_some(*at)
+        // While all places are taken, an outcome comes before the next run.
+        let run = self.due.first().filter(|_| self.running_count < MAX_RUNNING);
+        run.into_iter().chain(self.expiries.first()).map(|(at, _)| *at).min()
     }
 
     /// True once after any result that somebody should see.
@@ -245,13 +244,16 @@ impl Scheduler {
 
     fn remove(&mut self, key: &CheckKey) {
         if let Some(Entry { due: Some(due), .. }) = self.entries.remove(key) {
-            self.due.remove(&(due, key.clone()));
+            let waiting = (due, key.clone());
+            // It is in one of them.
+            let _ = self.due.remove(&waiting) || self.expiries.remove(&waiting);
         }
         self.has_changed = true;
     }
 
     fn expire(&mut self, key: &CheckKey, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.due = None;
         let output = format!("no report within {} s", entry.spec.interval_or_ttl().as_secs_f64());
         self.has_changed |= entry.take(&Outcome { health: Health::Critical, output }, now);
     }
@@ -259,7 +261,9 @@ impl Scheduler {
     fn wait_until(&mut self, key: &CheckKey, at: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.due = Some(at);
-            self.due.insert((at, key.clone()));
+            let is_ttl = matches!(entry.spec.probe, Probe::Ttl(_));
+            let waiting = if is_ttl { &mut self.expiries } else { &mut self.due };
+            waiting.insert((at, key.clone()));
         }
     }
 }
@@ -304,6 +308,12 @@ impl CheckSpec {
             _ => self.interval,
         }
     }
+}
+
+/// Takes out the first that is due.
+fn pop_due(waiting: &mut BTreeSet<(Instant, CheckKey)>, now: Instant) -> Option<CheckKey> {
+    waiting.first().filter(|(at, _)| *at <= now)?;
+    waiting.pop_first().map(|(_, key)| key)
 }
 
 /// The beginning of a text, at most so many bytes.

@@ -10,6 +10,8 @@ use crate::catalogue::{CheckId, Health};
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// Consul's; shorter where the interval is.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// No run takes longer, whatever was asked for: runs share a bounded number of places, and one that hangs holds its own.
+pub const MAX_TIMEOUT: Duration = Duration::from_mins(5);
 /// Faster than this is a load and no check.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(200);
 /// Consul reaps no faster.
@@ -28,7 +30,7 @@ pub struct CheckSpec {
     pub probe: Probe,
     /// From the start of one run to the start of the next, give or take the jitter.
     pub interval: Duration,
-    /// A run that takes longer has failed.
+    /// A run that takes longer has failed; at most [`MAX_TIMEOUT`].
     pub timeout: Duration,
     /// How it is before the first result.
     pub initial: Health,

@@ -16,8 +16,8 @@ use crate::{
     catalogue::{CheckId, Health, InstanceId},
     go_duration,
     health::{
-        Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MIN_DEREGISTER_AFTER, MIN_INTERVAL,
-        Probe, http,
+        Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MAX_TIMEOUT, MIN_DEREGISTER_AFTER,
+        MIN_INTERVAL, Probe, http,
     },
 };
 
@@ -194,7 +194,7 @@ impl Check {
             spec.name = name;
         }
         spec.interval = time("Interval", self.interval.as_ref())?.unwrap_or(spec.interval).max(MIN_INTERVAL);
-        spec.timeout = time("Timeout", self.timeout.as_ref())?.unwrap_or(spec.timeout).max(MIN_INTERVAL);
+        spec.timeout = time("Timeout", self.timeout.as_ref())?.unwrap_or(spec.timeout).clamp(MIN_INTERVAL, MAX_TIMEOUT);
         spec.start_period = time("StartPeriod", self.startperiod.as_ref())?.unwrap_or_default();
         let after = time("DeregisterCriticalServiceAfter", self.deregistercriticalserviceafter.as_ref())?;
         spec.deregister_after = after.filter(|after| !after.is_zero()).map(|after| after.max(MIN_DEREGISTER_AFTER));

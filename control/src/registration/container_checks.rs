@@ -16,7 +16,7 @@ use crate::{
     go_duration,
     health::{
         Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
-        MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
+        MAX_TIMEOUT, MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,
     },
 };
 
@@ -35,7 +35,7 @@ pub(super) fn check_of(subject: &Subject<'_>, metadata: &Metadata, notes: &mut V
     let name = cut(format!("{} of {}", probe.kind(), subject.id.0));
     let mut spec = CheckSpec { name, ..CheckSpec::new(check_id("service", subject.id), probe) };
     spec.interval = reader.duration("check_interval").unwrap_or(DEFAULT_INTERVAL).max(MIN_INTERVAL);
-    spec.timeout = reader.duration("check_timeout").unwrap_or(DEFAULT_TIMEOUT).max(MIN_INTERVAL);
+    spec.timeout = reader.timeout();
     spec.start_period = reader.duration("check_start_period").unwrap_or_default();
     spec.deregister_after = reader.duration("check_deregister_after").map(|after| after.max(MIN_DEREGISTER_AFTER));
     spec.rise = reader.threshold("check_success_before_passing");
@@ -102,6 +102,15 @@ impl Reader<'_> {
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.metadata.value(key)?;
         self.read_duration(key, text)
+    }
+
+    fn timeout(&mut self) -> Duration {
+        let asked = self.duration("check_timeout").unwrap_or(DEFAULT_TIMEOUT);
+        if asked > MAX_TIMEOUT {
+            let text = format!("SERVICE_CHECK_TIMEOUT is longer than {} s; cut to that", MAX_TIMEOUT.as_secs());
+            self.notes.push(Note::new(self.about, text));
+        }
+        asked.clamp(MIN_INTERVAL, MAX_TIMEOUT)
     }
 
     fn read_duration(&mut self, key: &str, text: &str) -> Option<Duration> {
@@ -213,6 +222,8 @@ mod tests {
         assert_eq!((spec.interval, spec.timeout), (MIN_INTERVAL, Duration::from_secs(2)));
         assert_eq!((spec.rise, spec.fall, spec.initial), (1, 3, Health::Passing));
         assert_eq!((spec.start_period, notes), (Duration::from_mins(1), vec![]));
+        let (spec, notes) = check(&["SERVICE_CHECK_TCP=1", "SERVICE_CHECK_TIMEOUT=24h"]);
+        assert_eq!((spec.unwrap().timeout, notes.len()), (MAX_TIMEOUT, 1), "{notes:?}");
         let nonsense = ["SERVICE_CHECK_TCP=1", "SERVICE_CHECK_INTERVAL=soon", "SERVICE_CHECK_INITIAL_STATUS=fine"];
         let (spec, notes) = check(&nonsense);
         assert_eq!(spec.unwrap().interval, DEFAULT_INTERVAL);

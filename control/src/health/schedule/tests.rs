@@ -167,6 +167,30 @@ fn a_ttl_must_be_renewed() {
 }
 
 #[test]
+fn a_ttl_ends_while_runs_hold_all_places() {
+    let ids: Vec<String> = (0..MAX_RUNNING).map(|index| format!("slow{index}")).collect();
+    let mut checks: Vec<(&str, CheckSpec)> = ids.iter().map(|id| (id.as_str(), tcp())).collect();
+    // One that waits for a place is due before the TTL.
+    checks.push(("waits", tcp()));
+    checks.push(("a", CheckSpec { initial: Health::Passing, ..spec(Probe::Ttl(Duration::from_secs(30))) }));
+    let mut world = World::new(&checks);
+    let end = world.now + Duration::from_secs(30);
+    world.now += FIRST_SPREAD;
+    let runs: Vec<Run> = std::iter::from_fn(|| world.scheduler.poll_start(world.now)).collect();
+    assert_eq!((runs.len(), world.scheduler.poll_timeout()), (MAX_RUNNING, Some(end)), "it wakes for the TTL");
+    world.now = end;
+    assert_eq!(world.scheduler.poll_start(world.now), None);
+    assert_eq!(world.scheduler.check(&key("a")).unwrap().health, Health::Critical);
+    assert_eq!(world.scheduler.poll_timeout(), None, "and once");
+}
+
+#[test]
+fn no_run_takes_longer_than_the_bound() {
+    let mut world = World::new(&[("a", CheckSpec { timeout: Duration::from_hours(24), ..tcp() })]);
+    assert_eq!(world.next_run().timeout, MAX_TIMEOUT);
+}
+
+#[test]
 fn words_alone_change_nothing_for_a_while() {
     let mut world = World::new(&[("a", tcp())]);
     world.step(good());

@@ -68,6 +68,15 @@ fn thresholds_count_what_comes_before_as_consul_does() {
 }
 
 #[test]
+fn a_timeout_beyond_the_bound_is_cut_to_it() {
+    let timeout = |text: &str| {
+        let text = format!(r#"{{"name":"a","check":{{"tcp":"a:1","timeout":"{text}"}}}}"#);
+        parse_service(&text).unwrap().checks[0].timeout
+    };
+    assert_eq!((timeout("24h"), timeout("30s")), (MAX_TIMEOUT, Duration::from_secs(30)));
+}
+
+#[test]
 fn errors_name_the_place_in_the_original() {
     assert_eq!(
         refusal("{\n  \"Service\": {\n    \"Name\": \"a\",\n    \"Port\": \"80\"\n  }\n}"),

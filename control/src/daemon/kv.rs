@@ -131,7 +131,7 @@ impl KvDesk {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Takes one request in: answers it, parks it or hands it to the node.
+    /// Takes one request in: parks it, or hands it to the node, which answers when what the answer rests on is stored.
     pub(super) fn ask(
         &mut self,
         node: &mut Node,
@@ -140,13 +140,12 @@ impl KvDesk {
         client: Client,
         now: Instant,
     ) {
-        let Some((topic, wait)) = waits_for(&request) else {
+        let kv = node.kv();
+        let must_wait = |topic: &Topic, index| index != 0 && !kv.has_news(topic, index) && index <= kv.latest_index();
+        let Some((topic, wait)) = waits_for(&request).filter(|(topic, wait)| must_wait(topic, wait.index)) else {
             self.pending.insert(id, client);
             return node.handle_kv_request(id, request, source, now);
         };
-        if wait.index == 0 || node.kv().has_news(&topic, wait.index) || wait.index > node.kv().latest_index() {
-            return client.answer(read(node.kv(), &request));
-        }
         if self.parked.len() >= MAX_WATCHERS {
             return client.answer(Err(KvError::TooManyWatchers));
         }
@@ -306,12 +305,19 @@ mod tests {
     }
 
     impl Scene {
+        /// Asks, and the loop goes on.
         fn ask(&mut self, request: Request) -> (RequestId, oneshot::Receiver<Answer>) {
+            let asked = self.ask_among_others(request);
+            self.desk.drain(&mut self.node, &self.file, Instant::now());
+            asked
+        }
+
+        /// Asks; more requests are taken before anything is stored.
+        fn ask_among_others(&mut self, request: Request) -> (RequestId, oneshot::Receiver<Answer>) {
             let (sender, receiver) = oneshot::channel();
             self.next_id += 1;
             let id = RequestId(self.next_id);
             self.desk.ask(&mut self.node, id, (request, "a test"), Client::Task(sender), Instant::now());
-            self.desk.drain(&mut self.node, &self.file, Instant::now());
             (id, receiver)
         }
 
@@ -336,6 +342,21 @@ mod tests {
         scene.put("7/x");
         let answered = waiting.iter_mut().filter_map(|answer| answer.try_recv().ok()).count();
         assert_eq!((answered, scene.desk.parked.len()), (10, 9_990));
+    }
+
+    #[test]
+    fn a_waiting_read_that_sees_a_write_is_answered_when_the_write_is_stored() {
+        let mut scene = scene();
+        scene.put("a");
+        let index = scene.node.kv().latest_index();
+        let change = Change::Put { value: Value::new(b"new"), flags: 0, rule: Rule::Always };
+        let (_, mut written) = scene.ask_among_others(Request::Write { key: "a".into(), change });
+        let wait = Some(Wait { index, at_most_ms: 60_000 });
+        let (_, mut read) = scene.ask_among_others(Request::Read { topic: Topic::Key("a".into()), wait, after: None });
+        assert!(written.try_recv().is_err() && read.try_recv().is_err(), "nothing is stored yet");
+        scene.desk.drain(&mut scene.node, &scene.file, Instant::now());
+        assert_eq!(written.try_recv().unwrap(), Ok(KvReply::Written(true)));
+        assert!(matches!(read.try_recv().unwrap(), Ok(KvReply::Rows(rows)) if rows.rows[0].value.as_bytes() == b"new"));
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub const MAX_PAGE_ENTRIES: usize = 10_000;
 /// See [`MAX_PAGE_ENTRIES`].
 pub const MAX_PAGE_BYTES: usize = 2 << 20;
 
+/// Entries that the steps of one transaction go through, those deleted included: some 100 ms of work. It fits twice what a full
+/// store can hold.
+pub const MAX_LOOKED_AT: usize = 1_000_000;
+
 /// Reads that wait for a change. A further one is refused.
 pub const MAX_WATCHERS: usize = 50_000;
 
@@ -42,6 +46,7 @@ pub const MAX_WATCHERS: usize = 50_000;
 pub const MAX_WAIT: Duration = Duration::from_mins(10);
 
 const _: () = {
+    assert!(MAX_LOOKED_AT > 2 * MAX_TOTAL_BYTES / ENTRY_BYTES, "all plain keys can be deleted by one transaction");
     assert!(MAX_VALUE_BYTES + MAX_KEY_BYTES < MAX_PAGE_BYTES, "a page holds at least one entry");
     // Base64 grows by a third; the control socket takes messages of 8 MiB.
     assert!(MAX_PAGE_BYTES * 4 / 3 + MAX_PAGE_ENTRIES * 400 < 8 << 20, "a page fits the control socket");

@@ -7,7 +7,11 @@
 //!
 //! Guarded keys are decided one by one by ballots, so a transaction may read but not change or check them.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    time::Instant,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +19,7 @@ use super::{
     change::{Author, Change, Decision, Rule, decide},
     entry::{Entry, Value},
     key::Key,
-    limits::{MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_STAMP},
+    limits::{MAX_LOOKED_AT, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_STAMP},
     machine::Kv,
     request::{KvError, Row, check_prefix},
     session::SessionId,
@@ -92,6 +96,8 @@ struct Draft<'a> {
     written: BTreeMap<Key, Entry>,
     rows: Vec<Row>,
     rows_bytes: usize,
+    /// Entries that trees went through, deleted ones too.
+    looked_at: usize,
 }
 
 impl Kv {
@@ -101,8 +107,9 @@ impl Kv {
         for step in steps {
             self.admit(step, &mut grown_bytes)?;
         }
+        self.admit_deletions(steps)?;
         let author = Author { writer: self.id(), now: self.store.tick(wall_us) };
-        let mut draft = Draft { store: &self.store, author, written: BTreeMap::new(), rows: Vec::new(), rows_bytes: 0 };
+        let mut draft = Draft::new(&self.store, author);
         let tried = steps.iter().enumerate().map(|(place, step)| (place, draft.attempt(step)));
         let failed: Vec<_> = tried.filter_map(|(place, outcome)| Some((place, outcome.err()?))).collect();
         if !failed.is_empty() {
@@ -123,10 +130,7 @@ impl Kv {
         let key = match step {
             Step::Get { key } | Step::GetOrEmpty { key } => return Key::new(key).map(drop),
             Step::GetTree { prefix } => return check_prefix(prefix),
-            Step::DeleteTree { prefix } => {
-                self.check_disk()?;
-                return self.plain_below(prefix).map(drop);
-            }
+            Step::DeleteTree { prefix } => return check_prefix(prefix).and_then(|()| self.check_disk()),
             Step::Check { key, .. } | Step::Write { key, .. } => Key::new(key)?,
         };
         if let Step::Write { change, .. } = step {
@@ -142,9 +146,30 @@ impl Kv {
             Some(_) => Ok(()),
         }
     }
+
+    /// Refuses to delete guarded keys by prefix. Each key is looked at once, however many prefixes are above it.
+    fn admit_deletions(&self, steps: &[Step]) -> Result<(), KvError> {
+        let deleted = steps.iter().filter_map(|step| match step {
+            Step::DeleteTree { prefix } => Some(prefix.as_str()),
+            _ => None,
+        });
+        let mut above: Option<&str> = None;
+        // A prefix is sorted before all that it covers.
+        for prefix in deleted.collect::<BTreeSet<_>>() {
+            if above.is_none_or(|above| !prefix.starts_with(above)) {
+                self.plain_below(prefix)?;
+                above = Some(prefix);
+            }
+        }
+        Ok(())
+    }
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    fn new(store: &'a Store, author: Author) -> Self {
+        Self { store, author, written: BTreeMap::new(), rows: Vec::new(), rows_bytes: 0, looked_at: 0 }
+    }
+
     /// One step. Fails with the reason for people.
     fn attempt(&mut self, step: &Step) -> Result<(), String> {
         match step {
@@ -156,11 +181,13 @@ impl Draft<'_> {
                 Some(row) => self.show(row),
                 None => self.show(nothing_at(key)),
             },
-            Step::GetTree { prefix } => self.tree(prefix).into_iter().try_for_each(|row| self.show(row)),
+            Step::GetTree { prefix } => {
+                self.tree(prefix, self.room() + 1)?.into_iter().try_for_each(|row| self.show(row))
+            }
             Step::Check { key, is } => self.check(key, *is),
             Step::Write { key, change } => self.write(key, change),
             Step::DeleteTree { prefix } => {
-                for row in self.tree(prefix) {
+                for row in self.tree(prefix, usize::MAX)? {
                     self.write(row.key.as_str(), &Change::Delete { rule: Rule::Always })?;
                 }
                 Ok(())
@@ -176,12 +203,27 @@ impl Draft<'_> {
         Row::of(&Key::new(key).ok()?, self.entry(key)?)
     }
 
-    /// The keys that begin so, as the steps before have left them.
-    fn tree(&self, prefix: &str) -> Vec<Row> {
+    /// The first keys that begin so, as the steps before have left them.
+    fn tree(&mut self, prefix: &str, at_most: usize) -> Result<Vec<Row>, String> {
         let stored = self.store.range(prefix).filter(|(key, _)| !key.is_internal());
-        let mut entries: BTreeMap<_, _> = stored.map(|(key, held)| (key, &held.entry)).collect();
-        entries.extend(self.written.iter().filter(|(key, _)| key.as_str().starts_with(prefix)));
-        entries.into_iter().filter_map(|(key, entry)| Row::of(key, entry)).collect()
+        let from_prefix = (Bound::Included(prefix), Bound::Unbounded);
+        let written = self.written.range::<str, _>(from_prefix).take_while(|(key, _)| key.as_str().starts_with(prefix));
+        let left = MAX_LOOKED_AT.saturating_sub(self.looked_at);
+        let mut looked_at = 0;
+        let entries = overlaid(stored.map(|(key, held)| (key, &held.entry)), written);
+        let entries = entries.inspect(|_| looked_at += 1).take(left);
+        let rows = entries.filter_map(|(key, entry)| Row::of(key, entry)).take(at_most).collect();
+        self.looked_at += looked_at;
+        if self.looked_at < MAX_LOOKED_AT {
+            Ok(rows)
+        } else {
+            Err(format!("the operations look at more than {MAX_LOOKED_AT} entries; make them several transactions"))
+        }
+    }
+
+    /// How many rows the answer may still take.
+    fn room(&self) -> usize {
+        if self.rows_bytes > MAX_PAGE_BYTES { 0 } else { MAX_PAGE_ENTRIES - self.rows.len() }
     }
 
     fn check(&mut self, key: &str, is: Expected) -> Result<(), String> {
@@ -218,12 +260,29 @@ impl Draft<'_> {
     /// Takes a row into the answer, which has the bounds of a page.
     fn show(&mut self, row: Row) -> Result<(), String> {
         self.rows_bytes += row.value.as_bytes().len() + row.key.as_str().len();
-        if self.rows.len() >= MAX_PAGE_ENTRIES || self.rows_bytes > MAX_PAGE_BYTES {
+        if self.room() == 0 {
             return Err(format!("the answer would hold more than {MAX_PAGE_ENTRIES} keys or {MAX_PAGE_BYTES} bytes"));
         }
         self.rows.push(row);
         Ok(())
     }
+}
+
+/// What lies above hides what has the same key below. Both are in the order of keys.
+fn overlaid<'a>(
+    below: impl Iterator<Item = (&'a Key, &'a Entry)>,
+    above: impl Iterator<Item = (&'a Key, &'a Entry)>,
+) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
+    let (mut below, mut above) = (below.peekable(), above.peekable());
+    std::iter::from_fn(move || match (below.peek(), above.peek()) {
+        (Some((lower, _)), Some((upper, _))) if lower < upper => below.next(),
+        (Some((lower, _)), Some((upper, _))) if lower == upper => {
+            below.next();
+            above.next()
+        }
+        (_, Some(_)) => above.next(),
+        (_, None) => below.next(),
+    })
 }
 
 /// Why a change is not made.
@@ -366,6 +425,40 @@ mod tests {
         assert!(matches!(own, Err(KvError::Reserved { .. })));
         assert_eq!(failed(&mut kv, vec![put("a", "1", Rule::Always), get("backend/x")]), [1]);
         assert!(kv.read(&Topic::Prefix(String::new()), None).unwrap().rows.is_empty());
+    }
+
+    #[test]
+    fn a_tree_gives_no_more_than_an_answer_takes_and_what_cannot_be_shown_is_not_read() {
+        let mut kv = kv();
+        let many = MAX_PAGE_ENTRIES + 100;
+        fill(&mut kv, many);
+        let author = Author { writer: kv.id(), now: kv.store.tick(100) };
+        let mut draft = Draft::new(&kv.store, author);
+        assert_eq!(draft.tree("k/", 5).unwrap().len(), 5);
+        draft.looked_at = 0;
+        draft.write("k/0", &Change::Delete { rule: Rule::Always }).unwrap();
+        for _ in 0..64 {
+            draft.attempt(&Step::GetTree { prefix: "k/".into() }).unwrap_err();
+        }
+        assert!(draft.looked_at <= MAX_PAGE_ENTRIES + 2 + 64 * 3, "{}", draft.looked_at);
+        assert_eq!(draft.tree("k/", usize::MAX).unwrap().len(), many - 1);
+    }
+
+    #[test]
+    fn a_transaction_that_goes_through_the_store_again_and_again_is_refused() {
+        let mut kv = kv();
+        fill(&mut kv, 20_000);
+        let deletions: Vec<_> = (0..64).map(|_| Step::DeleteTree { prefix: "k/".into() }).collect();
+        let places = failed(&mut kv, deletions.clone());
+        assert!(places.len() < 64 && places.last() == Some(&63), "{places:?}");
+        assert_eq!(done(&mut kv, deletions[..2].to_vec()), []);
+    }
+
+    /// So many keys below `k/`.
+    fn fill(kv: &mut Kv, count: usize) {
+        for chunk in (0..count).collect::<Vec<_>>().chunks(1000) {
+            done(kv, chunk.iter().map(|n| put(&format!("k/{n}"), "1", Rule::Always)).collect());
+        }
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn verbs_that_need_the_daemon_say_that_it_does_not_run() {
         &["services"],
         &["services", "web"],
         &["watch", "services"],
+        &["kv", "watch", "backend/"],
         &["connect", "127.0.0.1"],
         &["forget", "b"],
         &["expose"],

@@ -3,24 +3,23 @@
 //! Reads show what this host knows; `get --consistent` asks a majority about a guarded key.
 
 mod transfer;
+mod watch;
 
-use std::{
-    io::{self, Read, Write},
-    time::{Duration, Instant},
-};
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
 
-use super::output::{self, Table};
+use super::{
+    follow::unless_reader_left,
+    output::{self, Table},
+};
 use crate::{
     failure::Failure,
-    kv::{Change, Reply, Request, Row, Rows, Rule, Topic, Value, Wait, limits::MAX_VALUE_BYTES},
+    kv::{Change, Reply, Request, Row, Rows, Rule, Topic, Value, limits::MAX_VALUE_BYTES},
     paths::Paths,
     serve::client,
 };
 
-/// One turn of a watch; shorter than the patience of a verb.
-const WATCH_TURN: Duration = Duration::from_secs(8);
 /// Bytes of a value that a table shows.
 const SHOWN_BYTES: usize = 48;
 
@@ -143,7 +142,9 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
             Ok(())
         }
         Action::Rm { key, cas, .. } => write(paths, key, Change::Delete { rule: rule(*cas) }, *cas),
-        Action::Watch { key, json, count } => watch(paths, key, *json, *count),
+        Action::Watch { key, json, count } => {
+            watch::watch(paths, key, *json, *count, &mut io::stdout().lock())
+        }
         Action::Export { prefix } => transfer::export(paths, prefix),
         Action::Import { file } => transfer::import(paths, file),
     }
@@ -193,52 +194,21 @@ fn write(paths: &Paths, key: &str, change: Change, cas: Option<u64>) -> Result<(
     }
 }
 
-fn watch(paths: &Paths, key: &str, json: bool, count: Option<u64>) -> Result<(), Failure> {
-    let topic = if key.is_empty() || key.ends_with('/') { Topic::Prefix(key.into()) } else { Topic::Key(key.into()) };
-    let (mut index, mut left) = (0, count.unwrap_or(u64::MAX));
-    while left > 0 {
-        let asked = Instant::now();
-        let wait = Some(Wait { index, at_most_ms: WATCH_TURN.as_millis() as u64 });
-        let rows = rows(paths, Request::Read { topic: topic.clone(), wait, after: None })?;
-        if rows.index == index {
-            // A restarted weaved may answer at once; it is not asked faster than this.
-            std::thread::sleep(Duration::from_millis(100).saturating_sub(asked.elapsed()));
-            continue;
-        }
-        index = rows.index;
-        left -= 1;
-        tell(&rows, key, json)?;
-    }
-    Ok(())
-}
-
-fn tell(rows: &Rows, key: &str, json: bool) -> Result<(), Failure> {
-    if json {
-        let line = serde_json::to_string(&rows.rows.iter().map(report).collect::<Vec<_>>());
-        output::say(line.map_err(|error| Failure::refused(format!("cannot print as JSON: {error}")))?);
-    } else if rows.rows.is_empty() {
-        output::say(format!("{key} is not there"));
-    } else {
-        for row in &rows.rows {
-            output::say(format!("{} {}", row.key.as_str().escape_debug(), shown(&row.value)));
-        }
-    }
-    Ok(())
-}
-
-/// All pages of a prefix.
+/// All that begins so.
 fn all(paths: &Paths, prefix: &str) -> Result<Vec<Row>, Failure> {
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let topic = Topic::Prefix(prefix.into());
-        let page = rows(paths, Request::Read { topic, wait: None, after })?;
-        found.extend(page.rows);
-        after = page.more_after;
-        if after.is_none() {
-            return Ok(found);
-        }
+    let topic = Topic::Prefix(prefix.into());
+    let first = rows(paths, Request::Read { topic: topic.clone(), wait: None, after: None })?;
+    Ok(with_further_pages(paths, &topic, first)?.rows)
+}
+
+/// A page and all those behind it, at the index of the first.
+fn with_further_pages(paths: &Paths, topic: &Topic, mut found: Rows) -> Result<Rows, Failure> {
+    while let after @ Some(_) = found.more_after.take() {
+        let page = rows(paths, Request::Read { topic: topic.clone(), wait: None, after })?;
+        found.rows.extend(page.rows);
+        found.more_after = page.more_after;
     }
+    Ok(found)
 }
 
 fn rows(paths: &Paths, request: Request) -> Result<Rows, Failure> {
@@ -275,13 +245,7 @@ fn raw(bytes: &[u8]) -> Result<(), Failure> {
     use io::IsTerminal as _;
     let mut stdout = io::stdout().lock();
     let end: &[u8] = if stdout.is_terminal() && !bytes.ends_with(b"\n") { b"\n" } else { b"" };
-    let written = stdout.write_all(bytes).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush());
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::refused(format!("cannot write the value: {error}")))
-        }
-        _ => Ok(()),
-    }
+    unless_reader_left(stdout.write_all(bytes).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush()))
 }
 
 fn from_stdin() -> Result<Value, Failure> {

@@ -12,6 +12,7 @@ mod dns_lookup;
 mod docker_config;
 mod drain;
 mod expose;
+mod follow;
 mod forget;
 mod gateway;
 mod hide;

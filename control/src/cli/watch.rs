@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    time::Duration,
 };
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    output,
+    follow::until_answered,
     services::{place, state},
 };
 use crate::{
@@ -19,9 +18,6 @@ use crate::{
     paths::Paths,
     serve::{client, protocol::Request, services::InstanceReport},
 };
-
-/// Pause before control is asked again when it does not answer.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Tell what changes, until interrupted
 #[derive(clap::Args)]
@@ -65,7 +61,6 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     let ask = |after| client::instances(paths, &Request::Instances { service: None, after });
     let mut report = ask(None)?;
     let mut known = BTreeMap::new();
-    let mut is_away = false;
     loop {
         let instances: BTreeMap<Key, InstanceReport> =
             report.instances.into_iter().map(|instance| (key(&instance), instance)).collect();
@@ -75,15 +70,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
             }
         }
         known = instances;
-        report = loop {
-            match ask(Some(report.index)) {
-                Ok(report) => break report,
-                Err(failure) if !std::mem::replace(&mut is_away, true) => output::complain(failure),
-                Err(_) => {}
-            }
-            std::thread::sleep(RETRY);
-        };
-        is_away = false;
+        report = until_answered(|| ask(Some(report.index)));
     }
 }
 

@@ -1,0 +1,32 @@
+//! What verbs share that follow something until they are interrupted: they outlast a restart of control.
+
+use std::{io, time::Duration};
+
+use super::output;
+use crate::failure::Failure;
+
+/// Pause before control is asked again when it does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Asks until there is an answer. That there is none is told once.
+pub(super) fn until_answered<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> T {
+    let mut is_told = false;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(failure) if !std::mem::replace(&mut is_told, true) => output::complain(failure),
+            Err(_) => {}
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// A reader that has gone away ends the verb, and is no error.
+pub(super) fn unless_reader_left(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::refused(format!("cannot write what was read: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

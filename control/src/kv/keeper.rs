@@ -15,15 +15,24 @@ use weaved_api::PeerId;
 
 use super::{
     change::Change,
-    key::{Key, SESSIONS, hash64},
+    key::{Key, hash64},
     machine::Kv,
-    session::{Phase, Session, SessionId},
+    session::{Behaviour, Phase, Session, SessionId, ended_session},
 };
 
 /// Interval of looking.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A node must be away for so long before its sessions are lost.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Work on behalf of the cluster.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// This is to be changed.
+    Change(Key, Change),
+    /// This replica does not know a session that holds a lock: it has not arrived, or was forgotten. A majority knows which.
+    Ask(SessionId, Key),
+}
 
 /// When each session was renewed last, as seen here.
 #[derive(Debug)]
@@ -50,8 +59,8 @@ impl Keeper {
 }
 
 impl Kv {
-    /// Changes that are due.
-    pub(super) fn upkeep(&mut self, now: Instant) -> Vec<(Key, Change)> {
+    /// What is due.
+    pub(super) fn upkeep(&mut self, now: Instant) -> Vec<Due> {
         if self.keeper.look_at > now {
             return Vec::new();
         }
@@ -61,14 +70,10 @@ impl Kv {
         due
     }
 
-    fn lost_sessions(&mut self, now: Instant) -> Vec<(Key, Change)> {
+    fn lost_sessions(&mut self, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         let mut seen = BTreeMap::new();
-        for (key, held) in self.store.range(SESSIONS) {
-            let Some(session) = held.entry.value.as_ref().and_then(Session::from_value) else { continue };
-            if session.phase != Phase::Live {
-                continue;
-            }
+        for (key, session, _) in self.store.live_sessions() {
             let before = self.keeper.seen.get(key);
             let is_alive = self.members.live.contains(&session.node);
             let renewed = before.filter(|before| before.renewals == session.renewals).map(|before| before.renewed_at);
@@ -78,7 +83,7 @@ impl Kv {
             let is_lost = ttl.is_some_and(|ttl| now >= renewed_at + ttl) || now >= node_alive_at + NODE_PATIENCE;
             if is_lost && self.cares_for(key) {
                 let renewals = Some(session.renewals);
-                due.push((key.clone(), Change::EndSession { phase: Phase::Lost, renewals }));
+                due.push(Due::Change(key.clone(), Change::EndSession { phase: Phase::Lost, renewals }));
             }
             seen.insert(key.clone(), Seen { renewals: session.renewals, renewed_at, node_alive_at });
         }
@@ -86,20 +91,15 @@ impl Kv {
         due
     }
 
-    fn orphaned_locks(&self) -> Vec<(Key, Change)> {
-        let locked = self.store.iter().filter_map(|(key, held)| Some((key, held.entry.session?)));
-        let orphaned = locked.filter(|(key, _)| self.cares_for(key)).filter_map(|(key, session)| {
-            let ended = self.ended_session(session)?;
-            let delay_us = if ended.phase == Phase::Lost { ended.spec.lock_delay_us } else { 0 };
-            Some((key.clone(), Change::Unlock { session, behaviour: ended.spec.behaviour, delay_us }))
-        });
-        orphaned.collect()
-    }
-
-    fn ended_session(&self, id: SessionId) -> Option<Session> {
-        let held = self.store.get(Key::of_session(id).as_str())?;
-        let session = held.entry.value.as_ref().and_then(Session::from_value)?;
-        (session.phase != Phase::Live).then_some(session)
+    fn orphaned_locks(&self) -> impl Iterator<Item = Due> {
+        let locked = self.store.locked().filter_map(|(key, held)| Some((key, held.entry.session?)));
+        locked.filter(|(key, _)| self.cares_for(key)).filter_map(|(key, session)| {
+            let Some(held) = self.store.get(Key::of_session(session).as_str()) else {
+                return Some(Due::Ask(session, key.clone()));
+            };
+            let ended = ended_session(&held.entry)?;
+            Some(Due::Change(key.clone(), unlock(session, Some(&ended))))
+        })
     }
 
     /// Whether this node is the live one with the highest hash of key and id.
@@ -107,5 +107,16 @@ impl Kv {
         let weight = |id: &PeerId| hash64(&[key.as_str().as_bytes(), &id.0]);
         let first = self.members.live.iter().max_by_key(|id| weight(id));
         first.is_none_or(|first| *first == self.id())
+    }
+}
+
+/// Gives the lock of a session back that has ended. Of one that was forgotten it is known that it ended long ago.
+pub(super) fn unlock(session: SessionId, ended: Option<&Session>) -> Change {
+    let is_lost = ended.is_some_and(|ended| ended.phase == Phase::Lost);
+    let spec = ended.map(|ended| &ended.spec);
+    Change::Unlock {
+        session,
+        behaviour: spec.map_or(Behaviour::Release, |spec| spec.behaviour),
+        delay_us: spec.filter(|_| is_lost).map_or(0, |spec| spec.lock_delay_us),
     }
 }

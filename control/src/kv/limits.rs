@@ -14,12 +14,19 @@ pub const MAX_GUARDED: usize = 32;
 /// Longest prefix of guarded keys.
 pub const MAX_GUARDED_BYTES: usize = 128;
 
-/// Keys, values and bookkeeping of the whole store. A put beyond it is refused; a deletion never is.
+/// Keys, values and their bookkeeping, without sessions. A put beyond it is refused; a deletion never is.
 pub const MAX_TOTAL_BYTES: usize = 64 << 20;
 
 /// What replication may fill: two halves of a cut may both have written up to [`MAX_TOTAL_BYTES`], and must be able to
 /// merge. Entries of others beyond it are not taken and counted.
 pub const MAX_REPLICA_BYTES: usize = 2 * MAX_TOTAL_BYTES;
+
+/// Sessions, counted as keys are, those included that have ended and are not forgotten yet. A new one beyond it is refused, and
+/// keys do not notice.
+pub const MAX_SESSIONS_BYTES: usize = 64 << 20;
+
+/// As [`MAX_REPLICA_BYTES`], of sessions.
+pub const MAX_REPLICA_SESSIONS_BYTES: usize = 2 * MAX_SESSIONS_BYTES;
 
 /// What an entry counts besides its key and value.
 pub const ENTRY_BYTES: usize = 160;
@@ -44,6 +51,9 @@ pub const MAX_WATCHERS: usize = 50_000;
 
 /// The longest that a read waits: Consul's.
 pub const MAX_WAIT: Duration = Duration::from_mins(10);
+
+/// For how long it is remembered that a session has ended. Every host that is not away for longer hears of it in that time.
+pub const SESSION_KEPT: Duration = Duration::from_hours(7 * 24);
 
 const _: () = {
     assert!(MAX_LOOKED_AT > 2 * MAX_TOTAL_BYTES / ENTRY_BYTES, "all plain keys can be deleted by one transaction");

@@ -13,17 +13,19 @@ use std::{
 use super::{
     change::{Author, Change, Decision, Rule, decide},
     entry::{Entry, Lineage},
+    forgetting::Doomed,
     guard::{Consensus, Decided, FoundAnewError, GuardedStore as _, OpId, World},
-    keeper::Keeper,
+    keeper::{Due, Keeper, unlock},
     key::{Key, SESSIONS},
-    limits::{MAX_STAMP, MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
+    limits::{MAX_SESSIONS_BYTES, MAX_STAMP, MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
     message::KvMessage,
     parts::Reassembly,
     request::{
-        Answer, KvConfig, KvError, Reply, Request, Row, Rows as ReadRows, SessionRow, Sessions, Topic, check_prefix,
+        Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows as ReadRows, SessionRow, Sessions, Topic,
+        check_prefix,
     },
     rows::{Batch, Damaged, Rows, StoreFacts, StoredRows, Table, read},
-    session::{Phase, Session, SessionId, SessionSpec},
+    session::{Phase, Session, SessionId, SessionSpec, ended_session, live_session},
     spread::{Origin, Spread},
     store::{Held, Merged, Store},
     transaction::Transacted,
@@ -33,8 +35,8 @@ use crate::hlc::Hlc;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use weaved_api::PeerId;
 
-/// How often old tombstones are looked for.
-const COLLECT_EVERY: Duration = Duration::from_mins(10);
+/// How often it is looked for what may be forgotten.
+pub(super) const COLLECT_EVERY: Duration = Duration::from_mins(10);
 /// The row of [`StoreFacts`].
 const STORE_FACTS: &[u8] = b"store";
 
@@ -78,6 +80,8 @@ enum Pending {
     Locks(RequestId, SessionId, Key, Change),
     /// Nobody: upkeep.
     Upkeep,
+    /// Nobody: whether a session lives that holds the lock of this key.
+    Orphaned(SessionId, Key),
     /// Another part of this node, by its number.
     Own(u64),
 }
@@ -89,13 +93,14 @@ pub struct Kv {
     pub(super) store: Store,
     pub(super) members: Members,
     pub(super) keeper: Keeper,
+    pub(super) doomed: Doomed,
     spread: Spread,
     parts: Reassembly,
-    guard: Consensus,
+    pub(super) guard: Consensus,
     pending: BTreeMap<OpId, Pending>,
     next_op: u64,
     counters: KvCounters,
-    rows: Rows,
+    pub(super) rows: Rows,
     answers: VecDeque<(RequestId, Answer)>,
     own_outcomes: VecDeque<(u64, Result<Decided, KvError>)>,
     changed: BTreeSet<Key>,
@@ -122,6 +127,7 @@ impl Kv {
             store,
             members: Members::default(),
             keeper: Keeper::new(now),
+            doomed: Doomed::default(),
             spread: Spread::new(rng, now),
             parts: Reassembly::default(),
             guard,
@@ -156,7 +162,7 @@ impl Kv {
                 Ok(Some(is_allowed)) => Ok(Reply::Written(is_allowed)),
                 Err(error) => Err(error),
             },
-            Request::SessionCreate { spec } => match spec.check() {
+            Request::SessionCreate { spec } => match self.check_session(&spec) {
                 Ok(()) => return self.make_session(id, spec, now, wall_us),
                 Err(error) => Err(error),
             },
@@ -258,19 +264,17 @@ impl Kv {
         let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
         self.guard.handle_timeout(&mut world);
         self.drain_guard(now, wall_us);
-        for (key, change) in self.upkeep(now) {
-            self.begin(Pending::Upkeep, key, change, now, wall_us);
+        for due in self.upkeep(now) {
+            let (pending, key, change) = match due {
+                Due::Change(key, change) => (Pending::Upkeep, key, change),
+                Due::Ask(session, lock) => (Pending::Orphaned(session, lock), Key::of_session(session), Change::Look),
+            };
+            self.begin(pending, key, change, now, wall_us);
         }
         self.spread.handle_timeout(&self.store, now);
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
-            let collected = self.store.collect(wall_us);
-            for key in &collected {
-                self.rows.remove(Table::Entries, key.as_str().as_bytes());
-            }
-            if !collected.is_empty() {
-                self.store_facts();
-            }
+            self.collect(now, wall_us);
         }
     }
 
@@ -294,11 +298,11 @@ impl Kv {
     /// Sessions that live: one, or all.
     pub fn sessions(&self, id: Option<SessionId>) -> Sessions {
         let topic = id.map_or(SESSIONS.to_owned(), |id| Key::of_session(id).to_string());
-        let rows = self.store.range(&topic).filter_map(|(key, held)| {
-            let session = held.entry.value.as_ref().and_then(Session::from_value)?;
+        let asked = self.store.live_sessions().filter(|(key, ..)| key.as_str().starts_with(&topic));
+        let rows = asked.filter_map(|(key, session, held)| {
             let id = key.as_str().strip_prefix(SESSIONS)?.parse().ok()?;
             let (create_index, modify_index) = (held.entry.created.0, held.entry.modified.0);
-            (session.phase == Phase::Live).then_some(SessionRow { id, session, create_index, modify_index })
+            Some(SessionRow { id, session, create_index, modify_index })
         });
         Sessions { index: self.store.prefix_index(&topic), sessions: rows.collect() }
     }
@@ -457,12 +461,16 @@ impl Kv {
                 self.take(key, entry.clone(), Origin::Here, now, wall_us);
             }
             let Some(pending) = self.pending.remove(&op) else { continue };
-            let is_live = |decided: &Decided| {
-                let session = decided.entry.as_ref().and_then(|entry| Session::from_value(entry.value.as_ref()?));
-                session.is_some_and(|session| session.phase == Phase::Live)
-            };
+            let is_live = |decided: &Decided| decided.entry.as_ref().and_then(live_session).is_some();
             let answer = match pending {
                 Pending::Upkeep => continue,
+                Pending::Orphaned(session, lock) => {
+                    if let Some(decided) = outcome.ok().filter(|decided| !is_live(decided)) {
+                        let ended = decided.entry.as_ref().and_then(ended_session);
+                        self.begin(Pending::Upkeep, lock, unlock(session, ended.as_ref()), now, wall_us);
+                    }
+                    continue;
+                }
                 Pending::Own(number) => {
                     self.own_outcomes.push_back((number, outcome));
                     continue;
@@ -510,9 +518,17 @@ impl Kv {
         if len > MAX_VALUE_BYTES {
             return Err(KvError::ValueTooLong { len });
         }
-        let used_bytes = self.store.used_bytes();
+        let used_bytes = self.store.used_bytes(Quota::Keys);
         let grown = used_bytes + grown_bytes + len + key.as_str().len();
-        if grown > MAX_TOTAL_BYTES { Err(KvError::Full { used_bytes }) } else { Ok(()) }
+        if grown > MAX_TOTAL_BYTES { Err(KvError::Full { quota: Quota::Keys, used_bytes }) } else { Ok(()) }
+    }
+
+    /// Refuses a new session that cannot work or would not fit.
+    fn check_session(&self, spec: &SessionSpec) -> Result<(), KvError> {
+        spec.check()?;
+        self.check_disk()?;
+        let used_bytes = self.store.used_bytes(Quota::Sessions);
+        if used_bytes >= MAX_SESSIONS_BYTES { Err(KvError::Full { quota: Quota::Sessions, used_bytes }) } else { Ok(()) }
     }
 
     pub(super) fn check_disk(&self) -> Result<(), KvError> {
@@ -556,109 +572,11 @@ impl Kv {
         }
     }
 
-    fn store_facts(&mut self) {
+    pub(super) fn store_facts(&mut self) {
         let facts = StoreFacts { latest: self.store.latest().0, collected: self.store.collected() };
         self.rows.put(Table::Facts, STORE_FACTS, &facts);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use weaved_api::PeerId;
-
-    use super::*;
-    use crate::kv::{Step, Value, testing::alone};
-
-    fn kv(stored: &StoredRows) -> Kv {
-        alone(stored)
-    }
-
-    fn ask(kv: &mut Kv, request: Request, wall_us: u64) -> Answer {
-        kv.handle_request(RequestId(1), request, Instant::now(), wall_us);
-        let _ = kv.poll_persist();
-        kv.poll_answer().unwrap().1
-    }
-
-    fn put(key: &str, value: &str, rule: Rule) -> Request {
-        Request::Write { key: key.into(), change: Change::Put { value: Value::new(value.as_bytes()), flags: 7, rule } }
-    }
-
-    #[test]
-    fn no_answer_leaves_before_its_row_is_stored() {
-        let mut kv = kv(&vec![]);
-        kv.handle_request(RequestId(1), put("a", "1", Rule::Always), Instant::now(), 100);
-        assert_eq!(kv.poll_answer(), None);
-        assert!(kv.poll_persist().is_some());
-        assert_eq!(kv.poll_answer(), Some((RequestId(1), Ok(Reply::Written(true)))));
-    }
-
-    #[test]
-    fn a_restart_loses_nothing_and_the_index_goes_on() {
-        let mut first = kv(&vec![]);
-        first.handle_request(RequestId(1), put("a", "1", Rule::Always), Instant::now(), 100);
-        let before = first.read(&Topic::Key("a".into()), None).unwrap();
-        let batch = first.poll_persist().unwrap();
-        let stored = batch.into_iter().filter_map(|((table, key), value)| Some((table, key, value?))).collect();
-        let mut second = kv(&stored);
-        assert_eq!(second.read(&Topic::Key("a".into()), None).unwrap(), before);
-        ask(&mut second, put("b", "2", Rule::Always), 5).unwrap();
-        assert!(second.read(&Topic::Key("b".into()), None).unwrap().index > before.index);
-    }
-
-    #[test]
-    fn a_disk_that_takes_nothing_is_told_and_later_writes_are_refused() {
-        let mut kv = kv(&vec![]);
-        kv.handle_request(RequestId(1), put("a", "1", Rule::Always), Instant::now(), 100);
-        let batch = kv.poll_persist().unwrap();
-        kv.handle_persist_failed(batch.clone(), "full");
-        assert!(matches!(kv.poll_answer(), Some((_, Err(KvError::Disk { .. })))));
-        kv.handle_request(RequestId(2), put("b", "1", Rule::Always), Instant::now(), 101);
-        assert!(matches!(kv.poll_answer(), Some((_, Err(KvError::Disk { .. })))));
-        assert_eq!(kv.poll_persist(), Some(batch));
-        kv.handle_stored();
-        assert_eq!(ask(&mut kv, put("b", "1", Rule::Always), 102), Ok(Reply::Written(true)));
-    }
-
-    #[test]
-    fn a_client_that_names_the_modify_index_of_what_it_has_waits() {
-        let mut kv = kv(&vec![]);
-        ask(&mut kv, put("a", "1", Rule::Always), 100).unwrap();
-        let rows = kv.read(&Topic::Key("a".into()), None).unwrap();
-        let topic = Topic::Key("a".into());
-        assert!(!kv.has_news(&topic, rows.index) && !kv.has_news(&topic, rows.rows[0].modify_index));
-        assert!(kv.has_news(&topic, 0) && kv.has_news(&topic, rows.index - 1));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_a_reason_and_deleting_makes_room() {
-        let mut kv = kv(&vec![]);
-        let long = "x".repeat(MAX_VALUE_BYTES + 1);
-        assert!(matches!(ask(&mut kv, put("a", &long, Rule::Always), 1), Err(KvError::ValueTooLong { .. })));
-        let most = "x".repeat(MAX_VALUE_BYTES);
-        let full = (0..200).find_map(|n| ask(&mut kv, put(&format!("k/{n}"), &most, Rule::Always), 1).err());
-        assert!(full.unwrap().to_string().contains("delete something"));
-        assert_eq!(ask(&mut kv, Request::DeletePrefix { prefix: "k/".into() }, 2), Ok(Reply::Written(true)));
-        assert_eq!(ask(&mut kv, put("a", "1", Rule::Always), 3), Ok(Reply::Written(true)));
-    }
-
-    #[test]
-    fn clients_cannot_write_below_weaved_and_are_told_so() {
-        let mut kv = kv(&vec![]);
-        let error = ask(&mut kv, put("weaved/switch/web", "{}", Rule::Always), 1).unwrap_err();
-        assert!(error.to_string().contains("weaved's own"), "{error}");
-        let deletion = Request::Write { key: "weaved/x".into(), change: Change::Delete { rule: Rule::Always } };
-        assert!(matches!(ask(&mut kv, deletion, 1), Err(KvError::Reserved { .. })));
-        assert_eq!(ask(&mut kv, put("weaved", "1", Rule::Always), 1), Ok(Reply::Written(true)));
-    }
-
-    #[test]
-    fn every_change_is_refused_while_nobody_knows_what_is_guarded() {
-        let mut kv = Kv::new(KvConfig::new(PeerId([1; 32])), &vec![], [1; 32], Instant::now()).unwrap();
-        for key in ["backend/x", "plain"] {
-            assert!(matches!(ask(&mut kv, put(key, "1", Rule::Always), 1), Err(KvError::NoElectorate { .. })));
-        }
-        let steps = vec![Step::Write { key: "plain".into(), change: Change::Delete { rule: Rule::Always } }];
-        assert!(matches!(ask(&mut kv, Request::Transaction { steps }, 1), Err(KvError::NoElectorate { .. })));
-        assert!(matches!(ask(&mut kv, Request::DeletePrefix { prefix: "p".into() }, 1), Ok(Reply::Written(true))));
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ mod change;
 #[cfg(test)]
 mod checker;
 mod entry;
+mod forgetting;
 mod guard;
 mod keeper;
 mod key;
@@ -41,7 +42,7 @@ pub use entry::{Entry, Lineage, Value};
 pub use guard::{Consensus, Decided, Electorate, FoundAnewError, GuardedStore, OpId, World};
 pub use key::Key;
 pub use machine::{Kv, KvCounters, Members, RequestId};
-pub use request::{Answer, KvConfig, KvError, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
+pub use request::{Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
 pub use rows::{Batch, Damaged, StoredRows, Table};
 pub use session::{
     Behaviour, DEFAULT_LOCK_DELAY_US, MAX_LOCK_DELAY_US, NotASessionId, Phase, Session, SessionId, SessionSpec, TTL_US,

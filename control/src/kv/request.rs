@@ -9,7 +9,7 @@ use super::{
     change::Change,
     entry::{Entry, Value},
     key::Key,
-    limits::{MAX_KEY_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, MAX_WATCHERS},
+    limits::{MAX_KEY_BYTES, MAX_SESSIONS_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, MAX_WATCHERS},
     session::{Session, SessionId, SessionSpec},
     transaction::{Step, Transacted},
 };
@@ -221,8 +221,10 @@ pub enum KvError {
         id: SessionId,
     },
     /// The store is at its bound.
-    #[error("the store is full: it holds {used_bytes} of {MAX_TOTAL_BYTES} bytes; delete something first")]
+    #[error("{}", .quota.complaint(*.used_bytes))]
     Full {
+        /// Which bound.
+        quota: Quota,
         /// What it holds.
         used_bytes: usize,
     },
@@ -294,6 +296,30 @@ pub enum KvError {
     /// The node is ending.
     #[error("weaved is ending")]
     Ending,
+}
+
+/// What has a bound of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quota {
+    /// Keys and values.
+    Keys,
+    /// Sessions, those that have ended too.
+    Sessions,
+}
+
+impl Quota {
+    fn complaint(self, used_bytes: usize) -> String {
+        match self {
+            Self::Keys => {
+                format!("the store is full: it holds {used_bytes} of {MAX_TOTAL_BYTES} bytes; delete something first")
+            }
+            Self::Sessions => format!(
+                "no new session is made: they fill {used_bytes} of {MAX_SESSIONS_BYTES} bytes, those that have ended included; \
+                 keys and locks go on as they are"
+            ),
+        }
+    }
 }
 
 /// Checks a prefix as far as a key is checked.

@@ -4,14 +4,19 @@
 //! decided by a majority. It ends when it is destroyed, when nobody renews it for longer than its time to live, or when
 //! its node is gone. Its locks are then given back, or their keys deleted.
 //!
-//! INVARIANT: a session that has ended never lives again; ids are random and not reused.
+//! INVARIANT: a session that has ended never lives again; ids are random and not reused. One that ended long ago is
+//! forgotten ([`super::forgetting`], which says what that rests on): absent and ended are the same to whoever asks.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use weaved_api::PeerId;
 
-use super::{KvError, entry::Value};
+use super::{
+    KvError,
+    entry::{Entry, Value},
+    limits::SESSION_KEPT,
+};
 
 /// Lock delay where the client names none, in microseconds: Consul's 15 s.
 pub const DEFAULT_LOCK_DELAY_US: u64 = 15_000_000;
@@ -102,6 +107,21 @@ impl Session {
     pub fn from_value(value: &Value) -> Option<Self> {
         postcard::from_bytes(value.as_bytes()).ok()
     }
+}
+
+/// The session that an entry is, if it lives.
+pub(super) fn live_session(entry: &Entry) -> Option<Session> {
+    entry.value.as_ref().and_then(Session::from_value).filter(|session| session.phase == Phase::Live)
+}
+
+/// The session that an entry is, if it has ended.
+pub(super) fn ended_session(entry: &Entry) -> Option<Session> {
+    entry.value.as_ref().and_then(Session::from_value).filter(|session| session.phase != Phase::Live)
+}
+
+/// True for a session that ended so long ago that every host has heard of it that was not away for longer.
+pub(super) fn has_long_ended(entry: &Entry, wall_us: u64) -> bool {
+    entry.modified.0.saturating_add(SESSION_KEPT.as_micros() as u64) < wall_us && ended_session(entry).is_some()
 }
 
 impl fmt::Display for SessionId {

@@ -9,13 +9,17 @@
 //! INVARIANT: arrivals grow with each applied entry, over restarts too; the index of a key, of a prefix and of nothing
 //! never goes back, also when tombstones are collected.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use super::{
     entry::Entry,
-    key::Key,
-    limits::{MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_REPLICA_BYTES, TOMBSTONE_KEPT},
-    request::{Row, Rows},
+    key::{Key, SESSIONS},
+    limits::{MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_REPLICA_BYTES, MAX_REPLICA_SESSIONS_BYTES, TOMBSTONE_KEPT},
+    request::{Quota, Row, Rows},
+    session::{Session, has_long_ended, live_session},
 };
 use crate::hlc::{Hlc, HybridClock};
 
@@ -47,7 +51,12 @@ pub enum Merged {
 pub struct Store {
     entries: BTreeMap<Key, Held>,
     sums: Box<[u64; BUCKETS]>,
-    used_bytes: usize,
+    keys_bytes: usize,
+    sessions_bytes: usize,
+    /// Sessions that have not ended, so that those that have cost no time.
+    live_sessions: BTreeSet<Key>,
+    /// Keys that a session has locked.
+    locked: BTreeSet<Key>,
     clock: HybridClock,
     last_arrival: u64,
     /// The greatest arrival among collected tombstones: prefixes are at least there.
@@ -61,7 +70,10 @@ impl Store {
         Self {
             entries: BTreeMap::new(),
             sums: Box::new([0; BUCKETS]),
-            used_bytes: 0,
+            keys_bytes: 0,
+            sessions_bytes: 0,
+            live_sessions: BTreeSet::new(),
+            locked: BTreeSet::new(),
             clock: HybridClock::new(latest),
             last_arrival: latest.0,
             collected: collected.max(1),
@@ -92,8 +104,11 @@ impl Store {
     }
 
     /// Bytes that count.
-    pub fn used_bytes(&self) -> usize {
-        self.used_bytes
+    pub fn used_bytes(&self, of: Quota) -> usize {
+        match of {
+            Quota::Keys => self.keys_bytes,
+            Quota::Sessions => self.sessions_bytes,
+        }
     }
 
     /// Takes an entry in if it goes before what is there.
@@ -106,11 +121,17 @@ impl Store {
             return Merged::Stale;
         }
         // The others have forgotten it, or will within minutes: taking it in would hand it round for ever.
-        if known.is_none() && is_expired(&entry, wall_us) {
+        let is_forgotten = || is_expired(&entry, wall_us) || (key.is_internal() && has_long_ended(&entry, wall_us));
+        if known.is_none() && is_forgotten() {
             return Merged::Stale;
         }
-        let grown = self.used_bytes + key.as_str().len() + entry.cost_bytes();
-        if grown > MAX_REPLICA_BYTES && entry.is_live() {
+        let (used_bytes, max_bytes) = match quota_of(key) {
+            Quota::Keys => (self.keys_bytes, MAX_REPLICA_BYTES),
+            Quota::Sessions => (self.sessions_bytes, MAX_REPLICA_SESSIONS_BYTES),
+        };
+        // What takes no more room than what it replaces always has it: that a session has ended must be heard.
+        let grown_bytes = cost_bytes(key, &entry).saturating_sub(known.map_or(0, |held| cost_bytes(key, &held.entry)));
+        if grown_bytes > 0 && used_bytes + grown_bytes > max_bytes && entry.is_live() {
             return Merged::Refused;
         }
         let arrival = self.arrival(entry.modified, wall_us);
@@ -131,6 +152,19 @@ impl Store {
     /// All entries.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Held)> {
         self.entries.iter()
+    }
+
+    /// Sessions that live.
+    pub fn live_sessions(&self) -> impl Iterator<Item = (&Key, Session, &Held)> {
+        self.live_sessions.iter().filter_map(|key| {
+            let held = self.entries.get(key)?;
+            Some((key, live_session(&held.entry)?, held))
+        })
+    }
+
+    /// Keys that a session has locked.
+    pub fn locked(&self) -> impl Iterator<Item = (&Key, &Held)> {
+        self.locked.iter().filter_map(|key| self.entries.get_key_value(key))
     }
 
     /// The index of one key: at least 1.
@@ -174,11 +208,21 @@ impl Store {
             .map(|(key, _)| key.clone())
             .collect();
         for key in &old {
-            if let Some(held) = self.remove(key) {
-                self.collected = self.collected.max(held.arrival);
-            }
+            self.forget(key);
         }
         old
+    }
+
+    /// Sessions that ended so long ago that they may be forgotten.
+    pub fn long_ended(&self, wall_us: u64) -> impl Iterator<Item = &Key> {
+        self.range(SESSIONS).filter(move |(_, held)| has_long_ended(&held.entry, wall_us)).map(|(key, _)| key)
+    }
+
+    /// Forgets one entry. True if it was there.
+    pub fn forget(&mut self, key: &Key) -> bool {
+        let held = self.remove(key);
+        self.collected = self.collected.max(held.as_ref().map_or(0, |held| held.arrival));
+        held.is_some()
     }
 
     /// For each bucket a sum over its entries; equal for replicas that are equal.
@@ -208,7 +252,13 @@ impl Store {
 
     fn insert(&mut self, key: Key, held: Held) {
         self.remove(&key);
-        self.used_bytes += key.as_str().len() + held.entry.cost_bytes();
+        *self.used_bytes_mut(&key) += cost_bytes(&key, &held.entry);
+        if key.is_internal() && live_session(&held.entry).is_some() {
+            self.live_sessions.insert(key.clone());
+        }
+        if held.entry.session.is_some() {
+            self.locked.insert(key.clone());
+        }
         let hash = key.hash64();
         self.sums[bucket_of(hash)] ^= fingerprint(hash, &held.entry);
         self.entries.insert(key, held);
@@ -216,11 +266,29 @@ impl Store {
 
     fn remove(&mut self, key: &Key) -> Option<Held> {
         let held = self.entries.remove(key)?;
-        self.used_bytes -= key.as_str().len() + held.entry.cost_bytes();
+        *self.used_bytes_mut(key) -= cost_bytes(key, &held.entry);
+        self.live_sessions.remove(key);
+        self.locked.remove(key);
         let hash = key.hash64();
         self.sums[bucket_of(hash)] ^= fingerprint(hash, &held.entry);
         Some(held)
     }
+
+    fn used_bytes_mut(&mut self, key: &Key) -> &mut usize {
+        match quota_of(key) {
+            Quota::Keys => &mut self.keys_bytes,
+            Quota::Sessions => &mut self.sessions_bytes,
+        }
+    }
+}
+
+/// Which bound an entry counts for.
+fn quota_of(key: &Key) -> Quota {
+    if key.is_internal() { Quota::Sessions } else { Quota::Keys }
+}
+
+fn cost_bytes(key: &Key, entry: &Entry) -> usize {
+    key.as_str().len() + entry.cost_bytes()
 }
 
 /// The bucket of a key with this hash.
@@ -345,7 +413,7 @@ mod tests {
             let contents = |store: &Store| store.iter().map(|(key, held)| (key.clone(), held.entry.clone())).collect::<Vec<_>>();
             prop_assert_eq!(contents(&forth), contents(&back));
             prop_assert_eq!(forth.sums(), back.sums());
-            prop_assert_eq!(forth.used_bytes(), back.used_bytes());
+            prop_assert_eq!(forth.used_bytes(Quota::Keys), back.used_bytes(Quota::Keys));
         }
     }
 }

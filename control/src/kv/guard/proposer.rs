@@ -26,7 +26,8 @@ use crate::{
         key::Key,
         limits::MAX_STAMP,
         request::KvError,
-        rows::{Damaged, StoredRows, Table, read},
+        rows::{Damaged, Rows, StoredRows, Table, read},
+        store::Store,
     },
 };
 
@@ -188,7 +189,7 @@ impl Consensus {
         match message {
             GuardMessage::Prepare(tag, target, ballot) => {
                 if self.may_vote(from, tag) {
-                    let answer = self.voter.prepare(&target, ballot, world.rows);
+                    let answer = self.voter.prepare(&target, ballot, world);
                     self.post((from, answer));
                 }
             }
@@ -208,12 +209,22 @@ impl Consensus {
             GuardMessage::Electorate(electorate) => self.on_electorate(from, electorate, world),
             GuardMessage::Fetch(tag, after) => {
                 if self.electorate().is_some_and(|ours| ours.lineage == tag.lineage && ours.epoch >= tag.epoch) {
-                    let (cells, has_more) = self.voter.page(after.as_ref());
+                    let (cells, has_more) = self.voter.page(after.as_ref(), world.store);
                     self.post((from, GuardMessage::Cells(tag, cells, has_more)));
                 }
             }
             GuardMessage::Cells(tag, cells, has_more) => self.on_cells(from, tag, (cells, has_more), world),
         }
+    }
+
+    /// Sessions of which this node's vote has nothing left to know.
+    pub(in crate::kv) fn forgettable_sessions(&self, wall_us: u64) -> impl Iterator<Item = &Key> {
+        self.voter.forgettable_sessions(wall_us)
+    }
+
+    /// This node's vote about a session is forgotten.
+    pub(in crate::kv) fn forget(&mut self, key: &Key, rows: &mut Rows) {
+        self.voter.forget(key, rows);
     }
 
     pub(in crate::kv) fn poll_send(&mut self) -> Option<(PeerId, GuardMessage)> {
@@ -373,8 +384,7 @@ impl Consensus {
             Work::Change(_, key, change) => {
                 let current = match newest {
                     Some(Decree::Entry(entry)) => entry,
-                    // What the last writer left before the key was guarded is where the register begins.
-                    _ => world.store.get(key.as_str()).map(|held| held.entry.clone()),
+                    _ => beginning(key, change, seat.electorate.lineage, world.store),
                 };
                 let modified = current.as_ref().map_or(Hlc(0), |entry| entry.modified);
                 let is_ours = |entry: &Entry| entry.writer == self.me && round.in_doubt.contains(&entry.modified);
@@ -622,6 +632,15 @@ impl GuardedStore for Consensus {
         let rounds = self.rounds.values().map(|round| round.wake_at);
         rounds.chain(self.tell_at).min()
     }
+}
+
+/// Where a register begins of which no voter knows anything: with what the last writer left before the key was guarded. A session
+/// that this electorate has decided about and does not know has ended, and was forgotten; it can only end once more.
+fn beginning(key: &Key, change: &Change, lineage: Lineage, store: &Store) -> Option<Entry> {
+    let held = store.get(key.as_str())?;
+    let is_end = matches!(change, Change::EndSession { .. });
+    let is_forgotten = key.is_internal() && held.entry.guard == Some(lineage) && !is_end;
+    (!is_forgotten).then(|| held.entry.clone())
 }
 
 /// The round that an answer belongs to, if it comes from a voter.

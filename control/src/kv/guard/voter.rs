@@ -11,6 +11,8 @@ use crate::kv::{
     entry::Entry,
     key::Key,
     rows::{Damaged, Rows, StoredRows, Table, read},
+    session::{ended_session, has_long_ended},
+    store::Store,
 };
 
 /// The row of [`Target::Next`]. No key of people begins so.
@@ -56,13 +58,14 @@ impl Voter {
         self.cells.get(target).map(|cell| cell.promised)
     }
 
-    pub(super) fn prepare(&mut self, target: &Target, ballot: Ballot, rows: &mut Rows) -> GuardMessage {
+    pub(super) fn prepare(&mut self, target: &Target, ballot: Ballot, world: &mut World<'_>) -> GuardMessage {
         if let Some(refusal) = self.refusal(target, ballot) {
             return refusal;
         }
         let accepted = self.cells.get(target).and_then(|cell| cell.accepted.clone());
-        self.put(target, Cell { promised: ballot, accepted: accepted.clone() }, rows);
-        GuardMessage::Promised(target.clone(), ballot, accepted)
+        self.put(target, Cell { promised: ballot, accepted: accepted.clone() }, world.rows);
+        let known = accepted.map(|(at, decree)| (at, or_its_end(target, decree, world.store)));
+        GuardMessage::Promised(target.clone(), ballot, known)
     }
 
     pub(super) fn accept(&mut self, target: &Target, ballot: Ballot, decree: Decree, rows: &mut Rows) -> GuardMessage {
@@ -74,12 +77,13 @@ impl Voter {
     }
 
     /// A page of what was accepted about keys.
-    pub(super) fn page(&self, after: Option<&Key>) -> (Vec<(Key, Ballot, Decree)>, bool) {
+    pub(super) fn page(&self, after: Option<&Key>, store: &Store) -> (Vec<(Key, Ballot, Decree)>, bool) {
         let begin = after.map_or(Bound::Excluded(Target::Next), |key| Bound::Excluded(Target::Key(key.clone())));
         let (mut page, mut len_bytes) = (Vec::new(), 0);
         for (target, cell) in self.cells.range((begin, Bound::Unbounded)) {
             let (Target::Key(key), Some((ballot, decree))) = (target, &cell.accepted) else { continue };
-            let value_bytes = match decree {
+            let decree = or_its_end(target, decree.clone(), store);
+            let value_bytes = match &decree {
                 Decree::Entry(Some(entry)) => entry.cost_bytes(),
                 _ => 0,
             };
@@ -87,7 +91,7 @@ impl Voter {
             if len_bytes > PAGE_BYTES && !page.is_empty() {
                 return (page, true);
             }
-            page.push((key.clone(), *ballot, decree.clone()));
+            page.push((key.clone(), *ballot, decree));
         }
         (page, false)
     }
@@ -138,6 +142,25 @@ impl Voter {
         }
     }
 
+    /// Sessions of which nothing is left to know: they ended long ago, or never were.
+    pub(super) fn forgettable_sessions(&self, wall_us: u64) -> impl Iterator<Item = &Key> {
+        let has_nothing = move |cell: &Cell| match &cell.accepted {
+            Some((_, Decree::Entry(Some(entry)))) => has_long_ended(entry, wall_us),
+            _ => true,
+        };
+        self.cells.iter().filter_map(move |(target, cell)| match target {
+            Target::Key(key) if key.is_internal() && has_nothing(cell) => Some(key),
+            _ => None,
+        })
+    }
+
+    /// Forgets what was promised and accepted about a key.
+    pub(super) fn forget(&mut self, key: &Key, rows: &mut Rows) {
+        if self.cells.remove(&Target::Key(key.clone())).is_some() {
+            rows.remove(Table::Ballots, key.as_str().as_bytes());
+        }
+    }
+
     fn refusal(&self, target: &Target, ballot: Ballot) -> Option<GuardMessage> {
         let rejected = |promised| Some(GuardMessage::Rejected(target.clone(), ballot, promised));
         match (target, self.cells.get(&Target::Next)) {
@@ -150,6 +173,14 @@ impl Voter {
         rows.put(Table::Ballots, name(target), &cell);
         self.cells.insert(target.clone(), cell);
     }
+}
+
+/// What was accepted, or that the session has ended where the replica knows it: nothing goes behind that, so it counts for more
+/// than the vote of a voter that missed it.
+fn or_its_end(target: &Target, accepted: Decree, store: &Store) -> Decree {
+    let Target::Key(key) = target else { return accepted };
+    let held = store.get(key.as_str()).filter(|held| key.is_internal() && ended_session(&held.entry).is_some());
+    held.map_or(accepted, |held| Decree::Entry(Some(held.entry.clone())))
 }
 
 fn name(target: &Target) -> &[u8] {

@@ -1,6 +1,7 @@
 //! `weaved kv`: keys and values of the cluster.
 //!
-//! Reads show what this host knows; `get --consistent` asks a majority about a guarded key.
+//! Reads show what this host knows, and complain on standard error where it is not with the others; `get --consistent`
+//! asks a majority about a guarded key.
 
 mod transfer;
 mod watch;
@@ -11,11 +12,11 @@ use serde::Serialize;
 
 use super::{
     follow::unless_reader_left,
-    output::{self, Table},
+    output::{self, Table, ago},
 };
 use crate::{
     failure::Failure,
-    kv::{Change, Reply, Request, Row, Rows, Rule, Topic, Value, limits::MAX_VALUE_BYTES},
+    kv::{Change, Reach, Reply, Request, Row, Rows, Rule, Topic, Value, limits::MAX_VALUE_BYTES},
     paths::Paths,
     serve::client,
 };
@@ -128,6 +129,16 @@ struct RowReport<'a> {
     session: Option<String>,
 }
 
+/// What was read for programs.
+#[derive(Serialize)]
+struct ReadReport<'a> {
+    #[serde(flatten)]
+    row: RowReport<'a>,
+    /// Whether the host that was read from is with the others; none where it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reach: Option<Reach>,
+}
+
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     match &args.action {
         Action::Get { key, consistent, json } => get(paths, key, *consistent, *json),
@@ -142,9 +153,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
             Ok(())
         }
         Action::Rm { key, cas, .. } => write(paths, key, Change::Delete { rule: rule(*cas) }, *cas),
-        Action::Watch { key, json, count } => {
-            watch::watch(paths, key, *json, *count, &mut io::stdout().lock())
-        }
+        Action::Watch { key, json, count } => watch::watch(paths, key, *json, *count, &mut io::stdout().lock()),
         Action::Export { prefix } => transfer::export(paths, prefix),
         Action::Import { file } => transfer::import(paths, file),
     }
@@ -161,15 +170,17 @@ fn get(paths: &Paths, key: &str, consistent: bool, json: bool) -> Result<(), Fai
         Request::Read { topic: Topic::Key(key.into()), wait: None, after: None }
     };
     let rows = rows(paths, request)?;
+    let reach = reach(paths);
     let row = rows.rows.first().ok_or_else(|| Failure::refused(format!("there is no key {key}")))?;
     if json {
-        return output::say_json(&report(row));
+        return output::say_json(&ReadReport { row: report(row), reach });
     }
     raw(row.value.as_bytes())
 }
 
 fn list(paths: &Paths, prefix: &str, json: bool) -> Result<(), Failure> {
     let rows = all(paths, prefix)?;
+    reach(paths);
     if json {
         return output::say_json(&rows.iter().map(report).collect::<Vec<_>>());
     }
@@ -209,6 +220,28 @@ fn with_further_pages(paths: &Paths, topic: &Topic, mut found: Rows) -> Result<R
         found.more_after = page.more_after;
     }
     Ok(found)
+}
+
+/// Whether this host is with the others. That it is not is told on standard error; what was read is shown all the same.
+fn reach(paths: &Paths) -> Option<Reach> {
+    // A control of another version may not know.
+    let Ok(Reply::Reach(reach)) = client::kv(paths, Request::Reach) else { return None };
+    if let Some(complaint) = complaint(&reach) {
+        output::complain(complaint);
+    }
+    Some(reach)
+}
+
+fn complaint(reach: &Reach) -> Option<String> {
+    let lost_for = ago(reach.lost_for_ms?);
+    Some(match reach {
+        Reach { voters: 0, .. } => {
+            format!("this host has heard of no voters for {lost_for}: what others have written may be missing")
+        }
+        Reach { answering, voters, .. } => format!(
+            "no majority ({answering} of {voters} voters) has answered for {lost_for}: what others have written since may be missing"
+        ),
+    })
 }
 
 fn rows(paths: &Paths, request: Request) -> Result<Rows, Failure> {
@@ -256,4 +289,18 @@ fn from_stdin() -> Result<Value, Failure> {
         return Err(Failure::refused(format!("the value is longer than {MAX_VALUE_BYTES} bytes; nothing was changed")));
     }
     Ok(Value::new(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_majority_complains_and_says_for_how_long_and_another_is_silent() {
+        let reach = |answering, voters, lost_for_ms| Reach { answering, voters, lost_for_ms };
+        assert_eq!(complaint(&reach(2, 3, None)), None);
+        let cut_off = complaint(&reach(1, 3, Some(12_000))).unwrap();
+        assert!(cut_off.starts_with("no majority (1 of 3 voters) has answered for 12 s"), "{cut_off}");
+        assert!(complaint(&reach(0, 0, Some(1000))).unwrap().contains("heard of no voters"));
+    }
 }

@@ -20,6 +20,7 @@ use super::{
     limits::{MAX_SESSIONS_BYTES, MAX_STAMP, MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
     message::KvMessage,
     parts::Reassembly,
+    reach::{Contact, Reach},
     request::{
         Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows as ReadRows, SessionRow, Sessions, Topic,
         check_prefix,
@@ -94,6 +95,7 @@ pub struct Kv {
     pub(super) members: Members,
     pub(super) keeper: Keeper,
     pub(super) doomed: Doomed,
+    contact: Contact,
     spread: Spread,
     parts: Reassembly,
     pub(super) guard: Consensus,
@@ -128,6 +130,7 @@ impl Kv {
             members: Members::default(),
             keeper: Keeper::new(now),
             doomed: Doomed::default(),
+            contact: Contact::new(now),
             spread: Spread::new(rng, now),
             parts: Reassembly::default(),
             guard,
@@ -147,6 +150,7 @@ impl Kv {
     pub fn handle_request(&mut self, id: RequestId, request: Request, now: Instant, wall_us: u64) {
         let answer = match request {
             Request::Read { topic, after, .. } => self.read(&topic, after.as_deref()).map(Reply::Rows),
+            Request::Reach => Ok(Reply::Reach(self.reach(now))),
             Request::Sessions { id, .. } => Ok(Reply::Sessions(self.sessions(id))),
             Request::DeletePrefix { prefix } => self.delete_prefix(&prefix, now, wall_us).map(Reply::Written),
             Request::Transaction { steps } => self.transact(&steps, now, wall_us).map(Reply::Transacted),
@@ -197,6 +201,7 @@ impl Kv {
         }
         self.guard.handle_members(&members.known, &members.gone, &members.live, now);
         self.members = members;
+        self.reach(now);
     }
 
     /// Bytes from a peer's store.
@@ -272,6 +277,7 @@ impl Kv {
             self.begin(pending, key, change, now, wall_us);
         }
         self.spread.handle_timeout(&self.store, now);
+        self.reach(now);
         if self.collect_at <= now {
             self.collect_at = now + COLLECT_EVERY;
             self.collect(now, wall_us);
@@ -293,6 +299,13 @@ impl Kv {
                 Ok(self.store.read_prefix(prefix, after))
             }
         }
+    }
+
+    /// Whether this node is with the others.
+    pub fn reach(&mut self, now: Instant) -> Reach {
+        let voters = self.guard.electorate().map(|electorate| &electorate.voters);
+        let answering = voters.map_or(0, |voters| voters.intersection(&self.members.live).count());
+        self.contact.look(answering, voters.map_or(0, BTreeSet::len), now)
     }
 
     /// Sessions that live: one, or all.
@@ -528,7 +541,11 @@ impl Kv {
         spec.check()?;
         self.check_disk()?;
         let used_bytes = self.store.used_bytes(Quota::Sessions);
-        if used_bytes >= MAX_SESSIONS_BYTES { Err(KvError::Full { quota: Quota::Sessions, used_bytes }) } else { Ok(()) }
+        if used_bytes >= MAX_SESSIONS_BYTES {
+            Err(KvError::Full { quota: Quota::Sessions, used_bytes })
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn check_disk(&self) -> Result<(), KvError> {

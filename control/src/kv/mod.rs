@@ -25,6 +25,7 @@ pub mod limits;
 mod machine;
 mod message;
 mod parts;
+mod reach;
 mod request;
 mod rows;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use entry::{Entry, Lineage, Value};
 pub use guard::{Consensus, Decided, Electorate, FoundAnewError, GuardedStore, OpId, World};
 pub use key::Key;
 pub use machine::{Kv, KvCounters, Members, RequestId};
+pub use reach::Reach;
 pub use request::{Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
 pub use rows::{Batch, Damaged, StoredRows, Table};
 pub use session::{

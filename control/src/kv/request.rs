@@ -10,6 +10,7 @@ use super::{
     entry::{Entry, Value},
     key::Key,
     limits::{MAX_KEY_BYTES, MAX_SESSIONS_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, MAX_WATCHERS},
+    reach::Reach,
     session::{Session, SessionId, SessionSpec},
     transaction::{Step, Transacted},
 };
@@ -64,6 +65,8 @@ pub enum Request {
         /// Which.
         id: SessionId,
     },
+    /// Whether this node is with the others, as [`Reach`] says.
+    Reach,
     /// Sessions that live: one, or all.
     Sessions {
         /// Which one.
@@ -106,6 +109,8 @@ pub enum Reply {
     SessionMade(SessionId),
     /// Sessions.
     Sessions(Sessions),
+    /// Who answers.
+    Reach(Reach),
 }
 
 /// What every client gets.

@@ -145,6 +145,19 @@ fn a_session_that_no_voter_knows_was_forgotten_and_can_only_end() {
 }
 
 #[test]
+fn a_reader_can_know_whether_a_majority_answers_and_since_when_none_does() {
+    let begin = Instant::now();
+    let mut kv = kv(&vec![]);
+    assert_eq!(kv.reach(begin), Reach { answering: 0, voters: 1, lost_for_ms: Some(0) });
+    let live = BTreeSet::from([PeerId([1; 32])]);
+    kv.handle_members(Members { live, ..Members::default() }, begin, 1);
+    assert_eq!(ask(&mut kv, Request::Reach, 2), Ok(Reply::Reach(kv.reach(begin))));
+    assert_eq!(kv.reach(begin), Reach { answering: 1, voters: 1, lost_for_ms: None });
+    kv.handle_members(Members::default(), begin + Duration::from_secs(5), 3);
+    assert_eq!(kv.reach(begin + Duration::from_secs(12)).lost_for_ms, Some(7000));
+}
+
+#[test]
 fn clients_cannot_write_below_weaved_and_are_told_so() {
     let mut kv = kv(&vec![]);
     let error = ask(&mut kv, put("weaved/switch/web", "{}", Rule::Always), 1).unwrap_err();

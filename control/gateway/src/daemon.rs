@@ -22,7 +22,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use weaved_api::{
-    Generation, Problem,
+    Counter, Generation, Problem,
     balancer::BalancerState,
     gateway::{GatewayEvent, GatewayRequest, GatewayState, GatewayStats},
 };
@@ -42,6 +42,9 @@ use crate::{
     privileges,
     stats::Counters,
 };
+
+/// Counters of [`GatewayStats`] whose names begin so are the balancer's; the others are those of names.
+pub const BALANCER_COUNTERS: &str = "balancer_";
 
 /// That this process is the gateway of its node; one at a time is.
 pub trait Office: std::fmt::Debug {
@@ -340,9 +343,15 @@ impl Gateway {
             name_count: zone.as_ref().map_or(0, |zone| zone.name_count() as u64),
             cached_count: self.server.forwarder.cached_count() as u64,
             problems: self.listed_problems(),
-            counters: self.server.counters.report(),
+            counters: counters(self.server.counters.report(), self.balancer.status().counters),
         }
     }
+}
+
+/// Those of names as they are called there, those of the balancer with [`BALANCER_COUNTERS`] in front.
+fn counters(names: Vec<Counter>, balancer: Vec<Counter>) -> Vec<Counter> {
+    let prefixed = |counter: Counter| Counter { name: format!("{BALANCER_COUNTERS}{}", counter.name), ..counter };
+    names.into_iter().chain(balancer.into_iter().map(prefixed)).collect()
 }
 
 async fn ended(predecessor: Option<&Predecessor>) {
@@ -358,5 +367,42 @@ fn raise_file_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Desk;
+
+    impl Office for Desk {
+        fn take(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn leave(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_counters_is_told_those_of_names_and_all_of_the_balancer() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            run_dir: dir.path().to_owned(),
+            resolv_conf: dir.path().join("resolv.conf"),
+            office: Box::new(Desk),
+            takes_over: false,
+        };
+        let (mut gateway, _told) = Gateway::new(config, None, Inherited::default()).unwrap();
+        let counters = gateway.stats().counters;
+        let has = |name: &str| counters.iter().any(|counter| counter.name == name && !counter.help.is_empty());
+        assert!(has("queries_udp") && has("balancer_no_backend"));
+        for own in gateway.balancer.status().counters {
+            assert!(has(&format!("{BALANCER_COUNTERS}{}", own.name)), "{}", own.name);
+        }
+        gateway.balancer.end().await;
     }
 }

@@ -23,4 +23,4 @@ mod link;
 mod privileges;
 mod stats;
 
-pub use daemon::{Config, Office, run};
+pub use daemon::{BALANCER_COUNTERS, Config, Office, run};

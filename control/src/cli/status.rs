@@ -6,6 +6,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use weaved_api::gateway::{GatewayEvent, GatewayRequest};
+use weaved_gateway::BALANCER_COUNTERS;
 
 use super::output;
 use crate::{failure::Failure, gateway_client, paths::Paths, serve::client};
@@ -72,9 +73,11 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
 
 /// Asked of the gateway itself, so that it works while control is away.
 fn dns(args: &Args, paths: &Paths) -> Result<(), Failure> {
-    let GatewayEvent::Stats(stats) = gateway_client::ask(paths, &GatewayRequest::QueryStats)? else {
+    let GatewayEvent::Stats(mut stats) = gateway_client::ask(paths, &GatewayRequest::QueryStats)? else {
         return Err(Failure::unreachable("the gateway gives an answer to another question; restart weaved"));
     };
+    // `weaved balancer status` has those.
+    stats.counters.retain(|counter| !counter.name.starts_with(BALANCER_COUNTERS));
     if args.json {
         return output::say_json(&stats);
     }

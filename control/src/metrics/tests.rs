@@ -8,7 +8,7 @@ use weaved_api::{
     balancer::{BalancedServiceReport, ColourReport},
 };
 
-use super::*;
+use super::{gateway::REFUSALS, *};
 use crate::daemon;
 
 fn counter(name: &str, help: &str, value: u64) -> Counter {
@@ -91,13 +91,20 @@ fn balancer() -> BalancerReport {
     BalancerReport { services: vec![service], problems: vec![] }
 }
 
+/// All that there are, of a balancer as it runs in the gateway.
+fn balancer_counters() -> Vec<Counter> {
+    weaved_gateway::balancer::Balancer::start(Some(1)).unwrap().status().counters
+}
+
 /// To be called within a runtime.
 fn page() -> String {
     let mut status = daemon::tests::status();
     status.dataplane.stats = Some(stats());
+    let of_balancer =
+        balancer_counters().into_iter().map(|own| counter(&format!("balancer_{}", own.name), &own.help, 3));
     let gateway = GatewayStats {
         name_count: 9,
-        counters: vec![counter("queries_udp", "Questions over UDP", 5)],
+        counters: [counter("queries_udp", "Questions over UDP", 5)].into_iter().chain(of_balancer).collect(),
         ..GatewayStats::default()
     };
     let usage =
@@ -122,6 +129,29 @@ async fn every_process_is_on_the_page_in_the_units_of_the_ecosystem() {
         "weaved_balancer_switch_revision{service=\"web\"} 3.0",
     ] {
         assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn every_counter_of_the_balancer_is_on_the_page_and_refusals_are_one_family_that_is_documented() {
+    let page = page();
+    let counters = balancer_counters();
+    for counter in &counters {
+        let name = &counter.name;
+        let line = if REFUSALS.contains(&name.as_str()) {
+            format!("weaved_balancer_refusals_total{{reason=\"{name}\"}} 3")
+        } else {
+            format!("weaved_balancer_{name}_total 3")
+        };
+        assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
+    }
+    let row = include_str!("../../../docs/metrics.md")
+        .lines()
+        .find(|line| line.starts_with("| `weaved_balancer_refusals_total`"));
+    let row = row.expect("docs/metrics.md has a row of refusals");
+    for reason in REFUSALS {
+        assert!(counters.iter().any(|counter| counter.name == reason), "the balancer counts no {reason}");
+        assert!(row.contains(&format!("`{reason}`")), "docs/metrics.md does not have {reason}");
     }
 }
 

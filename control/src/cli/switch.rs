@@ -15,7 +15,8 @@ use crate::{
         protocol::{Reply, Request},
     },
     switch::{
-        CanaryPlan, Care, ColourRule, DrainLimits, Limits, Order, Outcome, Phase, Progress, WatchOrder, What, millis,
+        CanaryPlan, Care, ColourRule, DrainOrder, Limits, Order, Outcome, Phase, Progress, StreamLimit, WatchOrder,
+        What, millis,
     },
 };
 
@@ -45,8 +46,8 @@ pub(super) struct Args {
     /// How long requests of the old colour may go on [default: as before, 30s at first]
     #[arg(long, value_name = "TIME")]
     drain: Option<String>,
-    /// The same for upgraded connections and TCP streams [default: for ever]
-    #[arg(long, value_name = "TIME")]
+    /// The same for upgraded connections and TCP streams [default: as before, never at first]
+    #[arg(long, value_name = "TIME|never")]
     stream_drain: Option<String>,
     /// How long balancers may take to get ready
     #[arg(long, value_name = "TIME", default_value = "10s")]
@@ -209,14 +210,15 @@ fn say_json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn drain(args: &Args) -> Result<Option<DrainLimits>, Failure> {
-    if args.drain.is_none() && args.stream_drain.is_none() {
-        return Ok(None);
-    }
+fn drain(args: &Args) -> Result<Option<DrainOrder>, Failure> {
     let requests_ms = args.drain.as_deref().map(|text| time("--drain", text)).transpose()?;
-    let streams_ms = args.stream_drain.as_deref().map(|text| time("--stream-drain", text)).transpose()?;
-    let usual = DrainLimits::default();
-    Ok(Some(DrainLimits { requests_ms: requests_ms.unwrap_or(usual.requests_ms), streams_ms }))
+    let streams = match args.stream_drain.as_deref() {
+        None => None,
+        Some("never") => Some(StreamLimit::Never),
+        Some(text) => Some(StreamLimit::AfterMs(time("--stream-drain", text)?)),
+    };
+    let said = DrainOrder { requests_ms, streams };
+    Ok((said != DrainOrder::default()).then_some(said))
 }
 
 fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {

@@ -34,7 +34,9 @@ pub use canary::{Canary, CanaryPlan};
 pub use clock::{millis, utc};
 pub use machine::Switches;
 pub use message::{Core, Flip, Readiness, Stamp, SwitchMessage};
-pub use order::{AttemptId, Care, Order, Outcome, Phase, Progress, ProgressReport, WatchOrder, What};
+pub use order::{
+    AttemptId, Care, DrainOrder, Order, Outcome, Phase, Progress, ProgressReport, StreamLimit, WatchOrder, What,
+};
 pub use record::{DrainLimits, Figures, HistoryEntry, OWN_PREFIX, PREFIX, Pending, Record, describe, record_key};
 pub use refusal::Refusal;
 pub use rule::{ColourRule, NotARule};

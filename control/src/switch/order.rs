@@ -26,7 +26,7 @@ pub struct Order {
     /// Instances of the new colour that must take traffic, for each balancer.
     pub min_healthy: u32,
     /// How connections of the old colour end; as before without it.
-    pub drain: Option<DrainLimits>,
+    pub drain: Option<DrainOrder>,
     /// How long hosts may take to get ready, in milliseconds.
     pub timeout_ms: u64,
     /// What stands in the way, and what does not.
@@ -77,6 +77,38 @@ pub enum Care {
     Forced,
     /// It is only looked at.
     DryRun,
+}
+
+/// How connections of the old colour are to end. What is not said stays as it was before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct DrainOrder {
+    /// Requests, in milliseconds.
+    pub requests_ms: Option<u64>,
+    /// Upgraded connections and TCP streams.
+    pub streams: Option<StreamLimit>,
+}
+
+/// How long upgraded connections and TCP streams of the old colour may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamLimit {
+    /// For ever.
+    Never,
+    /// So many milliseconds.
+    AfterMs(u64),
+}
+
+impl DrainOrder {
+    /// What holds then.
+    pub(super) fn applied_to(self, before: DrainLimits) -> DrainLimits {
+        let streams_ms = match self.streams {
+            None => before.streams_ms,
+            Some(StreamLimit::Never) => None,
+            Some(StreamLimit::AfterMs(limit)) => Some(limit),
+        };
+        DrainLimits { requests_ms: self.requests_ms.unwrap_or(before.requests_ms), streams_ms }
+    }
 }
 
 /// What leads back by itself.

@@ -143,7 +143,7 @@ pub(super) fn with_settings(order: &Order, record: &Record) -> Record {
     if let Some(colours) = &order.colours {
         settled.colours = colours.clone();
     }
-    settled.drain = order.drain.unwrap_or(record.drain);
+    settled.drain = order.drain.unwrap_or_default().applied_to(record.drain);
     settled
 }
 
@@ -202,7 +202,8 @@ mod tests {
     use super::*;
     use crate::switch::{
         canary::CanaryPlan,
-        record::HistoryEntry,
+        order::{DrainOrder, StreamLimit},
+        record::{DrainLimits, HistoryEntry},
         testing::{instances, view},
     };
 
@@ -281,6 +282,22 @@ mod tests {
         let forced = |colour| Order { min_healthy: 3, care: Care::Forced, ..order(to(colour)) };
         assert!(plan(&forced("green"), &live("blue"), None, &view).is_ok());
         assert!(matches!(plan(&forced("red"), &live("blue"), None, &view), Err(Refusal::NotHealthy { .. })));
+    }
+
+    #[test]
+    fn what_is_not_said_of_the_drain_stays_as_it_was() {
+        let drain = |requests_ms, streams| Some(DrainOrder { requests_ms, streams });
+        let mut record = live("blue");
+        for (said, requests_ms, streams_ms) in [
+            (drain(Some(90_000), None), 90_000, None),
+            (drain(None, Some(StreamLimit::AfterMs(5000))), 90_000, Some(5000)),
+            (None, 90_000, Some(5000)),
+            (drain(Some(10_000), None), 10_000, Some(5000)),
+            (drain(None, Some(StreamLimit::Never)), 10_000, None),
+        ] {
+            record = with_settings(&Order { drain: said, ..order(to("green")) }, &record);
+            assert_eq!(record.drain, DrainLimits { requests_ms, streams_ms }, "after {said:?}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// The service
     service: String,
     /// The colour that is to be live
-    #[arg(required_unless_present_any = ["pause", "resume", "abort"], conflicts_with_all = ["pause", "resume", "abort"])]
+    #[arg(required_unless_present_any = ["pause", "resume", "abort"], conflicts_with_all = ["resume", "abort"])]
     colour: Option<String>,
     /// Instances of it that must take traffic, seen from every balancer
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -64,7 +64,7 @@ pub(super) struct Args {
     /// How long each step of the canary lasts
     #[arg(long, value_name = "TIME", default_value = "1m")]
     step: String,
-    /// The canary goes no further by itself
+    /// The canary goes no further by itself; with --canary from its first share on
     #[arg(long, conflicts_with_all = ["resume", "abort"])]
     pause: bool,
     /// The canary goes on
@@ -94,11 +94,18 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
+    follow(order_of(args)?, args.json, paths)
+}
+
+fn order_of(args: &Args) -> Result<Order, Failure> {
     let what = match (&args.colour, args.pause, args.resume) {
+        (Some(_), true, _) if args.canary.is_empty() => {
+            return Err(Failure::usage("--pause goes with --canary, or without a colour"));
+        }
         (Some(colour), ..) if args.canary.is_empty() => What::To(colour.clone()),
-        (Some(colour), ..) => {
+        (Some(colour), paused, _) => {
             let step_ms = time("--step", &args.step)?;
-            What::Canary(colour.clone(), CanaryPlan { steps: args.canary.clone(), step_ms })
+            What::Canary(colour.clone(), CanaryPlan { steps: args.canary.clone(), step_ms, paused })
         }
         (None, true, _) => What::Pause,
         (None, _, true) => What::Resume,
@@ -109,7 +116,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         (_, true) => Care::Forced,
         _ => Care::Careful,
     };
-    let order = Order {
+    Ok(Order {
         min_healthy: args.min_healthy,
         drain: drain(args)?,
         timeout_ms: time("--timeout", &args.timeout)?,
@@ -118,8 +125,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         colours: args.by.clone(),
         watch: watch(args)?,
         ..order(&args.service, what, "weaved switch")
-    };
-    follow(order, args.json, paths)
+    })
 }
 
 /// An order of the user who runs this.
@@ -239,4 +245,47 @@ fn time(option: &str, text: &str) -> Result<u64, Failure> {
     let value: Option<Duration> = go_duration::parse_or_seconds(text);
     let value = value.ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))?;
     Ok(value.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(line: &str) -> Result<Order, Failure> {
+        let line = Line::try_parse_from(line.split_whitespace().skip(1)).unwrap_or_else(|error| panic!("{error}"));
+        order_of(&line.args)
+    }
+
+    #[test]
+    fn of_the_drain_only_what_is_said_is_ordered() {
+        let said = |options: &str| parsed(&format!("weaved switch web green {options}")).unwrap().drain;
+        let drain = |requests_ms, streams| Some(DrainOrder { requests_ms, streams });
+        assert_eq!(said(""), None);
+        assert_eq!(said("--drain 1m"), drain(Some(60_000), None));
+        assert_eq!(said("--stream-drain 5m"), drain(None, Some(StreamLimit::AfterMs(300_000))));
+        assert_eq!(said("--drain 1m --stream-drain never"), drain(Some(60_000), Some(StreamLimit::Never)));
+    }
+
+    #[test]
+    fn a_pause_beside_a_colour_is_one_of_its_canary() {
+        assert!(parsed("weaved switch web green --pause").unwrap_err().to_string().contains("--canary"));
+        assert_eq!(parsed("weaved switch web --pause").unwrap().what, What::Pause);
+    }
+
+    #[test]
+    fn the_way_to_steady_weights_that_the_documentation_shows_is_understood() {
+        let page = include_str!("../../../docs/switch.md");
+        let command = page.split('`').find(|text| text.starts_with("weaved switch web green --canary 10 --pause"));
+        let order = parsed(command.expect("docs/switch.md shows it")).unwrap();
+        let plan = CanaryPlan { steps: vec![10], step_ms: 60_000, paused: true };
+        assert_eq!((order.problem(), order.what), (None, What::Canary("green".into(), plan)));
+    }
 }

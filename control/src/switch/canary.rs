@@ -29,6 +29,9 @@ pub struct CanaryPlan {
     pub steps: Vec<u32>,
     /// How long each lasts, in milliseconds.
     pub step_ms: u64,
+    /// True if it goes no further than the first step by itself: steady weights.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 impl CanaryPlan {
@@ -47,7 +50,7 @@ impl CanaryPlan {
     /// The canary at its first step.
     pub fn begin(&self, from: &str, to: &str) -> Canary {
         let (steps, step_ms) = (self.steps.clone(), self.step_ms);
-        Canary { from: from.into(), to: to.into(), steps, place: 0, step_ms, paused: false }
+        Canary { from: from.into(), to: to.into(), steps, place: 0, step_ms, paused: self.paused }
     }
 }
 
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_share_grows_step_by_step_until_the_new_colour_has_everything() {
-        let plan = CanaryPlan { steps: vec![1, 10, 50], step_ms: 60_000 };
+        let plan = CanaryPlan { steps: vec![1, 10, 50], step_ms: 60_000, paused: false };
         assert_eq!(plan.problem(), None);
         let mut canary = plan.begin("blue", "green");
         let mut seen = vec![describe(&canary.shares())];
@@ -96,8 +99,8 @@ mod tests {
     #[test]
     fn steps_that_do_not_grow_are_refused() {
         for steps in [vec![], vec![0], vec![100], vec![10, 10], vec![50, 10], (1..=21).collect()] {
-            assert!(CanaryPlan { steps, step_ms: 60_000 }.problem().is_some());
+            assert!(CanaryPlan { steps, step_ms: 60_000, paused: false }.problem().is_some());
         }
-        assert!(CanaryPlan { steps: vec![5], step_ms: 10 }.problem().is_some());
+        assert!(CanaryPlan { steps: vec![5], step_ms: 10, paused: false }.problem().is_some());
     }
 }

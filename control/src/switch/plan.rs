@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn while_a_canary_is_out_only_its_end_or_force_changes_the_colours() {
         let view = view(&[("web", instances("blue", 1, 1)), ("web", instances("green", 1, 1))]);
-        let plan_of = CanaryPlan { steps: vec![10, 50], step_ms: 60_000 };
+        let plan_of = CanaryPlan { steps: vec![10, 50], step_ms: 60_000, paused: false };
         let Ok(Plan::Change(change)) =
             plan(&order(What::Canary("green".into(), plan_of.clone())), &live("blue"), None, &view)
         else {

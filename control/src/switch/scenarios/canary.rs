@@ -17,7 +17,7 @@ fn sent_out(seed: u64, steps: &[u32], watch: Option<Limits>) -> World {
     let mut world = World::new(seed, 5, Faults::LAN);
     world.run_for(secs(8));
     world.switch(0, to("blue"));
-    let plan = CanaryPlan { steps: steps.to_vec(), step_ms: 3000 };
+    let plan = CanaryPlan { steps: steps.to_vec(), step_ms: 3000, paused: false };
     let watch = watch.map(|limits| WatchOrder { limits, length_ms: 60_000 });
     let order = Order { what: What::Canary("green".into(), plan), watch, ..to("green") };
     assert!(matches!(world.switch(1, order), Outcome::Switched { .. }));
@@ -63,6 +63,29 @@ fn one_that_is_paused_stays_where_it_is_until_somebody_says_that_it_goes_on() {
     world.run_for(secs(12));
     assert_eq!(world.live_in_words(), "green");
     world.assert_agreed();
+}
+
+#[test]
+fn one_that_is_paused_from_the_beginning_is_a_steady_weight_also_when_every_host_was_restarted() {
+    let mut world = World::new(7, 5, Faults::LAN);
+    world.run_for(secs(8));
+    world.switch(0, to("blue"));
+    let plan = CanaryPlan { steps: vec![10], step_ms: 1000, paused: true };
+    let outcome = say(&mut world, 1, What::Canary("green".into(), plan));
+    assert!(matches!(outcome, Outcome::Switched { .. }), "{outcome:?}");
+    for host in 0..5 {
+        world.run_for(secs(20));
+        world.crash(host);
+        world.run_for(secs(5));
+        world.start(host);
+    }
+    (0..5).for_each(|host| world.crash(host));
+    (0..5).for_each(|host| world.start(host));
+    world.run_for(secs(60));
+    assert_eq!((world.live_in_words().as_str(), world.mirror().as_str()), ("blue 90 %, green 10 %", "blue"));
+    world.assert_agreed();
+    assert!(matches!(say(&mut world, 3, What::Abort), Outcome::Switched { .. }));
+    assert_eq!(world.live_in_words(), "blue");
 }
 
 #[test]

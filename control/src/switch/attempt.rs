@@ -26,8 +26,8 @@ use super::{
     limits::{MAX_NOTE_BYTES, MAX_PROGRESS, MAX_TRIES, MIN_LEAD, OUTCOME_KEPT},
     message::{Core, Flip, Readiness, Stamp, SwitchMessage},
     order::{AttemptId, Care, Order, Outcome, Phase, Progress, ProgressReport, What},
-    plan::{Change, Plan, plan, with_settings},
-    record::{Figures, HistoryEntry, Pending, Record, describe, main_colour, record_key},
+    plan::{Change, Plan, live_already, plan, with_settings},
+    record::{Figures, HistoryEntry, Pending, Record, describe, main_colour, only_colour, record_key},
     refusal::Refusal,
 };
 use crate::{
@@ -168,7 +168,7 @@ impl Attempt {
             return self.refuse(Refusal::Senseless(problem), ctx);
         }
         let plan = plan(&self.order, &self.record, blocking, ctx.around.view);
-        if !self.is_fresh && rests_on_record(&plan) {
+        if !self.is_fresh && !self.order.what.is_upkeep() && rests_on_record(&plan) {
             // This host may have missed the latest decision: a majority is asked before anybody is sent away.
             let key = record_key(&service);
             return self.decide(Stage::Refresh, &key, kv::Change::Look, ctx);
@@ -330,7 +330,7 @@ impl Attempt {
                 self.refuse(Refusal::Overtaken, ctx);
             }
             Stage::Reserve if self.is_pending() => self.on_written(&Stage::Reserve, ctx),
-            Stage::Reserve | Stage::Settle | Stage::Commit if may_try => self.plan(ctx),
+            Stage::Reserve | Stage::Settle | Stage::Commit if may_try => self.plan_again(ctx),
             Stage::Cancel if self.is_pending() && may_try => self.cancel(ctx),
             Stage::Figures if may_try => self.note_figures(ctx),
             Stage::Reserve | Stage::Settle | Stage::Commit => self.refuse(Refusal::Overtaken, ctx),
@@ -341,6 +341,23 @@ impl Attempt {
     fn on_failed(&mut self, stage: &Stage, error: &KvError, ctx: &mut Context<'_, '_>) {
         let is_unknown = matches!(error, KvError::OutcomeUnknown { .. });
         match stage {
+    /// Looks at the order in the light of what has beaten it, if it still means what it meant when it was given.
+    fn plan_again(&mut self, ctx: &mut Context<'_, '_>) {
+        let goal = self.change.as_ref().and_then(|change| only_colour(&change.to)).map(ToOwned::to_owned);
+        match (&self.order.what, goal) {
+            // It was judged on a record that is no more: the next upkeep judges anew.
+            (What::Step | What::Rescue(_), _) => self.refuse(Refusal::Overtaken, ctx),
+            // "Back" from what is live now would lead to what the order wanted to leave.
+            (What::Back | What::Abort, Some(goal)) if only_colour(&self.record.live) == Some(&*goal) => {
+                self.end(Outcome::Nothing(live_already(&self.order.service, &goal)), ctx);
+            }
+            (What::Back, Some(goal)) if self.record.colour_before() != Some(&*goal) => {
+                self.refuse(Refusal::Overtaken, ctx);
+            }
+            _ => self.plan(ctx),
+        }
+    }
+
             Stage::Commit if is_unknown => {
                 let words =
                     format!("it is not known whether {} was switched: too few hosts answered", self.order.service);
@@ -493,7 +510,9 @@ impl Attempt {
     }
 
     fn end(&mut self, outcome: Outcome, ctx: &mut Context<'_, '_>) {
-        if let (Outcome::Refused(refusal), false) = (&outcome, matches!(self.order.what, What::Step)) {
+        let is_tried_again = matches!(self.order.what, What::Step)
+            || (self.order.what.is_upkeep() && outcome == Outcome::Refused(Refusal::Overtaken));
+        if let (Outcome::Refused(refusal), false) = (&outcome, is_tried_again) {
             ctx.out.note(format!("{} is not switched, as {} wanted: {refusal}", self.order.service, self.order.by));
         }
         self.step = Step::Ended;

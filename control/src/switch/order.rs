@@ -179,6 +179,13 @@ pub struct ProgressReport {
     pub outcome: Option<Outcome>,
 }
 
+impl What {
+    /// True for what nobody has ordered: the upkeep judges it from one record, and anew when that is another one.
+    pub(super) fn is_upkeep(&self) -> bool {
+        matches!(self, Self::Step | Self::Rescue(_))
+    }
+}
+
 impl Order {
     /// With the usual settings.
     pub fn new(service: &str, what: What, by: &str, source: &str) -> Self {

@@ -64,6 +64,9 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
         }
         What::Step => {
             let canary = canary.ok_or_else(no_canary)?;
+            if canary.paused {
+                return Err(Refusal::Senseless(format!("the canary of {} is paused", order.service)));
+            }
             let (to, next) = canary.next();
             let reason = match &next {
                 Some(next) => format!("canary, {}", next.step_in_words()),
@@ -91,7 +94,7 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
                 ))
             })?;
             if from == *colour {
-                return Ok(Plan::Nothing(format!("{colour} of {} is live already", order.service)));
+                return Ok(Plan::Nothing(live_already(&order.service, colour)));
             }
             no_canary_out(order, record)?;
             require_instances(order, &settled.colours, colour, order.min_healthy, view)?;
@@ -112,6 +115,11 @@ pub(super) fn under_way(service: &str, pending: &Pending) -> Refusal {
     Refusal::UnderWay { service: service.to_owned(), to: describe(&pending.to), who }
 }
 
+/// The words for an order that has nothing to do.
+pub(super) fn live_already(service: &str, colour: &str) -> String {
+    format!("{colour} of {service} is live already")
+}
+
 fn switch_to(
     order: &Order,
     record: &Record,
@@ -121,7 +129,7 @@ fn switch_to(
     view: &View,
 ) -> Result<Plan, Refusal> {
     if only_colour(&record.live) == Some(colour) {
-        let words = format!("{colour} of {} is live already", order.service);
+        let words = live_already(&order.service, colour);
         let is_same = settled == *record;
         return Ok(if is_same { Plan::Nothing(words) } else { Plan::Settle(Box::new(settled), words) });
     }
@@ -277,14 +285,6 @@ mod tests {
     }
 
     #[test]
-    fn who_insists_gets_an_ill_colour_but_never_an_empty_one() {
-        let view = view(&[("web", instances("green", 3, 1)), ("web", instances("red", 3, 0))]);
-        let forced = |colour| Order { min_healthy: 3, care: Care::Forced, ..order(to(colour)) };
-        assert!(plan(&forced("green"), &live("blue"), None, &view).is_ok());
-        assert!(matches!(plan(&forced("red"), &live("blue"), None, &view), Err(Refusal::NotHealthy { .. })));
-    }
-
-    #[test]
     fn what_is_not_said_of_the_drain_stays_as_it_was() {
         let drain = |requests_ms, streams| Some(DrainOrder { requests_ms, streams });
         let mut record = live("blue");
@@ -298,6 +298,14 @@ mod tests {
             record = with_settings(&Order { drain: said, ..order(to("green")) }, &record);
             assert_eq!(record.drain, DrainLimits { requests_ms, streams_ms }, "after {said:?}");
         }
+    }
+
+    #[test]
+    fn who_insists_gets_an_ill_colour_but_never_an_empty_one() {
+        let view = view(&[("web", instances("green", 3, 1)), ("web", instances("red", 3, 0))]);
+        let forced = |colour| Order { min_healthy: 3, care: Care::Forced, ..order(to(colour)) };
+        assert!(plan(&forced("green"), &live("blue"), None, &view).is_ok());
+        assert!(matches!(plan(&forced("red"), &live("blue"), None, &view), Err(Refusal::NotHealthy { .. })));
     }
 
     #[test]
@@ -338,5 +346,15 @@ mod tests {
         assert_eq!(change(What::Back), "blue");
         assert_eq!(change(What::Step), "blue 50 %, green 50 %");
         assert_eq!(change(What::Rescue("ill".into())), "blue");
+    }
+
+    #[test]
+    fn a_canary_that_is_paused_takes_no_step() {
+        let mut record = live("blue");
+        let canary = CanaryPlan { steps: vec![10, 50], step_ms: 1000, paused: true }.begin("blue", "green");
+        record.commit(canary.shares(), entry());
+        record.canary = Some(canary);
+        let refusal = plan(&order(What::Step), &record, None, &view(&[])).unwrap_err();
+        assert_eq!(refusal.to_string(), "the canary of web is paused");
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! The register of each service is simulated as what `kv::guard` promises: changes are decided one after the other, where a
 //! majority can be reached, and sometimes the proposer does not learn how. Its own simulation is in `kv/scenarios.rs`.
-//! Everything random comes from one seed; a failure prints it, and `WEAVED_SEED=n` runs that one alone.
+//! Everything random comes from one seed; a failure prints it, `WEAVED_SEED=n` runs that one alone, `WEAVED_SEEDS=n` so many.
 
+mod beaten;
 mod canary;
 mod world;
 
@@ -17,9 +18,11 @@ use super::{
 };
 
 fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
-    match std::env::var("WEAVED_SEED") {
-        Ok(seed) => test(seed.parse().expect("WEAVED_SEED is a number")),
-        Err(_) => seeds.for_each(test),
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a seed is a number"));
+    match (number("WEAVED_SEED"), number("WEAVED_SEEDS")) {
+        (Some(seed), _) => test(seed),
+        (None, Some(count)) => (0..count).for_each(test),
+        (None, None) => seeds.for_each(test),
     }
 }
 

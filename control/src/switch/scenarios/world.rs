@@ -92,6 +92,8 @@ pub(super) struct World {
     flips: BTreeMap<u64, BTreeMap<usize, Instant>>,
 }
 
+    /// When each revision was decided.
+    pub(super) decided_at: BTreeMap<u64, Instant>,
 struct Host {
     id: PeerId,
     switches: Option<Switches>,
@@ -150,13 +152,14 @@ impl World {
         }
         let mut world = Self {
             broken: None,
+        let services = [("web", "blue"), ("web", "green"), ("web", "red"), ("api", "green")];
             faults,
             now: started_at,
             started_at,
             seed,
             rng,
             hosts,
-            view: view(&[("web", instances("blue", 3, 3)), ("web", instances("green", 3, 3))]),
+            view: view(&services.map(|(service, colour)| (service, instances(colour, 3, 3)))),
             register: BTreeMap::new(),
             events: BTreeMap::new(),
             event_count: 0,
@@ -166,6 +169,7 @@ impl World {
         };
         world.at(Duration::ZERO, Event::Beat);
         world.at(REPAIR, Event::Repair);
+            decided_at: BTreeMap::new(),
         (0..count).for_each(|host| world.start(host));
         world
     }
@@ -342,7 +346,7 @@ impl World {
         value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
     }
 
-    fn record(&self) -> Option<Record> {
+    pub(super) fn record(&self) -> Option<Record> {
         let entry = self.register.get(&Key::new(&record_key("web")).unwrap())?;
         Record::from_value(entry.value.as_ref()?)
     }
@@ -518,6 +522,8 @@ impl World {
         let result =
             if is_unknown { Err(KvError::OutcomeUnknown { key }) } else { Ok(Decided { key, is_allowed, entry }) };
         let delay = if is_unknown { Duration::from_secs(4) } else { self.delay() };
+                let revision = self.record().unwrap_or_default().revision;
+                self.decided_at.entry(revision).or_insert(self.now);
         self.at(delay, Event::Outcome(index, op, result));
     }
 

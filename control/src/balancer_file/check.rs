@@ -18,7 +18,10 @@ use super::{
     BalancerFile, FileError, MAX_LISTENERS, MAX_ROUTES, MAX_SERVICES, MAX_TRUSTED, Place, PlacedListener,
     raw::{RawFile, RawListen, RawRoute, RawService, RawTrust, line_of},
 };
-use crate::{go_duration, switch::ServiceFacts};
+use crate::{
+    go_duration,
+    switch::{ServiceFacts, is_mirror_key},
+};
 
 /// Attempts besides the first.
 const MAX_RETRIES: u32 = 7;
@@ -57,6 +60,7 @@ pub(super) fn check(text: &str, raw: RawFile) -> Result<BalancerFile, FileError>
     }
     let mut file = BalancerFile { listeners, ..BalancerFile::default() };
     let mut named = BTreeSet::new();
+    let mut key_lines = Vec::new();
     for service in raw.service {
         let (line, name) = (checker.line(&service.get_ref().name), service.get_ref().name.get_ref().clone());
         if !routed.contains(&name) {
@@ -65,6 +69,7 @@ pub(super) fn check(text: &str, raw: RawFile) -> Result<BalancerFile, FileError>
         if !named.insert(name.clone()) {
             return Err(FileError { line, message: format!("the service `{name}` is there twice") });
         }
+        key_lines.extend(service.get_ref().key.as_ref().map(|key| (checker.line(key), file.facts.len())));
         let (service, facts) = checker.service(service.into_inner())?;
         file.services.push(service);
         file.facts.push(facts);
@@ -73,7 +78,22 @@ pub(super) fn check(text: &str, raw: RawFile) -> Result<BalancerFile, FileError>
         file.facts.push(ServiceFacts { name: name.clone(), key: None, colour: None });
         file.services.push(BalancedService::plain(name));
     }
+    refuse_shared_keys(&file.facts, &key_lines)?;
     Ok(file)
+}
+
+/// A key shows one live colour. `lines` has the line of each key that is written, and the place of its service.
+fn refuse_shared_keys(facts: &[ServiceFacts], lines: &[(usize, usize)]) -> Result<(), FileError> {
+    for &(line, place) in lines {
+        let key = facts[place].mirror_key();
+        // Of two that are written the second one is wrong.
+        let mut others = facts.iter().enumerate().filter(|(other, facts)| *other < place || facts.key.is_none());
+        if let Some((_, other)) = others.find(|(_, other)| other.mirror_key() == key) {
+            let message = format!("the key `{}` shows the live colour of `{}` already", key.escape_debug(), other.name);
+            return Err(FileError { line, message });
+        }
+    }
+    Ok(())
 }
 
 impl Checker<'_> {
@@ -258,6 +278,13 @@ impl Checker<'_> {
             Some(text) => Some(text.get_ref().parse().or_else(|error| self.refuse(text, format!("{error}")))?),
             None => None,
         };
+        let key = match raw.key {
+            Some(key) if !is_mirror_key(key.get_ref()) => {
+                return self
+                    .refuse(&key, "a key that shows a live colour is not empty, not too long and not below weaved/");
+            }
+            key => key.map(Spanned::into_inner),
+        };
         let service = BalancedService {
             policy: self.policy(raw.policy.as_ref())?,
             sticky: raw.sticky.as_ref().map(|text| self.sticky(text)).transpose()?,
@@ -268,7 +295,7 @@ impl Checker<'_> {
             ejection,
             ..BalancedService::plain(name.clone())
         };
-        Ok((service, ServiceFacts { name, key: raw.key, colour }))
+        Ok((service, ServiceFacts { name, key, colour }))
     }
 
     fn policy(&self, policy: Option<&Spanned<String>>) -> Result<Policy, FileError> {

@@ -220,6 +220,20 @@ mod tests {
         refused(&format!("{listen}service = \"web\"\naccept_proxy = [\"10.0.0.0/33\"]\n"), 4, "is no network");
     }
 
+    #[test]
+    fn a_key_that_shows_another_live_colour_or_cannot_show_one_is_refused_with_its_line() {
+        let routes = "[[listen]]\naddress = \"0.0.0.0:80\"\n[[listen.route]]\nservice = \"web\"\n[[listen.route]]\nservice = \"api\"\n";
+        let service = |name: &str, key: &str| format!("[[service]]\nname = \"{name}\"\nkey = \"{key}\"\n");
+        let (web, api) = (service("web", "live"), service("api", "live"));
+        refused(&format!("{routes}{web}{api}"), 12, "the key `live` shows the live colour of `web` already");
+        // The usual one of a service that the file says nothing else about.
+        refused(&format!("{routes}{}", service("api", "backend/web")), 9, "of `web` already");
+        BalancerFile::parse(&format!("{routes}{web}{}", service("api", "backend/web"))).unwrap();
+        for bad in ["", "weaved/switch/web", "a\\u0000b"] {
+            refused(&format!("{routes}{}", service("web", bad)), 9, "below weaved/");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_understood_or_refused_with_a_line_of_it(text: String, at: proptest::sample::Index) {

@@ -88,7 +88,7 @@ pub(super) struct RawService {
     pub(super) send_proxy: Option<ProxyVersion>,
     #[serde(default)]
     pub(super) http2: bool,
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Spanned<String>>,
     pub(super) colour: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) timeouts: RawTimeouts,

@@ -149,6 +149,12 @@ impl Records {
         self.held.iter().map(|(service, held)| (service.as_str(), held))
     }
 
+    /// The service whose live colour a key shows. Where two were given one key at once it is the first by name, so that no two
+    /// take turns in writing it.
+    pub(super) fn owner_of(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(_, held)| held.record.key == key).map(|(service, _)| service)
+    }
+
     /// Takes in what the register holds. None if that is not news.
     pub(super) fn note(&mut self, service: &str, entry: &Entry, now: Instant) -> Option<&HeldRecord> {
         let stamp = Stamp::of(entry);

@@ -44,6 +44,8 @@ pub(super) struct Attempt {
     began_us: u64,
     /// When hosts must be ready.
     deadline: Instant,
+    /// The record where nothing is decided yet.
+    fresh: Record,
     /// The record as this attempt knows it, and where a compare-and-set must begin.
     record: Record,
     stamp: Stamp,
@@ -93,7 +95,7 @@ pub(super) struct Context<'a, 'b> {
 }
 
 impl Attempt {
-    pub(super) fn begin(id: AttemptId, mut order: Order, ctx: &mut Context<'_, '_>) -> Self {
+    pub(super) fn begin(id: AttemptId, mut order: Order, fresh: Record, ctx: &mut Context<'_, '_>) -> Self {
         let around = ctx.around;
         for note in [&mut order.by, &mut order.source] {
             note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
@@ -103,7 +105,8 @@ impl Attempt {
             began: around.now,
             began_us: around.wall_us,
             deadline: around.now + Duration::from_millis(order.timeout_ms),
-            record: Record::new(&order.service),
+            record: fresh.clone(),
+            fresh,
             stamp: Stamp { lineage: None, modified: Hlc(0), writer: around.me },
             index: 0,
             change: None,
@@ -277,14 +280,14 @@ impl Attempt {
     fn adopt(&mut self, decided: &Decided, ctx: &mut Context<'_, '_>) {
         self.is_fresh = true;
         let Some(entry) = &decided.entry else {
-            (self.record, self.index) = (Record::new(&self.order.service), 0);
+            (self.record, self.index) = (self.fresh.clone(), 0);
             return;
         };
         ctx.records.note(&self.order.service, entry, ctx.around.now);
         if let Some(record) = entry.value.as_ref().and_then(Record::from_value) {
             (self.record, self.stamp, self.index) = (record, Stamp::of(entry), entry.modified.0);
         } else if entry.value.is_none() {
-            (self.record, self.stamp, self.index) = (Record::new(&self.order.service), Stamp::of(entry), 0);
+            (self.record, self.stamp, self.index) = (self.fresh.clone(), Stamp::of(entry), 0);
         }
     }
 
@@ -338,9 +341,6 @@ impl Attempt {
         }
     }
 
-    fn on_failed(&mut self, stage: &Stage, error: &KvError, ctx: &mut Context<'_, '_>) {
-        let is_unknown = matches!(error, KvError::OutcomeUnknown { .. });
-        match stage {
     /// Looks at the order in the light of what has beaten it, if it still means what it meant when it was given.
     fn plan_again(&mut self, ctx: &mut Context<'_, '_>) {
         let goal = self.change.as_ref().and_then(|change| only_colour(&change.to)).map(ToOwned::to_owned);
@@ -358,6 +358,9 @@ impl Attempt {
         }
     }
 
+    fn on_failed(&mut self, stage: &Stage, error: &KvError, ctx: &mut Context<'_, '_>) {
+        let is_unknown = matches!(error, KvError::OutcomeUnknown { .. });
+        match stage {
             Stage::Commit if is_unknown => {
                 let words =
                     format!("it is not known whether {} was switched: too few hosts answered", self.order.service);
@@ -432,7 +435,8 @@ impl Attempt {
     fn mirror(&mut self, ctx: &mut Context<'_, '_>) {
         let colour = main_colour(&self.record.live).unwrap_or_default().to_owned();
         let known = (ctx.around.key)(&self.record.key);
-        if known.as_ref().is_some_and(|shown| shown.value == colour.as_bytes()) {
+        let is_ours = ctx.records.owner_of(&self.record.key).is_none_or(|owner| owner == self.order.service);
+        if !is_ours || known.as_ref().is_some_and(|shown| shown.value == colour.as_bytes()) {
             self.is_mirrored = true;
             return;
         }

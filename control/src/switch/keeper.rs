@@ -103,7 +103,8 @@ impl Switches {
             && age >= MIRROR_PATIENCE
         {
             let known = (around.key)(&record.key);
-            if known.as_ref().is_none_or(|shown| shown.value != colour.as_bytes()) {
+            let differs = known.as_ref().is_none_or(|shown| shown.value != colour.as_bytes());
+            if differs && self.records.owner_of(&record.key) == Some(service) {
                 return Some(Need::Mirror(known.map_or(0, |shown| shown.index)));
             }
         }
@@ -149,6 +150,13 @@ impl Switches {
         let facts: Vec<_> = unknown.filter(|facts| !self.upkeep_busy.contains(&facts.name)).cloned().collect();
         for facts in facts {
             let record = self.fresh_record(&facts.name);
+            if let Err(taken) = self.require_free(&record.key, &facts.name, around.view) {
+                let words = format!("the file of this host: {taken}");
+                if self.told_taken.insert(words.clone()) {
+                    self.out.note(words);
+                }
+                continue;
+            }
             if Order::new(&facts.name, What::Back, "", "").problem().is_none() && around.live.contains(&around.me) {
                 self.upkeep_busy.insert(facts.name.clone());
                 let change = kv::Change::Put { value: record.to_value(), flags: 0, rule: Rule::AtIndex(0) };

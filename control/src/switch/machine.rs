@@ -48,6 +48,8 @@ pub struct Switches {
     answers: VecDeque<(RequestId, Result<bool, Refusal>)>,
     pub(super) upkeep_busy: BTreeSet<String>,
     pub(super) tallies: BTreeMap<String, Tally>,
+    /// What the operator was told of keys in his file that other services have.
+    pub(super) told_taken: BTreeSet<String>,
     upkeep_at: Instant,
     has_caught_up: bool,
 }
@@ -66,6 +68,7 @@ impl Switches {
             answers: VecDeque::new(),
             upkeep_busy: BTreeSet::new(),
             tallies: BTreeMap::new(),
+            told_taken: BTreeSet::new(),
             upkeep_at: now,
             has_caught_up: false,
         }
@@ -73,23 +76,30 @@ impl Switches {
 
     /// Somebody wants something of a service.
     pub fn begin(&mut self, order: Order, around: &Around<'_>) -> Result<AttemptId, Refusal> {
+        // What the operator's file says holds until something is decided.
+        let fresh = self.fresh_record(&order.service);
+        let is_fresh = self.records.get(&order.service).is_none();
+        if let Some(key) = order.key.as_ref().or(is_fresh.then_some(&fresh.key)) {
+            self.require_free(key, &order.service, around.view)?;
+        }
         self.attempts.retain(|_, attempt| !attempt.is_forgotten(around.now));
         if self.attempts.len() >= MAX_ATTEMPTS {
             let oldest_ended = self.attempts.iter().find(|(_, attempt)| attempt.is_ended()).map(|(id, _)| *id);
             self.attempts.remove(&oldest_ended.ok_or(Refusal::Busy)?);
         }
         let id = AttemptId(self.rng.random::<u64>() >> (64 - ID_BITS));
-        // What the operator's file says holds until something is decided.
-        let mut order = order;
-        if self.records.get(&order.service).is_none() {
-            let fresh = self.fresh_record(&order.service);
-            order.key = order.key.or(Some(fresh.key).filter(|key| !key.is_empty()));
-            order.colours = order.colours.or(Some(fresh.colours));
-        }
         let mut ctx = Context { around, records: &mut self.records, out: &mut self.out };
-        let attempt = Attempt::begin(id, order, &mut ctx);
+        let attempt = Attempt::begin(id, order, fresh, &mut ctx);
         self.attempts.insert(id, attempt);
         Ok(id)
+    }
+
+    /// A key shows one live colour.
+    pub(super) fn require_free(&self, key: &str, service: &str, view: &View) -> Result<(), Refusal> {
+        match self.shown_by(key, view).into_iter().find(|other| other != service) {
+            Some(by) => Err(Refusal::KeyTaken { service: service.to_owned(), key: key.to_owned(), by }),
+            None => Ok(()),
+        }
     }
 
     /// How an attempt goes, behind the line of this number; None for one that is not known, or not any more.
@@ -99,16 +109,18 @@ impl Switches {
 
     /// The service whose live colour a key shows.
     pub fn mirrored_by(&self, key: &str, view: &View) -> Option<String> {
-        if let Some((service, _)) = self.records.iter().find(|(_, held)| held.record.key == key) {
-            return Some(service.to_owned());
-        }
-        let is_undecided = |service: &str| self.records.get(service).is_none();
-        let named = self.member.balanced().find(|facts| facts.key.as_deref() == Some(key) && is_undecided(&facts.name));
-        if let Some(facts) = named {
-            return Some(facts.name.clone());
-        }
-        let service = service_of_mirror(key).filter(|service| is_undecided(service))?;
-        view.service(service).is_some().then(|| service.to_owned())
+        self.shown_by(key, view).into_iter().next()
+    }
+
+    /// All services whose live colour a key shows: those about which something is decided first, then what files say, then the
+    /// usual one.
+    fn shown_by(&self, key: &str, view: &View) -> Vec<String> {
+        let decided = self.records.iter().filter(|(_, held)| held.record.key == key).map(|(service, _)| service);
+        let named = self.member.balanced().map(|facts| facts.name.as_str());
+        let usual = service_of_mirror(key).filter(|service| view.service(service).is_some());
+        let undecided = named.chain(usual).filter(|service| self.records.get(service).is_none());
+        let undecided = undecided.filter(|service| self.fresh_record(service).key == key);
+        decided.chain(undecided).map(ToOwned::to_owned).collect()
     }
 
     /// A client of the key-value store changes the key that shows the live colour of a service. The answer comes with
@@ -297,7 +309,7 @@ impl Switches {
         let facts = self.member.balanced().find(|facts| facts.name == service);
         let usual = Record::new(service);
         Record {
-            key: facts.and_then(|facts| facts.key.clone()).unwrap_or(usual.key.clone()),
+            key: facts.map_or_else(|| usual.key.clone(), ServiceFacts::mirror_key),
             colours: facts.and_then(|facts| facts.colour.clone()).unwrap_or_default(),
             ..usual
         }

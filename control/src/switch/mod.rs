@@ -37,6 +37,7 @@ pub use message::{Core, Flip, Readiness, Stamp, SwitchMessage};
 pub use order::{
     AttemptId, Care, DrainOrder, Order, Outcome, Phase, Progress, ProgressReport, StreamLimit, WatchOrder, What,
 };
+pub(crate) use record::is_mirror_key;
 pub use record::{DrainLimits, Figures, HistoryEntry, OWN_PREFIX, PREFIX, Pending, Record, describe, record_key};
 pub use refusal::Refusal;
 pub use rule::{ColourRule, NotARule};
@@ -51,4 +52,11 @@ pub struct ServiceFacts {
     pub key: Option<String>,
     /// What a colour of it is; None for the usual rule, its tags.
     pub colour: Option<ColourRule>,
+}
+
+impl ServiceFacts {
+    /// The key that shows the live colour.
+    pub fn mirror_key(&self) -> String {
+        self.key.clone().unwrap_or_else(|| record::mirror_key(&self.name))
+    }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     canary::CanaryPlan,
     limits::{MAX_NAME_BYTES, MAX_TIMEOUT},
-    record::{DrainLimits, Figures},
+    record::{DrainLimits, Figures, is_mirror_key},
     refusal::Refusal,
     rule::ColourRule,
     verdict::Limits,
@@ -225,8 +225,8 @@ impl Order {
         if u128::from(self.timeout_ms) > MAX_TIMEOUT.as_millis() || self.timeout_ms == 0 {
             return Some("a timeout is more than nothing and at most ten minutes".into());
         }
-        if self.key.as_ref().is_some_and(|key| key.is_empty() || key.starts_with(super::record::OWN_PREFIX)) {
-            return Some("the key that shows the live colour cannot be empty or below weaved/".into());
+        if self.key.as_ref().is_some_and(|key| !is_mirror_key(key)) {
+            return Some("a key that shows a live colour is not empty, not too long and not below weaved/".into());
         }
         match &self.what {
             What::Canary(_, plan) => plan.problem(),

@@ -15,7 +15,7 @@ use super::{
     rule::ColourRule,
     verdict::Watch,
 };
-use crate::kv::Value;
+use crate::kv::{Key, Value};
 
 /// What everything of weaved's own begins with. Clients cannot write there.
 pub const OWN_PREFIX: &str = "weaved/";
@@ -193,6 +193,11 @@ pub fn record_key(service: &str) -> String {
 /// The usual mirror key of a service.
 pub(super) fn mirror_key(service: &str) -> String {
     format!("{MIRRORS}{service}")
+}
+
+/// Whether a key may show a live colour: one that clients can write, and no record.
+pub(crate) fn is_mirror_key(key: &str) -> bool {
+    Key::new(key).is_ok() && !key.starts_with(OWN_PREFIX)
 }
 
 /// The service of a usual mirror key.

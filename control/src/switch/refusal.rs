@@ -76,6 +76,19 @@ pub enum Refusal {
         /// Which service.
         service: String,
     },
+    /// The key shows the live colour of another service.
+    #[error(
+        "the key `{}` shows the live colour of {by} already; `weaved switch {service} COLOUR --key KEY` gives {service} another one",
+        key.escape_debug()
+    )]
+    KeyTaken {
+        /// Which service cannot have it.
+        service: String,
+        /// Which key.
+        key: String,
+        /// Whose it is.
+        by: String,
+    },
     /// Balancers are not ready.
     #[error("not switched: {}; --force goes over without them", reasons.join("; "))]
     NotReady {
@@ -101,7 +114,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All words.
-    pub const WORDS: [&'static str; 13] = [
+    pub const WORDS: [&'static str; 14] = [
         "no-service",
         "no-colour",
         "not-healthy",
@@ -109,6 +122,7 @@ impl Refusal {
         "canary-out",
         "no-canary",
         "no-colour-before",
+        "key-taken",
         "not-ready",
         "overtaken",
         "senseless",
@@ -127,6 +141,7 @@ impl Refusal {
             Self::CanaryOut { .. } => "canary-out",
             Self::NoCanary { .. } => "no-canary",
             Self::NoColourBefore { .. } => "no-colour-before",
+            Self::KeyTaken { .. } => "key-taken",
             Self::NotReady { .. } => "not-ready",
             Self::Overtaken => "overtaken",
             Self::Senseless(_) => "senseless",

@@ -7,6 +7,7 @@
 
 mod beaten;
 mod canary;
+mod keys;
 mod world;
 
 use std::time::Duration;

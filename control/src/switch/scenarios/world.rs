@@ -88,12 +88,14 @@ pub(super) struct World {
     /// Nothing passes from the first to the second.
     cuts: BTreeSet<(usize, usize)>,
     orders: Vec<(usize, AttemptId, Option<Outcome>)>,
+    /// Those of services that no balancer here serves.
+    unserved: BTreeSet<AttemptId>,
     /// When each balancer went over to the latest revision.
     flips: BTreeMap<u64, BTreeMap<usize, Instant>>,
-}
-
     /// When each revision was decided.
     pub(super) decided_at: BTreeMap<u64, Instant>,
+}
+
 struct Host {
     id: PeerId,
     switches: Option<Switches>,
@@ -150,9 +152,9 @@ impl World {
                 seen_version: 0,
             });
         }
+        let services = [("web", "blue"), ("web", "green"), ("web", "red"), ("api", "green")];
         let mut world = Self {
             broken: None,
-        let services = [("web", "blue"), ("web", "green"), ("web", "red"), ("api", "green")];
             faults,
             now: started_at,
             started_at,
@@ -165,11 +167,12 @@ impl World {
             event_count: 0,
             cuts: BTreeSet::new(),
             orders: Vec::new(),
+            unserved: BTreeSet::new(),
             flips: BTreeMap::new(),
+            decided_at: BTreeMap::new(),
         };
         world.at(Duration::ZERO, Event::Beat);
         world.at(REPAIR, Event::Repair);
-            decided_at: BTreeMap::new(),
         (0..count).for_each(|host| world.start(host));
         world
     }
@@ -244,9 +247,15 @@ impl World {
 
     /// Orders, and does not wait. Returns the number to ask with.
     pub(super) fn order(&mut self, host: usize, order: Order) -> usize {
+        let is_served = order.service == "web";
         let begun = self.call(host, |switches, around| switches.begin(order, around));
-        if let Some(Ok(id)) = begun {
-            self.orders.push((host, id, None));
+        if let Some(begun) = begun {
+            let (id, outcome) = match begun {
+                Ok(id) => (id, None),
+                Err(refusal) => (AttemptId(0), Some(Outcome::Refused(refusal))),
+            };
+            self.unserved.extend((!is_served).then_some(id));
+            self.orders.push((host, id, outcome));
             self.note_outcomes();
         }
         self.orders.len().saturating_sub(1)
@@ -341,9 +350,14 @@ impl World {
     }
 
     pub(super) fn mirror(&self) -> String {
-        let entry = self.register.get(&Key::new("backend/web").unwrap());
-        let value = entry.and_then(|entry| entry.value.as_ref());
-        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        self.shown("backend/web").map(|(_, value)| value).unwrap_or_default()
+    }
+
+    /// The index of a key and what it holds.
+    pub(super) fn shown(&self, key: &str) -> Option<(u64, String)> {
+        let entry = self.register.get(&Key::new(key).unwrap())?;
+        let value = String::from_utf8_lossy(entry.value.as_ref()?.as_bytes()).into_owned();
+        Some((entry.modified.0, value))
     }
 
     pub(super) fn record(&self) -> Option<Record> {
@@ -508,6 +522,8 @@ impl World {
                 let entry = Entry { guard, ..entry };
                 self.check_chain(&key, current.as_ref(), &entry);
                 self.register.insert(key.clone(), entry);
+                let revision = self.record().unwrap_or_default().revision;
+                self.decided_at.entry(revision).or_insert(self.now);
                 true
             }
         };
@@ -522,8 +538,6 @@ impl World {
         let result =
             if is_unknown { Err(KvError::OutcomeUnknown { key }) } else { Ok(Decided { key, is_allowed, entry }) };
         let delay = if is_unknown { Duration::from_secs(4) } else { self.delay() };
-                let revision = self.record().unwrap_or_default().revision;
-                self.decided_at.entry(revision).or_insert(self.now);
         self.at(delay, Event::Outcome(index, op, result));
     }
 
@@ -645,7 +659,9 @@ impl World {
             match report {
                 Some(Some(report)) => {
                     if let Some(outcome) = report.outcome {
-                        self.check_acknowledged(host, &outcome);
+                        if !self.unserved.contains(&id) {
+                            self.check_acknowledged(host, &outcome);
+                        }
                         self.orders[number].2 = Some(outcome);
                     }
                 }

@@ -138,20 +138,25 @@ fn who_asks_as_consul_template_sees_each_change_once_and_nothing_else_over_a_res
     }
 }
 
+/// Instances of web on this host, one of each colour, that say their colour.
+fn blue_and_green(host: &Host) -> [Process; 2] {
+    [("blue", "8081"), ("green", "8082")].map(|(colour, port)| {
+        let dir = host.dir().join(colour);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("index.html"), colour).unwrap();
+        let serving = host.spawn(&["busybox", "httpd", "-f", "-p", port, "-h", &dir.display().to_string()]);
+        register(host, &format!("web-{colour}"), "web", port.parse().unwrap(), colour);
+        serving
+    })
+}
+
 const TEMPLATE: &str = include_str!("../../docs/examples/haproxy/haproxy.cfg.j2");
 
 #[test]
 fn a_template_keeps_a_real_haproxy_right_through_a_switch_of_colours_and_a_death_of_control() {
     let Some(mut lab) = Lab::open("templ") else { return };
     let [a, b] = two_hosts(&mut lab);
-    let servers = [("blue", "8081"), ("green", "8082")].map(|(colour, port)| {
-        let dir = b.dir().join(colour);
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("index.html"), colour).unwrap();
-        let serving = b.spawn(&["busybox", "httpd", "-f", "-p", port, "-h", &dir.display().to_string()]);
-        register(&b, &format!("web-{colour}"), "web", port.parse().unwrap(), colour);
-        serving
-    });
+    let servers = blue_and_green(&b);
     let dir = lab.dir().display().to_string();
     let template = TEMPLATE.replace("/run/haproxy/", &format!("{dir}/")).replace("bind *:80", "bind *:8090");
     assert!(!template.contains("/run/haproxy") && template.contains(":8090"), "the example has changed");
@@ -187,6 +192,61 @@ fn a_template_keeps_a_real_haproxy_right_through_a_switch_of_colours_and_a_death
     wait_until("nobody serves, with the reason", SOON, || served().contains("no instance of web passes"));
     set(&a, "backend/current", "green");
     wait_until("green is back", SOON, || served() == "green");
+    deregister(&b, "web-green");
+    wait_until("a colour without instances serves nobody", SOON, || served().contains("no instance of web passes"));
+    drop((haproxy, rendering, servers));
+}
+
+/// What `socat stdio SOCKET` does: the lab has no socat.
+const SOCAT: &str = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                     s.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\n\
+                     while data := s.recv(4096):\n    sys.stdout.buffer.write(data)\n";
+
+#[test]
+fn a_switch_reaches_a_real_haproxy_by_its_runtime_api_and_nothing_is_reloaded() {
+    let Some(mut lab) = Lab::open("runtime") else { return };
+    let [a, b] = two_hosts(&mut lab);
+    let servers = blue_and_green(&b);
+    let dir = lab.dir().display().to_string();
+    let socat = lab.file("socat.py", SOCAT);
+    let reload = format!("echo >> {dir}/reloads; test ! -e {dir}/haproxy.pid || kill -USR2 $(cat {dir}/haproxy.pid)");
+    let adapted = |text: &str| {
+        let text = text.replace("/run/haproxy/", &format!("{dir}/")).replace("/etc/haproxy/", &format!("{dir}/"));
+        let text = text.replace("bind *:80", "bind *:8090").replace("socat stdio", &format!("python3 {socat}"));
+        text.replace(r#"["systemctl", "reload", "haproxy"]"#, &format!("\"{reload}\""))
+    };
+    lab.file("haproxy.cfg.j2", &adapted(include_str!("../../docs/examples/haproxy-runtime/haproxy.cfg.j2")));
+    lab.file("live.map.j2", &adapted(include_str!("../../docs/examples/haproxy-runtime/live.map.j2")));
+    let config = adapted(include_str!("../../docs/examples/haproxy-runtime/haproxy.toml"));
+    assert!(!config.contains("systemctl") && config.contains("python3"), "the example has changed");
+    let config = lab.file("template.toml", &config);
+    let switch = |host: &Host, colour: &str| {
+        let switched = || host.weaved().run(&["switch", "web", colour]).success();
+        wait_until(&format!("{colour} is live"), SOON, switched);
+    };
+    switch(&a, "blue");
+    let rendering = a.weaved().spawn(&["template", "-c", &config]);
+    let (cfg, pid) = (format!("{dir}/haproxy.cfg"), format!("{dir}/haproxy.pid"));
+    wait_until("the configuration has both colours", SOON, || {
+        let written = std::fs::read_to_string(&cfg).unwrap_or_default();
+        written.contains("colour-blue") && written.contains("colour-green")
+    });
+    let start = || a.spawn(&["haproxy", "-W", "-db", "-f", &cfg, "-p", &pid]);
+    let haproxy = start();
+    let served = || curl(&a, &["http://127.0.0.1:8090/"]).stdout;
+    wait_until("blue serves", SOON, || served() == "blue");
+    let reloads = || std::fs::read_to_string(format!("{dir}/reloads")).unwrap_or_default().len();
+    let before = reloads();
+    assert!(before > 0, "the configuration itself came with a reload");
+    for colour in ["green", "blue", "green"] {
+        switch(&b, colour);
+        wait_until(&format!("{colour} serves"), SOON, || served() == colour);
+    }
+    assert_eq!(reloads(), before);
+    kill(Pid::from_raw(haproxy.pid().cast_signed()), Signal::SIGTERM).unwrap();
+    drop(haproxy.finish(SOON));
+    let haproxy = start();
+    wait_until("one that was started anew serves what is live", SOON, || served() == "green");
     deregister(&b, "web-green");
     wait_until("a colour without instances serves nobody", SOON, || served().contains("no instance of web passes"));
     drop((haproxy, rendering, servers));

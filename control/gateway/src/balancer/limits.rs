@@ -40,7 +40,7 @@ pub(super) const H2_PING: Duration = Duration::from_secs(20);
 pub(super) const MAX_BACKEND_HEAD_BYTES: usize = 64 * 1024;
 /// Lines of access logs that wait to be written; a further one is dropped and counted.
 pub(super) const LOG_QUEUE: usize = 16 * 1024;
-/// Client addresses whose rate is counted; then one that is idle goes, and without one a new client is let through.
+/// Clients whose rate is counted; a new one beyond them is let through until others have been idle for a while.
 pub(super) const MAX_RATED_CLIENTS: usize = 65_536;
 /// Bytes of a PROXY header that we take; what senders add behind the addresses fits.
 pub(super) const MAX_PROXY_HEADER_BYTES: usize = 4096;

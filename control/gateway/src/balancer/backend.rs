@@ -132,10 +132,15 @@ impl Backend {
         self.is_down.load(Relaxed)
     }
 
-    /// Takes notice of whether its host is down. When it is, the requests there end. How many connections had any.
-    pub(super) fn set_down(&self, is_down: bool) -> usize {
-        let was_down = self.is_down.swap(is_down, Relaxed);
-        if is_down && !was_down { cut(&self.connections, None) } else { 0 }
+    /// Takes notice of whether its host is down. True if it has gone down: then what is there is to be ended, as soon as all that are down
+    /// are known to be.
+    pub(super) fn set_down(&self, is_down: bool) -> bool {
+        !self.is_down.swap(is_down, Relaxed) && is_down
+    }
+
+    /// Ends all connections with requests. How many there were.
+    pub(super) fn end_connections(&self) -> usize {
+        cut(&self.connections, None)
     }
 
     /// Takes notice of whether its host is gone for certain. When it is, the streams there end. How many there were.

@@ -62,6 +62,7 @@ impl Services {
     /// Makes them anew. Tells what has ended because of its host.
     pub(super) fn rebuild(&mut self, state: &GatewayState, now_us: u64) -> Cut {
         let mut cut = Cut::default();
+        let mut down = Vec::new();
         let mut known = std::mem::take(&mut self.backends);
         let rules = &state.balancer.services;
         let mut listed: HashMap<&str, Vec<Listed>> = rules.iter().map(|rule| (rule.name.as_str(), vec![])).collect();
@@ -71,11 +72,15 @@ impl Services {
             let listed = self.instance(rule, instance, state, &mut known);
             if let Some(backend) = &listed.backend {
                 let (is_down, is_gone) = fate(instance, state);
-                cut.connections += backend.set_down(is_down);
+                if backend.set_down(is_down) {
+                    down.push(Arc::clone(backend));
+                }
                 cut.streams += backend.set_gone(is_gone);
             }
             list.push(listed);
         }
+        // What ends is sent again at once, and not to another one that is down.
+        cut.connections = down.iter().map(|backend| backend.end_connections()).sum();
         // What is left over is no backend any more. Requests there go on.
         known.values().for_each(|backend| backend.set_keeps_idle(false));
         let list = rules.iter().map(|rule| {

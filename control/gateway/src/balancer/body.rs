@@ -14,7 +14,7 @@ use std::{
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-use super::flight::Flight;
+use super::{flight::Flight, refusal::Refusal};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,7 +32,20 @@ pub(super) struct RequestBody {
 pub(super) struct Progress {
     pub(super) bytes: AtomicU64,
     pub(super) is_over: AtomicBool,
-    pub(super) is_too_long: AtomicBool,
+    /// It is the client that has to go on: what has come was taken.
+    pub(super) is_awaited: AtomicBool,
+    is_too_long: AtomicBool,
+    is_broken: AtomicBool,
+}
+
+impl Progress {
+    /// What the client is told if it is its own fault that the body has not come to its end.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        if self.is_too_long.load(Relaxed) {
+            return Some(Refusal::BodyTooLong);
+        }
+        self.is_broken.load(Relaxed).then_some(Refusal::BodyBroken)
+    }
 }
 
 /// The body of an answer.
@@ -68,24 +81,28 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
-        let progress = this.progress.as_ref();
-        match frame {
+        let frame = Pin::new(&mut *inner).poll_frame(cx);
+        let Some(progress) = &this.progress else { return frame.map_err(Into::into) };
+        progress.is_awaited.store(frame.is_pending(), Relaxed);
+        match std::task::ready!(frame) {
             Some(Ok(frame)) => {
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;
                 if len > this.left {
-                    progress.inspect(|progress| progress.is_too_long.store(true, Relaxed));
+                    progress.is_too_long.store(true, Relaxed);
                     return Poll::Ready(Some(Err("the body is longer than the listener takes".into())));
                 }
                 this.left -= len;
-                if let Some(progress) = progress {
-                    progress.bytes.fetch_add(len, Relaxed);
-                }
+                progress.bytes.fetch_add(len, Relaxed);
+                // Nobody asks again when nothing more can come.
+                progress.is_over.store(inner.is_end_stream(), Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                progress.is_broken.store(true, Relaxed);
+                Poll::Ready(Some(Err(error.into())))
+            }
             None => {
-                progress.inspect(|progress| progress.is_over.store(true, Relaxed));
+                progress.is_over.store(true, Relaxed);
                 Poll::Ready(None)
             }
         }

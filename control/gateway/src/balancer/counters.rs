@@ -27,6 +27,8 @@ counters! { BalancerCounters:
     no_route,
     /// Requests answered 413: their body is too long
     body_too_long,
+    /// Requests answered 400 or 408: their client has broken off the body, or does not go on with it
+    body_unfinished,
     /// Requests answered 429: their client sends too many
     rate_limited,
     /// Requests answered 503, and streams closed: no instance of the service or colour takes traffic

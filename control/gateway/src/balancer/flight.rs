@@ -17,6 +17,9 @@ use super::{
     pool::{Pool, Upstream},
 };
 
+/// The status in the log when there is no answer because the client has left. No answer has it; other servers write the same.
+const CLIENT_LEFT: u16 = 499;
+
 /// What is held while it flies.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -37,12 +40,13 @@ pub(super) struct Place {
     is_stream: bool,
 }
 
-/// A line that is written when all is over.
+/// A line that is written when all is over, which is when this is dropped.
 #[derive(Debug)]
 pub(super) struct Log {
-    pub(super) queue: Arc<LogQueue>,
-    pub(super) entry: Box<Entry>,
-    pub(super) counters: Arc<BalancerCounters>,
+    queue: Arc<LogQueue>,
+    /// There until then.
+    entry: Option<Box<Entry>>,
+    counters: Arc<BalancerCounters>,
 }
 
 impl Place {
@@ -75,9 +79,23 @@ impl Drop for Place {
 }
 
 impl Log {
-    pub(super) fn write(mut self, started: Instant) {
-        self.entry.took = started.elapsed();
-        if !self.queue.write(*self.entry) {
+    pub(super) fn new(queue: Arc<LogQueue>, entry: Entry, counters: Arc<BalancerCounters>) -> Self {
+        Self { queue, entry: Some(Box::new(entry)), counters }
+    }
+
+    pub(super) fn entry(&mut self) -> &mut Entry {
+        self.entry.as_mut().expect("it is taken when this is dropped")
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let Some(mut entry) = self.entry.take() else { return };
+        if entry.status == 0 {
+            entry.status = CLIENT_LEFT;
+        }
+        entry.took = entry.started.elapsed();
+        if !self.queue.write(*entry) {
             self.counters.log_dropped.add();
         }
     }
@@ -90,7 +108,7 @@ impl Flight {
 
     pub(super) fn on_bytes(&mut self, count: usize) {
         if let Some(log) = &mut self.log {
-            log.entry.bytes += count as u64;
+            log.entry().bytes += count as u64;
         }
     }
 
@@ -105,16 +123,7 @@ impl Flight {
     pub(super) fn on_broken(&mut self) {
         self.upstream = None;
         if let Some(log) = &mut self.log {
-            log.entry.is_broken = true;
-        }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if let Some(log) = self.log.take() {
-            let started = log.entry.started;
-            log.write(started);
+            log.entry().is_broken = true;
         }
     }
 }

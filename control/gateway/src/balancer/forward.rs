@@ -7,7 +7,10 @@
 //! ```
 //!
 //! Sent again is what was not sent at all; and what has no body, an idempotent method (RFC 9110 §9.2.2) and no answer. Each attempt
-//! asks anew which colour is in force.
+//! asks anew which colour is in force, by the newest state.
+//!
+//! A request that gets no answer is a failure of the colour that had it last, and of each that it was taken from because of a failure; unless it
+//! is the client that has failed, which says nothing of a colour or a backend.
 //!
 //! INVARIANT: nothing is sent twice that a backend may have acted upon, unless its method says that this is harmless.
 
@@ -33,7 +36,7 @@ use super::{
     body::{AnswerBody, Progress, RequestBody},
     connection::Client,
     flight::{Flight, Log, Place},
-    group::{Group, Wish},
+    group::{ColourCounts, Group, Wish},
     headers,
     limits::MAX_ATTEMPTS,
     pool::Upstream,
@@ -64,11 +67,25 @@ struct Failed {
 }
 
 /// An answer and where it is from.
-struct Answered<'a> {
+struct Answered {
     response: Response<Incoming>,
     upstream: Upstream,
     place: Place,
-    group: &'a Arc<Group>,
+}
+
+/// What has become of the attempts until now.
+struct Lost {
+    /// Whose failure it is, if a colour's.
+    counts: Option<Arc<ColourCounts>>,
+    refusal: Refusal,
+}
+
+impl Lost {
+    fn count(&self, started: Instant) {
+        if let Some(counts) = &self.counts {
+            counts.on_answer(true, started.elapsed());
+        }
+    }
 }
 
 /// Answers a request, whatever it is.
@@ -84,9 +101,8 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
     let outcome = forward(&client, &rules, request, started, &mut log).await;
     let mut answer = outcome.unwrap_or_else(|refusal| {
         let answer = refusal.answer(counters);
-        if let Some(mut log) = log.take() {
-            log.entry.status = refusal.status().as_u16();
-            log.write(started);
+        if let Some(log) = &mut log {
+            log.entry().status = refusal.status().as_u16();
         }
         answer
     });
@@ -122,7 +138,7 @@ async fn forward(
     let progress = request.body().progress();
     let job = Job { client, service, asked, hash, mark, progress, started };
     if let Some(log) = log {
-        log.entry.service.clone_from(&service.rule.name);
+        log.entry().service.clone_from(&service.rule.name);
     }
     let answered = job.attempts(request, upgrade.is_none()).await?;
     job.finish(answered, upgrade.map(|(_, on_upgrade)| on_upgrade), log)
@@ -130,59 +146,107 @@ async fn forward(
 
 impl Job<'_> {
     /// Until somebody answers, or nobody is left.
-    async fn attempts(&self, request: Request<RequestBody>, may_repeat: bool) -> Result<Answered<'_>, Refusal> {
-        let rule = &self.service.rule;
-        let attempts = (rule.retries as usize + 1).min(MAX_ATTEMPTS);
+    async fn attempts(&self, request: Request<RequestBody>, may_repeat: bool) -> Result<Answered, Refusal> {
+        let attempts = (self.service.rule.retries as usize + 1).min(MAX_ATTEMPTS);
         let may_repeat = may_repeat && attempts > 1 && self.progress.is_none() && request.method().is_idempotent();
         let spare = may_repeat.then(|| head_of(&request));
         let mut tried = Vec::new();
         let mut next = Some(request);
-        let mut refusal = None;
+        let mut lost: Option<Lost> = None;
         while let Some(request) = next.take() {
-            let group = self.group()?;
-            let now = Instant::now();
-            let wish = Wish { policy: rule.policy, hash: self.hash, mark: self.mark, tried: &tried };
-            let Some(backend) = group.pick(wish, now) else { break };
+            let newest = if tried.is_empty() { None } else { self.client.slot.rules.load().newest(self.service) };
+            let (group, backend) = match self.choose(newest.as_ref().unwrap_or(self.service), &tried) {
+                Ok(chosen) => chosen,
+                Err(nobody) => {
+                    self.turn(&mut lost, nobody.counts.as_ref());
+                    lost.get_or_insert(nobody);
+                    break;
+                }
+            };
+            self.turn(&mut lost, Some(&group.counts));
+            if !tried.is_empty() {
+                self.client.worker.counters.retries.add();
+            }
             let place = Place::take(group, backend);
             match self.attempt(backend, request).await {
-                Ok((response, upstream)) => return Ok(Answered { response, upstream, place, group }),
+                Ok((response, upstream)) => {
+                    self.on_answer(group, backend, response.status());
+                    return Ok(Answered { response, upstream, place });
+                }
                 Err(failed) => {
-                    if failed.refusal != Refusal::BodyTooLong
-                        && group.on_failure(backend, rule.ejection, Instant::now())
-                    {
-                        self.client.worker.counters.ejections.add();
-                        tracing::info!(service = rule.name, backend = backend.key.instance, "left out for a while");
-                    }
                     tried.push(backend.id);
                     if tried.len() < attempts {
                         next = failed.unsent.or_else(|| spare.as_ref().map(copy_of));
-                        self.client.worker.counters.retries.add();
                     }
-                    // A first attempt whose answer nobody waits for any longer counts as well.
-                    if next.is_none() {
-                        group.counts.on_answer(true, self.started.elapsed());
-                    }
-                    refusal = Some(if backend.is_down() {
-                        Refusal::HostDown { service: rule.name.clone(), host: backend.key.host.clone() }
-                    } else {
-                        failed.refusal
-                    });
+                    lost = Some(self.on_failure(group, backend, failed.refusal));
                 }
             }
         }
-        Err(refusal.unwrap_or_else(|| Refusal::BackendFailed { service: rule.name.clone() }))
+        let lost = lost.expect("each attempt has an answer or is lost");
+        lost.count(self.started);
+        Err(lost.refusal)
     }
 
-    fn group(&self) -> Result<&Arc<Group>, Refusal> {
+    /// Who gets it next.
+    fn choose<'a>(&self, service: &'a Service, tried: &[u64]) -> Result<(&'a Arc<Group>, &'a Arc<Backend>), Lost> {
+        let group = self.group(service).map_err(|NoGroup::Empty(colour)| Lost {
+            // A preview's says nothing of what is live.
+            counts: service.counts.get(&colour).filter(|_| self.asked.is_none()).cloned(),
+            refusal: Refusal::NoBackend { service: service.rule.name.clone(), colour },
+        })?;
+        let wish = Wish { policy: service.rule.policy, hash: self.hash, mark: self.mark, tried };
+        let backend = group.pick(wish, Instant::now()).ok_or_else(|| Lost {
+            counts: Some(Arc::clone(&group.counts)),
+            refusal: Refusal::BackendFailed { service: service.rule.name.clone() },
+        })?;
+        Ok((group, backend))
+    }
+
+    fn group<'a>(&self, service: &'a Service) -> Result<&'a Arc<Group>, NoGroup> {
         if self.asked.is_none()
-            && let Some(group) = self.mark.and_then(|mark| self.service.group_of_mark(mark))
+            && let Some(group) = self.mark.and_then(|mark| service.group_of_mark(mark))
         {
             return Ok(group);
         }
-        let draw = self.hash.unwrap_or_else(rand::random);
-        self.service
-            .group(self.asked.as_deref(), draw)
-            .map_err(|NoGroup::Empty(colour)| Refusal::NoBackend { service: self.service.rule.name.clone(), colour })
+        service.group(self.asked.as_deref(), self.hash.unwrap_or_else(rand::random))
+    }
+
+    /// It goes to this colour now: what another one has lost stays that one's failure, whatever comes.
+    fn turn(&self, lost: &mut Option<Lost>, to: Option<&Arc<ColourCounts>>) {
+        let is_same = |from: &Arc<ColourCounts>| to.is_some_and(|to| Arc::ptr_eq(from, to));
+        if let Some(lost) = lost.take_if(|lost| lost.counts.as_ref().is_some_and(|from| !is_same(from))) {
+            lost.count(self.started);
+        }
+    }
+
+    fn on_answer(&self, group: &Group, backend: &Backend, status: StatusCode) {
+        group.counts.on_answer(status.is_server_error(), self.started.elapsed());
+        if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+            self.on_backend_failure(group, backend);
+        } else {
+            backend.on_success();
+        }
+    }
+
+    fn on_failure(&self, group: &Group, backend: &Backend, refusal: Refusal) -> Lost {
+        if refusal.is_of_client() {
+            return Lost { counts: None, refusal };
+        }
+        self.on_backend_failure(group, backend);
+        let refusal = if backend.is_down() {
+            Refusal::HostDown { service: self.service.rule.name.clone(), host: backend.key.host.clone() }
+        } else {
+            refusal
+        };
+        Lost { counts: Some(Arc::clone(&group.counts)), refusal }
+    }
+
+    fn on_backend_failure(&self, group: &Group, backend: &Backend) {
+        let rule = &self.service.rule;
+        if group.on_failure(backend, rule.ejection, Instant::now()) {
+            self.client.worker.counters.ejections.add();
+            tracing::info!(service = rule.name, backend = backend.key.instance, "left out for a while");
+        }
     }
 
     /// Over an idle connection while there is one, else over a new one.
@@ -221,15 +285,24 @@ impl Job<'_> {
 
     async fn send(&self, upstream: &mut Upstream, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
         let service = || self.service.rule.name.clone();
+        let progress = self.progress.as_ref();
         match self.answer_of(upstream.send(request)).await {
             Some(Ok(response)) => Ok(response),
-            Some(Err(mut error)) => {
-                let is_too_long = self.progress.as_ref().is_some_and(|progress| progress.is_too_long.load(Relaxed));
-                let refusal =
-                    if is_too_long { Refusal::BodyTooLong } else { Refusal::BackendFailed { service: service() } };
-                Err(Failed { unsent: error.take_message(), refusal })
+            Some(Err(unsent)) => {
+                let of_client = progress.and_then(|progress| progress.refusal());
+                Err(Failed {
+                    unsent,
+                    refusal: of_client.unwrap_or_else(|| Refusal::BackendFailed { service: service() }),
+                })
             }
-            None => Err(Failed { unsent: None, refusal: Refusal::BackendTimeout { service: service() } }),
+            None => {
+                let refusal = if progress.is_some_and(|progress| progress.is_awaited.load(Relaxed)) {
+                    Refusal::BodyStalled
+                } else {
+                    Refusal::BackendTimeout { service: service() }
+                };
+                Err(Failed { unsent: None, refusal })
+            }
         }
     }
 
@@ -253,31 +326,24 @@ impl Job<'_> {
 
     fn finish(
         &self,
-        answered: Answered<'_>,
+        answered: Answered,
         on_client: Option<OnUpgrade>,
         log: &mut Option<Log>,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let Answered { mut response, upstream, place, group } = answered;
+        let Answered { mut response, upstream, place } = answered;
         let rule = &self.service.rule;
         let status = response.status();
-        group.counts.on_answer(status.is_server_error(), self.started.elapsed());
-        let is_failure =
-            matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-        if !is_failure {
-            place.backend.on_success();
-        } else if group.on_failure(&place.backend, rule.ejection, Instant::now()) {
-            self.client.worker.counters.ejections.add();
+        if status == StatusCode::SWITCHING_PROTOCOLS && on_client.is_none() {
+            return Err(Refusal::BackendFailed { service: rule.name.clone() });
         }
         let log = log.take().map(|mut log| {
-            log.entry.status = status.as_u16();
-            group.colour().clone_into(&mut log.entry.colour);
-            log.entry.backend = format!("{}/{}", place.backend.key.host, place.backend.key.instance);
+            let entry = log.entry();
+            entry.status = status.as_u16();
+            entry.colour.clone_from(&place.counts.colour);
+            entry.backend = format!("{}/{}", place.backend.key.host, place.backend.key.instance);
             log
         });
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(on_client) = on_client else {
-                return Err(Refusal::BackendFailed { service: rule.name.clone() });
-            };
+        if let Some(on_client) = on_client.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
             let on_backend = hyper::upgrade::on(&mut response);
             stream::upgrade(self.client, place, rule.timeouts.idle, on_client, on_backend, log);
             return Ok(switching(response));
@@ -441,5 +507,5 @@ fn begin_log(client: &Client, request: &Request<Incoming>, started: Instant) -> 
         backend: String::new(),
         is_broken: false,
     };
-    Some(Log { queue, entry: Box::new(entry), counters: Arc::clone(&client.worker.counters) })
+    Some(Log::new(queue, entry, Arc::clone(&client.worker.counters)))
 }

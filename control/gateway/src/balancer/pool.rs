@@ -17,7 +17,7 @@ use std::{
 use hyper::{
     Request, Response,
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -73,14 +73,16 @@ pub(super) struct Ends {
 }
 
 impl Upstream {
+    /// The head of the answer. Fails with the request if nothing of it was sent.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match self {
+    ) -> Result<Response<Incoming>, Option<Request<RequestBody>>> {
+        let answer = match self {
             Self::Http1(sender) => sender.try_send_request(request).await,
             Self::Http2(sender) => sender.try_send_request(request).await,
-        }
+        };
+        answer.map_err(|mut error| error.take_message())
     }
 }
 

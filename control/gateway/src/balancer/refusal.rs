@@ -17,6 +17,10 @@ pub(super) enum Refusal {
     NoTunnels,
     NoRoute,
     BodyTooLong,
+    /// The client has broken it off, or nobody can read it.
+    BodyBroken,
+    /// The client does not go on with it.
+    BodyStalled,
     RateLimited,
     /// Of this service, in this colour.
     NoBackend {
@@ -39,10 +43,11 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::NoTunnels => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoBackend { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::BackendFailed { .. } | Self::HostDown { .. } => StatusCode::BAD_GATEWAY,
@@ -50,11 +55,17 @@ impl Refusal {
         }
     }
 
+    /// True if no backend could have given an answer.
+    pub(super) fn is_of_client(&self) -> bool {
+        matches!(self, Self::BodyTooLong | Self::BodyBroken | Self::BodyStalled)
+    }
+
     fn counter<'a>(&self, counters: &'a BalancerCounters) -> &'a Count {
         match self {
             Self::BadRequest(_) | Self::NoTunnels => &counters.bad_requests,
             Self::NoRoute => &counters.no_route,
             Self::BodyTooLong => &counters.body_too_long,
+            Self::BodyBroken | Self::BodyStalled => &counters.body_unfinished,
             Self::RateLimited => &counters.rate_limited,
             Self::NoBackend { .. } => &counters.no_backend,
             Self::BackendFailed { .. } | Self::HostDown { .. } => &counters.backend_failed,
@@ -83,6 +94,8 @@ impl std::fmt::Display for Refusal {
             Self::NoTunnels => f.write_str("this is no forward proxy"),
             Self::NoRoute => f.write_str("no route leads there"),
             Self::BodyTooLong => f.write_str("the body is longer than this listener takes"),
+            Self::BodyBroken => f.write_str("the body is broken"),
+            Self::BodyStalled => f.write_str("the body has not come to its end in time"),
             Self::RateLimited => f.write_str("too many requests; wait a second"),
             Self::NoBackend { service, colour } if colour.is_empty() => {
                 write!(f, "no instance of {service} takes traffic")

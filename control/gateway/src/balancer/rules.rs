@@ -90,6 +90,12 @@ impl Rules {
         self.routes.first().map(|(route, service)| (service, route.colour.as_deref()))
     }
 
+    /// The same service as it is by these rules; None if it is not there, or takes requests in another form.
+    pub(super) fn newest(&self, service: &Service) -> Option<Arc<Service>> {
+        let (name, is_http2) = (&service.rule.name, service.rule.http2_backends);
+        self.services().find(|newest| newest.rule.name == *name && newest.rule.http2_backends == is_http2).cloned()
+    }
+
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.routes.iter().map(|(_, service)| service)
     }

@@ -31,7 +31,7 @@ use super::{
     limits::{MAX_ATTEMPTS, STREAM_BUFFER_BYTES},
     pool,
     rules::Rules,
-    service::Service,
+    service::{NoGroup, Service},
     worker::{Held, Worker},
 };
 
@@ -54,7 +54,7 @@ impl ClientEnd for TlsStream<TcpStream> {
     }
 }
 
-/// A client's connection that is reset unless its stream has come to an end: what was cut must not look complete.
+/// A client's connection that is reset unless its stream has come to an end: what was cut, or has failed, must not look complete.
 struct ResetWhenCut<T: ClientEnd> {
     client: T,
     has_ended: bool,
@@ -110,15 +110,12 @@ pub(super) fn upgrade(
     let alive = client.activity.begin();
     client.activity.upgrade();
     let task = tokio::spawn(async move {
-        let carried = async {
-            let (client, backend) = tokio::try_join!(on_client, on_backend).map_err(io::Error::other)?;
-            copy(TokioIo::new(client), TokioIo::new(backend), idle).await
+        let carried = match tokio::try_join!(on_client, on_backend) {
+            Ok((client, backend)) => copy(TokioIo::new(client), TokioIo::new(backend), idle).await,
+            Err(_) => Carried::default(),
         };
-        let outcome = carried.await;
         if let Some(mut log) = log {
-            log.entry.bytes = outcome.as_ref().map_or(0, |(_, sent)| *sent);
-            let started = log.entry.started;
-            log.write(started);
+            log.entry().bytes = carried.to_client;
         }
         drop((open, alive));
     });
@@ -136,8 +133,9 @@ pub(super) async fn carry(client: &Client, rules: &Rules, stream: impl ClientEnd
     open.place.counts.on_answer(false, started.saturating_duration_since(client.accepted));
     let mut stream = ResetWhenCut { client: stream, has_ended: false };
     let task = tokio::spawn(async move {
-        drop(copy(&mut stream.client, upstream, idle).await);
-        stream.end();
+        if copy(&mut stream.client, upstream, idle).await.is_whole {
+            stream.end();
+        }
         drop(open);
     });
     backend.on_stream(id, task.abort_handle());
@@ -153,9 +151,19 @@ async fn connect(client: &Client, service: &Arc<Service>, asked: Option<&str>) -
     });
     let mut tried = Vec::new();
     while tried.len() <= (rule.retries as usize).min(MAX_ATTEMPTS) {
-        let Ok(group) = service.group(asked, hash.unwrap_or_else(rand::random)) else {
-            counters.no_backend.add();
-            return None;
+        // What was switched while the client was greeted, or another backend tried, is followed.
+        let newest = client.slot.rules.load().newest(service);
+        let service = newest.as_ref().unwrap_or(service);
+        let group = match service.group(asked, hash.unwrap_or_else(rand::random)) {
+            Ok(group) => group,
+            Err(NoGroup::Empty(colour)) => {
+                counters.no_backend.add();
+                // A preview says nothing of what is live.
+                if let Some(counts) = service.counts.get(&colour).filter(|_| asked.is_none()) {
+                    counts.on_answer(true, client.accepted.elapsed());
+                }
+                return None;
+            }
         };
         let wish = Wish { policy: rule.policy, hash, mark: None, tried: &tried };
         let Some(backend) = group.pick(wish, Instant::now()) else { break };
@@ -185,20 +193,32 @@ async fn reach(client: &Client, backend: &Backend, patience: Duration) -> io::Re
     opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Until both directions have ended, one has failed, or nothing has moved for `idle`. How much went to the backend and back.
+/// How a copy has ended.
+#[derive(Debug, Default)]
+struct Carried {
+    /// Bytes. Not known when it has failed.
+    to_client: u64,
+    /// The client has all that the backend had to say, with its end.
+    is_whole: bool,
+}
+
+/// Until both directions have ended, one has failed, or nothing has moved for `idle`.
 async fn copy(
-    left: impl AsyncRead + AsyncWrite + Unpin,
-    right: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    backend: impl AsyncRead + AsyncWrite + Unpin,
     idle: Option<Duration>,
-) -> io::Result<(u64, u64)> {
+) -> Carried {
     let last = AtomicU64::new(clock::millis(Instant::now()));
-    let (mut left, mut right) = (Watched { inner: left, last: &last }, Watched { inner: right, last: &last });
-    let copying = copy_bidirectional_with_sizes(&mut left, &mut right, STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES);
-    let Some(idle) = idle else { return copying.await };
-    tokio::select! {
-        outcome = copying => outcome,
-        () = silence(&last, idle) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    let (mut client, mut backend) = (Watched::new(client, &last), Watched::new(backend, &last));
+    let copying = copy_bidirectional_with_sizes(&mut client, &mut backend, STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES);
+    let outcome = match idle {
+        None => copying.await,
+        Some(idle) => tokio::select! {
+            outcome = copying => outcome,
+            () = silence(&last, idle) => Err(io::ErrorKind::TimedOut.into()),
+        },
+    };
+    Carried { to_client: outcome.map_or(0, |(_, to_client)| to_client), is_whole: client.has_end }
 }
 
 async fn silence(last: &AtomicU64, idle: Duration) {
@@ -212,13 +232,18 @@ async fn silence(last: &AtomicU64, idle: Duration) {
     }
 }
 
-/// Remembers when something moved.
+/// Remembers when something moved, and whether its end was told that no more will come.
 struct Watched<'a, T> {
     inner: T,
     last: &'a AtomicU64,
+    has_end: bool,
 }
 
-impl<T> Watched<'_, T> {
+impl<'a, T> Watched<'a, T> {
+    fn new(inner: T, last: &'a AtomicU64) -> Self {
+        Self { inner, last, has_end: false }
+    }
+
     fn note<U>(&self, outcome: Poll<U>) -> Poll<U> {
         if outcome.is_ready() {
             self.last.store(clock::millis(Instant::now()), Relaxed);
@@ -245,6 +270,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.has_end |= matches!(outcome, Poll::Ready(Ok(())));
+        outcome
     }
 }

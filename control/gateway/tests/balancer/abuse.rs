@@ -9,8 +9,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use weaved_api::balancer::Ejection;
 
-use crate::lab::{Backend, Client, Lab, wait_for};
+use crate::lab::{Backend, Client, Lab, share, wait_for};
 
 /// Each can be read in more than one way, or in none.
 const SMUGGLED: &[&str] = &[
@@ -188,6 +189,37 @@ async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_one_that_takes_
     wait_for("its place", async || lab.status().await.listeners[0].connections == 0).await;
     lab.wait_for_report(|report| report.services[0].colours.iter().all(|colour| colour.in_flight == 0)).await;
     assert_eq!(lab.counter("client_timeouts").await, 1);
+}
+
+#[tokio::test]
+async fn clients_whose_bodies_do_not_come_to_their_end_take_no_backend_away_and_no_colour() {
+    let (one, two) = (Backend::http1("one").await, Backend::http1("two").await);
+    let mut lab = Lab::start(&[(&one, "blue"), (&two, "blue")]).await;
+    lab.service().switch.live = vec![share("blue", 1)];
+    lab.service().ejection = Ejection { failures: 1, duration: Duration::from_secs(60), max_percent: 100 };
+    lab.service().timeouts.response = Duration::from_millis(500);
+    lab.listener().limits.body_bytes = 1000;
+    lab.apply().await;
+    for sent in 1..=10 {
+        let mut broken = Client::connect(lab.address()).await;
+        broken.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await;
+        wait_for("it is there", async || one.request_count() + two.request_count() == sent).await;
+    }
+    lab.wait_for_counter("body_unfinished", 10).await;
+    let mut stalled = Client::connect(lab.address()).await;
+    stalled.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await;
+    let answer = stalled.answer().await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (408, "the body has not come to its end in time\n"));
+    let mut long = Client::connect(lab.address()).await;
+    let chunk = format!("258\r\n{}\r\n", "z".repeat(0x258));
+    long.send(format!("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}")).await;
+    assert_eq!(long.answer().await.unwrap().status, 413);
+    assert_eq!((lab.counter("ejections").await, lab.counts("blue").await), (0, (0, 0)));
+    // Whoever has the whole body and does not answer has failed.
+    let mut whole = Client::connect(lab.address()).await;
+    whole.send("POST /slow/10000 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").await;
+    assert_eq!(whole.answer().await.unwrap().status, 504);
+    assert_eq!((lab.counter("ejections").await, lab.counts("blue").await), (1, (1, 1)));
 }
 
 #[tokio::test]

@@ -348,7 +348,12 @@ async fn each_request_is_a_line_in_the_access_log() {
     client.get("/big/1000?a").await;
     client.send("GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(client.answer().await.unwrap().status, 400);
-    wait_for("two lines", async || std::fs::read_to_string(&path).is_ok_and(|text| text.lines().count() == 2)).await;
+    let mut leaving = Client::connect(lab.address()).await;
+    leaving.send("GET /slow/600000 HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    wait_for("it waits", async || backend.request_count() == 2).await;
+    drop(leaving);
+    let count = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    wait_for("three lines", async || count() == 3).await;
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let served = lines.iter().find(|line| line["status"] == 200).unwrap();
@@ -357,4 +362,6 @@ async fn each_request_is_a_line_in_the_access_log() {
         (&"/big/1000?a".into(), &1000.into(), &"a/one".into())
     );
     assert!(lines.iter().any(|line| line["status"] == 400));
+    let left = lines.iter().find(|line| line["status"] == 499).unwrap();
+    assert_eq!((&left["target"], &left["service"], &left["bytes"]), (&"/slow/600000".into(), &"web".into(), &0.into()));
 }

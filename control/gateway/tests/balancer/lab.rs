@@ -133,6 +133,13 @@ impl Lab {
         status.counters.iter().find(|counter| counter.name == name).unwrap_or_else(|| panic!("no {name}")).value
     }
 
+    /// Requests of a colour until now, and how many of them failed.
+    pub(crate) async fn counts(&self, colour: &str) -> (u64, u64) {
+        let status = self.status().await;
+        let counted = status.services[0].colours.iter().find(|counted| counted.colour == colour);
+        counted.map_or((0, 0), |counted| (counted.requests, counted.failures))
+    }
+
     pub(crate) async fn wait_for_counter(&self, name: &str, least: u64) {
         wait_for(name, async || self.counter(name).await >= least).await;
     }

@@ -109,6 +109,27 @@ async fn tcp_is_carried_both_ways_to_its_end_and_a_dead_backend_costs_nobody() {
 }
 
 #[tokio::test]
+async fn a_tcp_stream_that_its_backend_breaks_off_does_not_look_complete() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        stream.write_all(b"half").await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream.set_zero_linger().unwrap();
+    });
+    let some = Backend::http1("some").await;
+    let mut lab = Lab::start(&[(&some, "blue")]).await;
+    lab.state.instances[0].port = address.port();
+    lab.state.balancer.listeners[0] = listener(ListenerProtocol::Tcp);
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    assert_eq!(client.read(4).await, b"half");
+    client.send("x").await;
+    assert_eq!(client.stream.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn a_silent_stream_is_closed_when_its_time_is_over() {
     let backend = Backend::http1("one").await;
     let mut lab = Lab::start(&[(&backend, "blue")]).await;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use weaved_api::balancer::{Prepare, Route, SwitchState};
+use weaved_api::balancer::{ListenerProtocol, Prepare, Route, SwitchState};
 
-use crate::lab::{Backend, Client, Lab, route, share, wait_for};
+use crate::lab::{Backend, Client, Lab, listener, route, share, wait_for};
 
 fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
@@ -106,10 +106,66 @@ async fn a_colour_without_instances_is_told_and_never_replaced_by_the_other() {
     let blue = Backend::http1("blue").await;
     let mut lab = Lab::start(&[(&blue, "blue")]).await;
     lab.service().switch = live(1, "green", "blue", 1);
+    let preview = Route { host: Some("green.web".into()), colour: Some("green".into()), ..route("web") };
+    lab.listener().routes = vec![preview, route("web")];
     lab.apply().await;
-    let answer = Client::connect(lab.address()).await.get("/").await;
+    let mut client = Client::connect(lab.address()).await;
+    let answer = client.get("/").await;
     assert_eq!((answer.status, answer.body.as_str()), (503, "no instance of web in green takes traffic\n"));
     assert_eq!((blue.request_count(), lab.counter("no_backend").await), (0, 1));
+    // Who watches the switch hears of it; a preview that finds nobody is nothing to watch.
+    assert_eq!(lab.counts("green").await, (1, 1));
+    client.send("GET / HTTP/1.1\r\nHost: green.web\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 503);
+    assert_eq!(lab.counts("green").await, (1, 1));
+    // The same for streams.
+    lab.state.balancer.listeners[0] = listener(ListenerProtocol::Tcp);
+    lab.apply().await;
+    assert!(Client::connect(lab.address()).await.is_closed().await);
+    assert_eq!(lab.counts("green").await, (2, 2));
+}
+
+#[tokio::test]
+async fn a_failure_is_its_colours_when_nobody_else_is_left_and_when_the_other_colour_answers() {
+    let (blue, mut green) = (Backend::http1("blue").await, Backend::http1("green").await);
+    green.kill().await;
+    let mut lab = Lab::start(&[(&blue, "blue"), (&green, "green")]).await;
+    lab.service().switch = live(1, "green", "blue", 1);
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    assert_eq!(client.get("/").await.status, 502);
+    assert_eq!((lab.counts("green").await, lab.counter("retries").await), ((1, 1), 0));
+    // A canary that no request survives: each that begins there is its failure, whoever answers in the end.
+    lab.service().switch = SwitchState { live: vec![share("blue", 1), share("green", 1)], ..live(2, "", "", 1) };
+    lab.apply().await;
+    let mut answered = 0;
+    for _ in 0..100 {
+        answered += u64::from(client.get("/").await.status == 200);
+    }
+    let (requests, failures) = lab.counts("green").await;
+    assert_eq!((requests, lab.counts("blue").await), (failures, (answered, 0)));
+    // Six standard deviations of a fair draw.
+    assert!((20..=80).contains(&failures), "{failures}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_after_the_switch_goes_to_the_new_colour() {
+    let (blue, green) = (Backend::http1("blue").await, Backend::http1("green").await);
+    let mut lab = Lab::start(&[(&blue, "blue"), (&green, "green")]).await;
+    // One that takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    lab.state.instances[0].port = silent.local_addr().unwrap().port();
+    lab.service().timeouts.response = Duration::from_secs(2);
+    lab.service().switch = live(1, "blue", "", 1);
+    lab.apply().await;
+    let mut client = Client::connect(lab.address()).await;
+    client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    lab.wait_for_counter("backend_connections", 1).await;
+    lab.service().switch = live(2, "green", "blue", 1);
+    lab.apply().await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "green"));
+    assert_eq!((lab.counts("blue").await, lab.counts("green").await), ((1, 1), (1, 0)));
 }
 
 #[tokio::test]
@@ -153,7 +209,8 @@ async fn what_is_in_flight_at_the_switch_ends_in_peace_and_only_the_drain_ends_w
     let mut slow = Client::connect(lab.address()).await;
     slow.send("GET /slow/300 HTTP/1.1\r\nHost: web\r\n\r\n").await;
     let mut endless = Client::connect(lab.address()).await;
-    endless.send("GET /slow/600000 HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    // It must not be sent twice.
+    endless.send("POST /slow/600000 HTTP/1.1\r\nHost: web\r\nContent-Length: 1\r\n\r\nx").await;
     let mut stream = Client::connect(lab.address()).await;
     stream.send("GET /upgrade HTTP/1.1\r\nHost: web\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await;
     assert_eq!(stream.answer().await.unwrap().status, 101);

@@ -43,10 +43,10 @@ pub(super) struct Args {
     /// Instances of it that must take traffic, seen from every balancer
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_healthy: u32,
-    /// How long requests of the old colour may go on [default: as before, 30s at first]
+    /// How long requests of the old colour may wait for answers [default: as before, 30s at first]
     #[arg(long, value_name = "TIME")]
     drain: Option<String>,
-    /// The same for upgraded connections and TCP streams [default: as before, never at first]
+    /// How long upgraded connections, TCP streams and answers that flow may go on [default: as before, never cut at first]
     #[arg(long, value_name = "TIME|never")]
     stream_drain: Option<String>,
     /// How long balancers may take to get ready

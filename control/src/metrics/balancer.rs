@@ -20,7 +20,7 @@ pub(super) fn write(page: &mut Page<'_>, report: Option<&BalancerReport>) -> fmt
     page.gauges("balancer_requests_in_flight", "Requests in flight", gauge(|colour| number(colour.in_flight)))?;
     page.gauges(
         "balancer_streams_open",
-        "Upgraded connections and TCP streams",
+        "Upgraded connections, TCP streams, and answers that are events or gRPC",
         gauge(|colour| number(colour.streams)),
     )?;
     let counter =

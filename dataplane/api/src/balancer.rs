@@ -227,9 +227,9 @@ pub struct SwitchState {
     pub at_us: u64,
     /// A switch that is being prepared: connect to this colour and say how many are well.
     pub prepare: Option<Prepare>,
-    /// How long connections of a colour that is not live any more may go on to send requests that were begun.
+    /// How long requests at a colour that is not live any more may wait for their answers.
     pub drain: Duration,
-    /// The same for upgraded connections and TCP streams; None for ever.
+    /// How long upgraded connections and TCP streams may go on there, and, when `drain` is over as well, answers that have begun; None for ever.
     pub stream_drain: Option<Duration>,
 }
 
@@ -298,7 +298,7 @@ pub struct ColourReport {
     pub healthy: u32,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Upgraded connections and TCP streams that are open.
+    /// Upgraded connections, TCP streams, and answers that are events or gRPC, as long as they are open.
     pub streams: u64,
     /// Requests that were answered or given up.
     pub requests: u64,

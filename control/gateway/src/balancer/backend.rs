@@ -3,13 +3,15 @@
 //! Active checks are the catalogue's and decide who is a backend at all. What is decided here is passive: one that fails so many
 //! requests in a row is left out for a while ([`Ejection`]), twice as long each time, and tried again.
 //!
+//! A drain ends requests without an answer first; answers that flow by then are ended like streams.
+//!
 //! INVARIANT: a backend keeps its counts for as long as control names it under the same address, whatever else changes.
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
@@ -18,7 +20,7 @@ use std::{
 use tokio::task::AbortHandle;
 use weaved_api::balancer::{Ejection, ProxyVersion};
 
-use super::clock;
+use super::{clock, line::Line};
 
 /// How much longer than the first time a backend may be left out.
 const MAX_EJECTION_FACTOR: u32 = 10;
@@ -57,8 +59,29 @@ pub(super) struct Backend {
     streams: Mutex<Tasks>,
 }
 
-/// Tasks that carry something, and since when.
-type Tasks = HashMap<u64, (Instant, AbortHandle)>;
+type Tasks = HashMap<u64, Task>;
+
+/// Carries a connection with requests, or a stream.
+#[derive(Debug)]
+struct Task {
+    since: Instant,
+    handle: AbortHandle,
+    /// None for a stream.
+    line: Option<Arc<Line>>,
+}
+
+impl Task {
+    fn new(handle: AbortHandle, line: Option<Arc<Line>>) -> Self {
+        Self { since: Instant::now(), handle, line }
+    }
+
+    fn end(&self) {
+        self.handle.abort();
+        if let Some(line) = &self.line {
+            line.end();
+        }
+    }
+}
 
 impl Backend {
     pub(super) fn new(key: BackendKey) -> Self {
@@ -150,8 +173,8 @@ impl Backend {
     }
 
     /// Remembers a task that carries a connection with requests, so that it can be ended.
-    pub(super) fn on_connection(&self, id: u64, task: AbortHandle) {
-        remember(&self.connections, &self.is_down, id, task);
+    pub(super) fn on_connection(&self, id: u64, task: AbortHandle, line: Arc<Line>) {
+        remember(&self.connections, &self.is_down, id, Task::new(task, Some(line)));
     }
 
     pub(super) fn on_connection_end(&self, id: u64) {
@@ -160,15 +183,28 @@ impl Backend {
 
     /// The same for a stream.
     pub(super) fn on_stream(&self, id: u64, task: AbortHandle) {
-        remember(&self.streams, &self.is_gone, id, task);
+        remember(&self.streams, &self.is_gone, id, Task::new(task, None));
     }
 
     pub(super) fn on_stream_end(&self, id: u64) {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Ends the connections that were there at this time, with the requests that they carry. How many there were.
-    pub(super) fn cut_connections(&self, at: Instant) -> usize {
+    /// Ends the requests without an answer on connections that were there at this time; also the connections, unless other answers
+    /// flow there. How many connections have ended.
+    pub(super) fn cut_requests(&self, at: Instant) -> usize {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |task: &Task| task.since <= at;
+        for line in connections.values().filter(|task| due(task)).filter_map(|task| task.line.as_ref()) {
+            line.cut();
+        }
+        let is_flowing = |task: &Task| task.line.as_ref().is_some_and(|line| line.is_flowing());
+        let ended = connections.extract_if(|_, task| due(task) && !is_flowing(task));
+        ended.map(|(_, task)| task.end()).count()
+    }
+
+    /// Ends the connections that were there at this time, whatever flows there. How many there were.
+    pub(super) fn cut_answers(&self, at: Instant) -> usize {
         cut(&self.connections, Some(at))
     }
 
@@ -178,21 +214,21 @@ impl Backend {
     }
 }
 
-fn remember(tasks: &Mutex<Tasks>, must_end: &AtomicBool, id: u64, task: AbortHandle) {
+fn remember(tasks: &Mutex<Tasks>, must_end: &AtomicBool, id: u64, task: Task) {
     let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
     // Looked at under the lock: one that comes late is not missed by who raises the flag and then ends what is remembered.
     if must_end.load(Relaxed) {
-        task.abort();
+        task.end();
     } else {
-        tasks.insert(id, (Instant::now(), task));
+        tasks.insert(id, task);
     }
 }
 
 /// Those from before a time, or all.
 fn cut(tasks: &Mutex<Tasks>, before: Option<Instant>) -> usize {
     let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-    let cut = tasks.extract_if(|_, (since, _)| before.is_none_or(|before| *since <= before));
-    cut.map(|(_, (_, task))| task.abort()).count()
+    let cut = tasks.extract_if(|_, task| before.is_none_or(|before| task.since <= before));
+    cut.map(|(_, task)| task.end()).count()
 }
 
 /// FNV-1a: small, and the same everywhere, which the standard library's hash does not promise.
@@ -208,8 +244,8 @@ fn mark(key: &BackendKey) -> u64 {
 
 /// One of many, for tests: number 1 is `web1` at 10.32.0.1.
 #[cfg(test)]
-pub(super) fn sample(number: u8) -> std::sync::Arc<Backend> {
-    std::sync::Arc::new(Backend::new(BackendKey {
+pub(super) fn sample(number: u8) -> Arc<Backend> {
+    Arc::new(Backend::new(BackendKey {
         service: "web".into(),
         host: "a".into(),
         instance: format!("web{number}"),
@@ -225,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    fn backend() -> std::sync::Arc<Backend> {
+    fn backend() -> Arc<Backend> {
         sample(2)
     }
 

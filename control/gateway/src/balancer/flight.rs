@@ -14,6 +14,7 @@ use super::{
     connection::Active,
     counters::BalancerCounters,
     group::{ColourCounts, Group},
+    line::Flow,
     pool::{Pool, Upstream},
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Flight {
     pool: Arc<Pool>,
     /// None when it was given back or is of no use.
     upstream: Option<Upstream>,
+    /// As long as the answer comes.
+    flow: Option<Flow>,
     log: Option<Log>,
     /// The client's connection is not idle.
     _active: Active,
@@ -103,7 +106,8 @@ impl Drop for Log {
 
 impl Flight {
     pub(super) fn new(place: Place, pool: Arc<Pool>, upstream: Upstream, log: Option<Log>, active: Active) -> Self {
-        Self { place, pool, upstream: Some(upstream), log, _active: active }
+        let flow = Some(upstream.flow());
+        Self { place, pool, upstream: Some(upstream), flow, log, _active: active }
     }
 
     pub(super) fn on_bytes(&mut self, count: usize) {
@@ -114,6 +118,7 @@ impl Flight {
 
     /// The answer has ended as it should.
     pub(super) fn finish(&mut self) {
+        self.flow = None;
         if let Some(upstream) = self.upstream.take() {
             self.pool.give_back(&self.place.backend, upstream, Instant::now());
         }

@@ -22,7 +22,7 @@ use std::{
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    body::Incoming,
+    body::{Body, Incoming},
     header::{self, HeaderValue},
     http::uri::{Authority, PathAndQuery, Scheme},
     upgrade::OnUpgrade,
@@ -330,7 +330,7 @@ impl Job<'_> {
         on_client: Option<OnUpgrade>,
         log: &mut Option<Log>,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let Answered { mut response, upstream, place } = answered;
+        let Answered { mut response, upstream, mut place } = answered;
         let rule = &self.service.rule;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && on_client.is_none() {
@@ -360,6 +360,9 @@ impl Job<'_> {
                 parts.headers.append(header::SET_COOKIE, cookie);
             }
         }
+        if !body.is_end_stream() && is_stream(&parts.headers) {
+            place.becomes_stream();
+        }
         let flight =
             Flight::new(place, Arc::clone(&self.client.worker.pool), upstream, log, self.client.activity.begin());
         Ok(Response::from_parts(parts, AnswerBody::passed(body, flight)))
@@ -376,6 +379,14 @@ fn switching(response: Response<Incoming>) -> Response<AnswerBody> {
         parts.headers.insert(header::UPGRADE, protocol);
     }
     Response::from_parts(parts, AnswerBody::empty())
+}
+
+/// Whether an answer is one that its server may keep open for as long as it likes.
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(b"".as_slice(), HeaderValue::as_bytes);
+    let begins_with =
+        |wanted: &str| kind.get(..wanted.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(wanted.as_bytes()));
+    begins_with("text/event-stream") || begins_with("application/grpc")
 }
 
 /// Whom the request is for: the host as the client wrote it.

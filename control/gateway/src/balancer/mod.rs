@@ -27,6 +27,7 @@ mod guard;
 mod head;
 mod headers;
 mod limits;
+mod line;
 mod listeners;
 mod pool;
 mod prepare;

@@ -19,13 +19,14 @@ use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     backend::Backend,
     body::RequestBody,
     limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_IDLE_PER_BACKEND, WARM_IDLE},
+    line::{Flow, Line, LineExecutor},
     proxy_protocol,
 };
 
@@ -50,17 +51,25 @@ struct Kept {
 struct Shared {
     backend: Arc<Backend>,
     sender: http2::SendRequest<RequestBody>,
+    line: Arc<Line>,
 }
 
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    line: Arc<Line>,
     until: Instant,
 }
 
 /// A connection that takes a request.
 #[derive(Debug)]
-pub(super) enum Upstream {
+pub(super) struct Upstream {
+    sender: Sender,
+    line: Arc<Line>,
+}
+
+#[derive(Debug)]
+enum Sender {
     Http1(http1::SendRequest<RequestBody>),
     Http2(http2::SendRequest<RequestBody>),
 }
@@ -78,11 +87,19 @@ impl Upstream {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Option<Request<RequestBody>>> {
-        let answer = match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(sender) => sender.try_send_request(request).await,
-        };
-        answer.map_err(|mut error| error.take_message())
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(|mut error| error.take_message()),
+            Sender::Http2(sender) => tokio::select! {
+                biased;
+                answer = sender.try_send_request(request) => answer.map_err(|mut error| error.take_message()),
+                () = self.line.until_cut() => Err(None),
+            },
+        }
+    }
+
+    /// An answer begins to come over it.
+    pub(super) fn flow(&self) -> Flow {
+        self.line.begin()
     }
 }
 
@@ -94,18 +111,18 @@ impl Pool {
         }
         if backend.key.is_http2 {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = &shared.get(&backend.id)?.sender;
-            if known.is_closed() {
+            let Shared { sender, line, .. } = shared.get(&backend.id)?;
+            if sender.is_closed() || line.is_cut() {
                 shared.remove(&backend.id);
                 return None;
             }
-            return Some(Upstream::Http2(known.clone()));
+            return Some(Upstream { sender: Sender::Http2(sender.clone()), line: Arc::clone(line) });
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = &mut idle.get_mut(&backend.id)?.idle;
         while let Some(last) = idle.pop() {
             if last.sender.is_ready() && last.until > now {
-                return Some(Upstream::Http1(last.sender));
+                return Some(Upstream { sender: Sender::Http1(last.sender), line: last.line });
             }
         }
         None
@@ -117,7 +134,7 @@ impl Pool {
     }
 
     fn keep(&self, backend: &Arc<Backend>, upstream: Upstream, until: Instant) {
-        let Upstream::Http1(sender) = upstream else { return };
+        let Upstream { sender: Sender::Http1(sender), line } = upstream else { return };
         if sender.is_closed() || !backend.keeps_idle() || backend.key.send_proxy.is_some() {
             return;
         }
@@ -125,7 +142,7 @@ impl Pool {
         let kept = idle.entry(backend.id).or_insert_with(|| Kept { backend: Arc::clone(backend), idle: Vec::new() });
         let idle = &mut kept.idle;
         if idle.len() < MAX_IDLE_PER_BACKEND {
-            idle.push(Idle { sender, until });
+            idle.push(Idle { sender, line, until });
         }
     }
 
@@ -143,8 +160,9 @@ impl Pool {
     async fn make(&self, backend: &Arc<Backend>, ends: Option<Ends>) -> io::Result<Upstream> {
         let stream = open(backend, ends).await?;
         let (backend, id) = (Arc::clone(backend), NEXT_CONNECTION.fetch_add(1, Relaxed));
+        let line = Arc::new(Line::default());
         if backend.key.is_http2 {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let mut builder = http2::Builder::new(LineExecutor(Arc::clone(&line)));
             builder.timer(TokioTimer::new()).adaptive_window(true).max_concurrent_reset_streams(100);
             let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
             let known = Arc::clone(&backend);
@@ -152,10 +170,10 @@ impl Pool {
                 drop(connection.await);
                 backend.on_connection_end(id);
             });
-            known.on_connection(id, task.abort_handle());
+            known.on_connection(id, task.abort_handle(), Arc::clone(&line));
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.insert(known.id, Shared { backend: known, sender: sender.clone() });
-            return Ok(Upstream::Http2(sender));
+            shared.insert(known.id, Shared { backend: known, sender: sender.clone(), line: Arc::clone(&line) });
+            return Ok(Upstream { sender: Sender::Http2(sender), line });
         }
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_BACKEND_HEAD_BYTES.max(64 * 1024));
@@ -165,8 +183,8 @@ impl Pool {
             drop(connection.with_upgrades().await);
             backend.on_connection_end(id);
         });
-        known.on_connection(id, task.abort_handle());
-        Ok(Upstream::Http1(sender))
+        known.on_connection(id, task.abort_handle(), Arc::clone(&line));
+        Ok(Upstream { sender: Sender::Http1(sender), line })
     }
 
     /// Connects ahead of the first request. True when it worked.

@@ -35,6 +35,7 @@ struct Drain {
     revision: u64,
     has_cut_requests: bool,
     has_cut_streams: bool,
+    has_cut_answers: bool,
 }
 
 /// How much has ended because nothing more could come of it.
@@ -153,8 +154,11 @@ impl Services {
         is_new
     }
 
-    /// Cuts what a drain has left over, once for each switch. How much that was. What was opened since is a preview's: nothing else goes
-    /// to a colour that is not live.
+    /// Cuts what a drain has left over, once for each switch. How much that was. An answer that flows when the requests had their time is a
+    /// stream from then on.
+    ///
+    /// Connections that were made since are left alone. They are previews', and those of requests that had chosen their backend before: each
+    /// waits for an answer for as long as the service allows, and what is sent again follows the switch.
     pub(super) fn drain(&mut self, now: Instant, now_us: u64) -> usize {
         let mut count = 0;
         for service in self.list.iter().filter(|service| service.moment.revision > 0) {
@@ -165,14 +169,19 @@ impl Services {
             if drain.revision != service.moment.revision {
                 *drain = Drain { revision: service.moment.revision, ..Drain::default() };
             }
-            if !drain.has_cut_requests && drained >= service.rule.switch.drain {
+            let requests_are_due = drained >= service.rule.switch.drain;
+            if !drain.has_cut_requests && requests_are_due {
                 drain.has_cut_requests = true;
-                count += service.retired().iter().map(|backend| backend.cut_connections(came)).sum::<usize>();
+                count += service.retired().iter().map(|backend| backend.cut_requests(came)).sum::<usize>();
             }
             let streams_are_due = service.rule.switch.stream_drain.is_some_and(|limit| drained >= limit);
             if !drain.has_cut_streams && streams_are_due {
                 drain.has_cut_streams = true;
                 count += service.retired().iter().map(|backend| backend.cut_streams(came)).sum::<usize>();
+            }
+            if !drain.has_cut_answers && requests_are_due && streams_are_due {
+                drain.has_cut_answers = true;
+                count += service.retired().iter().map(|backend| backend.cut_answers(came)).sum::<usize>();
             }
         }
         count

@@ -332,6 +332,16 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
             }];
             Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
         }
+        "events" => {
+            let events = futures_util::stream::unfold(0, |number| async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))), number + 1))
+            });
+            let mut response = Response::new(StreamBody::new(events).boxed());
+            let kind = if word == "plain" { "text/plain" } else { "text/event-stream" };
+            response.headers_mut().insert("content-type", kind.parse().unwrap());
+            response
+        }
         "upgrade" => {
             let upgrade = hyper::upgrade::on(&mut request);
             drop(request.into_body().collect().await);
@@ -439,6 +449,28 @@ impl Client {
             tokio::time::timeout(SOON, self.fill()).await.expect("bytes in time").expect("more bytes");
         }
         self.buffer.drain(..len).collect()
+    }
+
+    /// Waits for these bytes, and forgets all that came until then.
+    pub(crate) async fn wait_for_text(&mut self, text: &str) {
+        let place = |buffer: &[u8]| buffer.windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        while place(&self.buffer).is_none() {
+            tokio::time::timeout(SOON, self.fill()).await.expect("bytes in time").expect("more bytes");
+        }
+        self.buffer.drain(..place(&self.buffer).unwrap_or(0) + text.len());
+    }
+
+    /// Forgets all that is there.
+    pub(crate) fn forget(&mut self) {
+        self.buffer.clear();
+        let mut bytes = vec![0; 16 * 1024];
+        while self.stream.try_read(&mut bytes).is_ok_and(|len| len > 0) {}
+    }
+
+    /// Waits until the other end has closed, whatever comes before.
+    pub(crate) async fn wait_for_end(&mut self) {
+        let end = async { while self.fill().await.is_some() {} };
+        tokio::time::timeout(SOON, end).await.expect("the end in time");
     }
 
     /// True when the other end has closed without another byte.

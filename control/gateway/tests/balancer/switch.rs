@@ -1,10 +1,14 @@
 //! From one colour to the other: at an instant, without a failure, and without a request to the old one behind it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 use weaved_api::balancer::{ListenerProtocol, Prepare, Route, SwitchState};
 
-use crate::lab::{Backend, Client, Lab, listener, route, share, wait_for};
+use crate::lab::{Backend, Client, Lab, SOON, listener, route, share, wait_for};
 
 fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
@@ -233,4 +237,75 @@ async fn what_is_in_flight_at_the_switch_ends_in_peace_and_only_the_drain_ends_w
     lab.service().switch.stream_drain = Some(Duration::from_millis(1));
     lab.apply().await;
     assert!(stream.is_closed().await);
+}
+
+#[tokio::test]
+async fn an_answer_that_flows_when_the_requests_had_their_time_is_a_stream_and_has_the_time_of_streams() {
+    let (blue, green) = (Backend::http1("blue").await, Backend::http1("green").await);
+    let mut lab = Lab::start(&[(&blue, "blue"), (&green, "green")]).await;
+    lab.service().switch = live(1, "blue", "", 1);
+    lab.apply().await;
+    let mut flowing = Vec::new();
+    for path in ["/events", "/events/plain"] {
+        let mut client = Client::connect(lab.address()).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n")).await;
+        client.wait_for_text("data: 0").await;
+        flowing.push(client);
+    }
+    // Events are known to have no end; the other one may be a download.
+    let status = lab.status().await;
+    let counted = status.services[0].colours.iter().find(|counted| counted.colour == "blue").unwrap();
+    assert_eq!((counted.streams, counted.in_flight), (1, 1));
+    let mut waiting = Client::connect(lab.address()).await;
+    waiting.send("POST /slow/600000 HTTP/1.1\r\nHost: web\r\nContent-Length: 1\r\n\r\nx").await;
+    wait_for("it waits", async || blue.request_count() == 3).await;
+    lab.service().switch = SwitchState { drain: Duration::from_millis(100), ..live(2, "green", "blue", 1) };
+    lab.apply().await;
+    assert_eq!(waiting.answer().await.unwrap().status, 502);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for client in &mut flowing {
+        client.forget();
+        client.wait_for_text("data: ").await;
+    }
+    assert_eq!(lab.counter("drain_cut").await, 1);
+    lab.service().switch.revision = 3;
+    lab.service().switch.stream_drain = Some(Duration::from_millis(100));
+    lab.apply().await;
+    for client in &mut flowing {
+        client.wait_for_end().await;
+    }
+    assert_eq!(lab.counter("drain_cut").await, 3);
+}
+
+#[tokio::test]
+async fn of_several_requests_on_one_connection_to_a_backend_the_drain_ends_those_that_wait() {
+    let (blue, green) = (Backend::http2("blue").await, Backend::http2("green").await);
+    let mut lab = Lab::start(&[(&blue, "blue"), (&green, "green")]).await;
+    lab.service().http2_backends = true;
+    lab.service().switch = live(1, "blue", "", 1);
+    lab.apply().await;
+    let stream = TcpStream::connect(lab.address()).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(format!("http://web{path}"));
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let mut events = sender.send_request(request("GET", "/events")).await.unwrap().into_body();
+    events.frame().await.unwrap().unwrap();
+    let waiting = tokio::spawn(sender.send_request(request("POST", "/slow/600000")));
+    wait_for("both are there", async || blue.request_count() == 2).await;
+    assert_eq!(blue.connection_count(), 1);
+    lab.service().switch = SwitchState { drain: Duration::from_millis(100), ..live(2, "green", "blue", 1) };
+    lab.apply().await;
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 502);
+    let cut = Instant::now();
+    while cut.elapsed() < Duration::from_millis(300) {
+        events.frame().await.unwrap().unwrap();
+    }
+    lab.service().switch.revision = 3;
+    lab.service().switch.stream_drain = Some(Duration::from_millis(100));
+    lab.apply().await;
+    let end = async { while events.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+    tokio::time::timeout(SOON, end).await.expect("the end in time");
 }

@@ -19,7 +19,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 ];
 
 /// Modules that are tests as a whole.
-const TESTS: &[&str] = &["scenarios", "scenarios.rs", "testing.rs"];
+const TESTS: &[&str] = &["scenarios", "scenarios.rs", "testing.rs", "tests.rs"];
 
 const PURE: &[&str] = &[
     "src/catalogue",

@@ -54,7 +54,7 @@ async fn keep_listening(
         for address in addresses {
             let mut problem = None;
             if let Entry::Vacant(place) = listeners.entry(address) {
-                match server::bind(address).await {
+                match server::bind(address) {
                     Ok(listener) => {
                         let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&room));
                         place.insert(tokio::spawn(task));
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_listened_on_when_it_is_free() {
-        let taken = server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let taken = server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = taken.local_addr().unwrap();
         let (wanted, addresses) = watch::channel(BTreeSet::from([address]));
         let (sender, mut state) = watch::channel(Listening::new());

@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
 };
 
 use super::{
@@ -26,6 +26,10 @@ use super::{
     request::Ask,
     room::{MAX_BODY_BYTES, Room},
 };
+
+/// Connections that may come at once and wait to be taken. Where there is no room for one its client is silent for a second and
+/// more: the library's 128 are filled by a script that starts a thousand watchers.
+const BACKLOG: u32 = 4096;
 
 /// Ten thousand parked queries, and room for those that ask.
 pub const MAX_CONNECTIONS: usize = 12_000;
@@ -184,8 +188,12 @@ fn layout_of(query: Option<&str>) -> Layout {
 }
 
 /// Opens a listener on which a restarted program may follow itself at once.
-pub async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the library's own listeners have it: a restart finds connections of before in TIME-WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Handler for Echo {
 }
 
 async fn say(request: String) -> String {
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, Arc::new(Echo::default()), Arc::new(Room::new(LIMITS))));
     let mut stream = TcpStream::connect(address).await.unwrap();

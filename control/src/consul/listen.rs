@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    io,
     net::SocketAddr,
     sync::Arc,
     thread,
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::{
     room::{Limits, Room},
@@ -21,9 +22,12 @@ use super::{
 use crate::{failure::Failure, host::open_files};
 
 /// An address that is taken, or not there yet, is tried again after this.
-const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// A bridge gets its address a moment after it is wanted: that it is not there is no problem before this.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// Where the API answers, and why it does not where it should: None for an address where it does.
+/// Where the API answers, and why it does not where it should: None for an address where it does. An address that may
+/// still come is in neither state and not here.
 pub type Listening = BTreeMap<SocketAddr, Option<String>>;
 
 /// Serves on the wanted addresses, whatever they are at the time, until `wanted` is dropped.
@@ -32,7 +36,7 @@ pub fn start(
     wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
 ) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| Failure::refused(format!("cannot start the HTTP API: {error}"));
+    let cannot = |error: io::Error| Failure::refused(format!("cannot start the HTTP API: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let run = move || runtime.block_on(keep_listening(Arc::new(handler), wanted, state));
     thread::Builder::new().name("http".into()).spawn(run).map(drop).map_err(cannot)
@@ -45,33 +49,55 @@ async fn keep_listening(
 ) {
     let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS))));
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    let mut missing = Missing::default();
     loop {
         let addresses = wanted.borrow_and_update().clone();
         for (_, gone) in listeners.extract_if(.., |address, _| !addresses.contains(address)) {
             gone.abort();
         }
+        missing.since.retain(|address, _| addresses.contains(address));
         let mut listening = Listening::new();
-        for address in addresses {
-            let mut problem = None;
+        for &address in &addresses {
             if let Entry::Vacant(place) = listeners.entry(address) {
                 match server::bind(address) {
                     Ok(listener) => {
                         let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&room));
                         place.insert(tokio::spawn(task));
+                        missing.since.remove(&address);
                         tracing::info!(%address, "the HTTP API listens");
                     }
-                    Err(error) => problem = Some(error.to_string()),
+                    Err(error) => {
+                        if missing.is_problem(address, &error, Instant::now()) {
+                            listening.insert(address, Some(error.to_string()));
+                        }
+                        continue;
+                    }
                 }
             }
-            listening.insert(address, problem);
+            listening.insert(address, None);
         }
-        let has_problem = listening.values().any(Option::is_some);
+        let is_complete = listeners.len() == addresses.len();
         tell(listening, &state);
-        let retry = tokio::time::sleep(RETRY_INTERVAL);
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = retry, if has_problem => {}
+            () = tokio::time::sleep(RETRY_INTERVAL), if !is_complete => {}
         }
+    }
+}
+
+/// Addresses that this host does not have, since when.
+#[derive(Default)]
+struct Missing {
+    since: BTreeMap<SocketAddr, Instant>,
+}
+
+impl Missing {
+    /// Everything that fails is a problem, but an address that is not there is one only when it does not come.
+    fn is_problem(&mut self, address: SocketAddr, error: &io::Error, now: Instant) -> bool {
+        if error.kind() != io::ErrorKind::AddrNotAvailable {
+            return true;
+        }
+        now - *self.since.entry(address).or_insert(now) >= GRACE
     }
 }
 
@@ -82,7 +108,7 @@ fn tell(listening: Listening, state: &watch::Sender<Listening>) {
             if let Some(problem) =
                 problem.as_ref().filter(|problem| known.get(address) != Some(&Some((*problem).clone())))
             {
-                tracing::warn!(%address, problem, "the HTTP API cannot listen here; tried again every 2 s");
+                tracing::warn!(%address, problem, "the HTTP API cannot listen here; tried again every second");
             }
         }
         let has_changed = *known != listening;
@@ -127,6 +153,32 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_is_a_problem_only_when_it_does_not_come() {
+        let address = "192.0.2.1:8500".parse().unwrap();
+        let (mut missing, start) = (Missing::default(), Instant::now());
+        let not_there = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        assert!(!missing.is_problem(address, &not_there, start));
+        assert!(!missing.is_problem(address, &not_there, start + GRACE / 2));
+        assert!(missing.is_problem(address, &not_there, start + GRACE));
+        assert!(
+            missing.is_problem(address, &io::ErrorKind::AddrInUse.into(), start),
+            "one that is taken is one at once"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_host_does_not_have_yet_stands_in_neither_state() {
+        let (address, local) =
+            ("192.0.2.1:8500".parse().unwrap(), server::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        let taken = local.local_addr().unwrap();
+        let (_wanted, addresses) = watch::channel(BTreeSet::from([address, taken]));
+        let (sender, mut state) = watch::channel(Listening::new());
+        start(Hello, addresses, sender).unwrap();
+        let told = state.wait_for(|listening| listening.contains_key(&taken)).await.unwrap().clone();
+        assert!(!told.contains_key(&address), "{told:?}");
     }
 
     #[tokio::test]

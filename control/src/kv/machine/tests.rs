@@ -91,16 +91,21 @@ fn what_does_not_fit_is_refused_with_a_reason_and_deleting_makes_room() {
     assert_eq!(ask(&mut kv, put("a", "1", Rule::Always), 3), Ok(Reply::Written(true)));
 }
 
-#[test]
-fn sessions_that_have_ended_leave_room_for_keys_and_the_refusal_of_a_new_one_says_why() {
-    let mut kv = kv(&vec![]);
-    let spec = SessionSpec {
+/// A session that ends only by word, in node `a`.
+fn session_spec() -> SessionSpec {
+    SessionSpec {
         name: String::new(),
         node_name: "a".into(),
         ttl_us: None,
         lock_delay_us: 0,
         behaviour: Behaviour::Release,
-    };
+    }
+}
+
+#[test]
+fn sessions_that_have_ended_leave_room_for_keys_and_the_refusal_of_a_new_one_says_why() {
+    let mut kv = kv(&vec![]);
+    let spec = session_spec();
     let Ok(Reply::SessionMade(first)) = ask(&mut kv, Request::SessionCreate { spec: spec.clone() }, 1) else {
         panic!("no session")
     };
@@ -127,14 +132,7 @@ fn sessions_that_have_ended_leave_room_for_keys_and_the_refusal_of_a_new_one_say
 fn a_session_that_no_voter_knows_was_forgotten_and_can_only_end() {
     let mut kv = kv(&vec![]);
     let id = SessionId([7; 16]);
-    let spec = SessionSpec {
-        name: String::new(),
-        node_name: "a".into(),
-        ttl_us: None,
-        lock_delay_us: 0,
-        behaviour: Behaviour::Release,
-    };
-    let session = Session { spec, node: PeerId([1; 32]), phase: Phase::Live, renewals: 0 };
+    let session = Session { spec: session_spec(), node: PeerId([1; 32]), phase: Phase::Live, renewals: 0 };
     kv.take(&Key::of_session(id), kv_entry(session.to_value()), Origin::Elsewhere, Instant::now(), 1);
     assert_eq!(kv.sessions(None).sessions.len(), 1);
     let gone = Err(KvError::NoSession { id });

@@ -171,18 +171,28 @@ fn a_voter_that_missed_the_end_of_a_session_does_not_bring_it_back_when_the_othe
     }
 }
 
-#[test]
-fn a_session_that_holds_a_lock_is_not_forgotten_before_the_lock_is_given_back() {
+/// Three nodes, and a session that holds the key `lock`.
+fn world_with_a_lock() -> (World, SessionId) {
     let mut world = World::new(1, 3, 0);
     world.run_for(Duration::from_secs(5));
     let session = world.make(0).unwrap();
     let locked = world.call(0, Request::Write { key: "lock".into(), change: lock(session) });
     assert_eq!(locked, Some(Ok(Reply::Written(true))));
+    (world, session)
+}
+
+/// Who holds `lock`, as the first node knows it.
+fn holder(world: &World) -> Option<SessionId> {
+    world.nodes[0].as_ref().unwrap().store.get("lock").unwrap().entry.session
+}
+
+#[test]
+fn a_session_that_holds_a_lock_is_not_forgotten_before_the_lock_is_given_back() {
+    let (mut world, session) = world_with_a_lock();
     assert_eq!(world.call(0, Request::SessionDestroy { id: session }), Some(Ok(Reply::Written(true))));
     // Nobody decides any more, so nobody gives the lock back.
     world.cuts.extend((0..3).flat_map(|from| (0..3).map(move |to| (from, to))));
     world.let_forget();
-    let holder = |world: &World| world.nodes[0].as_ref().unwrap().store.get("lock").unwrap().entry.session;
     assert_eq!((holder(&world), world.nodes[0].as_ref().unwrap().store.range("\0").count()), (Some(session), 1));
     world.cuts.clear();
     world.run_for(DOUBT + 2 * COLLECT_EVERY);
@@ -191,13 +201,8 @@ fn a_session_that_holds_a_lock_is_not_forgotten_before_the_lock_is_given_back() 
 
 #[test]
 fn a_lock_whose_session_no_voter_knows_is_given_back_and_one_whose_session_has_not_arrived_is_not() {
-    let mut world = World::new(1, 3, 0);
-    world.run_for(Duration::from_secs(5));
-    let session = world.make(0).unwrap();
-    let locked = world.call(0, Request::Write { key: "lock".into(), change: lock(session) });
-    assert_eq!(locked, Some(Ok(Reply::Written(true))));
+    let (mut world, session) = world_with_a_lock();
     world.run_for(Duration::from_secs(1));
-    let holder = |world: &World| world.nodes[0].as_ref().unwrap().store.get("lock").unwrap().entry.session;
     let key = Key::of_session(session);
     world.nodes.iter_mut().flatten().for_each(|kv| assert!(kv.store.forget(&key)));
     world.run_for(Duration::from_secs(3));

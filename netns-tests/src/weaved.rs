@@ -221,6 +221,13 @@ impl Weaved {
         problems.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// Waits until `status` has nothing that somebody should look at.
+    #[track_caller]
+    pub fn wait_for_no_problem(&self) {
+        let what = format!("host {} has nothing to complain about", self.host);
+        wait_until(&what, SOON, || self.status().is_some() && self.problems().is_empty());
+    }
+
     /// Waits until `status` mentions all of `words` in one problem.
     #[track_caller]
     pub fn wait_for_problem(&self, words: &[&str]) {

@@ -288,7 +288,7 @@ fn a_peer_that_does_not_answer_is_reported_until_it_does() {
     a.weaved().wait_for_problem(&[&peer, "no answer"]);
     b.weaved().launch(&["--token-file", &token]);
     a.weaved().wait_for_peers(1);
-    wait_until("the problem is gone", SOON, || a.weaved().problems().is_empty());
+    a.weaved().wait_for_no_problem();
 }
 
 #[test]

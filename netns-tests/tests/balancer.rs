@@ -86,7 +86,7 @@ fn a_service_is_served_on_every_host_from_instances_on_all_hosts() {
     assert_eq!(curl("X-Colour: red"), "no instance of web in red takes traffic");
     let shown = pair.a.weaved().run(&["balancer", "status"]).ok().stdout;
     assert!(shown.contains("0.0.0.0:80") && shown.contains("green") && shown.contains("live"), "{shown}");
-    assert_eq!(pair.a.weaved().problems(), Vec::<String>::new());
+    pair.a.weaved().wait_for_no_problem();
 
     // An address of its own: the same on all hosts, and each answers its own containers.
     for host in [&pair.a, &pair.b] {
@@ -168,7 +168,7 @@ fn a_file_with_an_error_is_told_with_its_line_and_changes_nothing() {
     fs::write(&path, FILE.replace(":80", ":8080")).expect("the lab's directory is ours");
     wait_until("it moves", SOON, || answer(8080).contains("web") && answer(80).is_empty());
     assert!(refused(80));
-    wait_until("there is no problem", SOON, || host.weaved().problems().is_empty());
+    host.weaved().wait_for_no_problem();
     let squatter = host.spawn(&["iperf3", "-s", "-p", "8081"]);
     wait_until("somebody has the port", SOON, || host.run(&["ss", "-ltn"]).ok().stdout.contains(":8081"));
     fs::write(&path, FILE.replace(":80", ":8081")).expect("the lab's directory is ours");

@@ -90,7 +90,7 @@ fn containers_find_each_other_by_name_across_hosts() {
     assert!(status.contains(":53 udp") && status.contains("queries_udp"), "{status}");
     let refused = pair.a.weaved().run(&["dns-lookup", "nobody"]).refused(1);
     assert!(refused.contains("no such name"), "{refused}");
-    assert_eq!(pair.a.weaved().problems(), Vec::<String>::new());
+    pair.a.weaved().wait_for_no_problem();
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_port_that_somebody_has_is_told_and_taken_when_it_is_free() {
     let name = ["a.node.corp.example"];
     wait_until("the other ports answer", SOON, || dig(&a, &name) == [bridge_address(&a).to_string()]);
     squatter.kill();
-    wait_until("the problem is gone", SOON, || a.weaved().problems().is_empty());
+    a.weaved().wait_for_no_problem();
     assert_eq!(dig_at(&a, "127.0.0.1", 8600, &["+tcp", name[0]]), [bridge_address(&a).to_string()]);
     assert_eq!(a.weaved().log().matches("cannot answer there").count(), 1);
 }

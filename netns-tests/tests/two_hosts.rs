@@ -40,7 +40,7 @@ fn the_users_view_is_right(a: &Host, b: &Host, containers: &[&Container]) {
         let connections = host.weaved().run(&["status", "connections"]).ok().stdout;
         assert!(connections.contains("GCM") || connections.contains("ChaCha"), "{connections}");
         assert!(connections.contains("1500"), "the path MTU is shown: {connections}");
-        assert_eq!(host.weaved().problems(), Vec::<String>::new());
+        host.weaved().wait_for_no_problem();
     }
     let overview = a.weaved().run(&["status"]).ok().stdout;
     assert!(overview.contains("192.168.77.11"), "{overview}");
@@ -164,7 +164,7 @@ fn of_two_networks_with_one_slice_the_younger_one_moves_before_docker_uses_it() 
     b.weaved().run(&["docker-config", "--install", "--daemon-json", &files[1]]).ok();
     assert_eq!([&files[0], &files[1]].map(|file| installed(file)["fixed-cidr"].clone()), [shared, moved]);
     for host in [&a, &b] {
-        wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
+        host.weaved().wait_for_no_problem();
     }
 
     let [docker_a, docker_b] = start_dockers([&a, &b]);
@@ -189,7 +189,7 @@ fn of_two_networks_with_one_slice_the_older_one_moves_if_docker_uses_it_at_the_y
     wait_until("its bridge has moved with it", SOON, || bridge_addresses(&a) == gateway(&a.weaved().slice()));
     assert_eq!((b.weaved().slice(), bridge_addresses(&b)), (shared.clone(), gateway(&shared)), "the younger one stays");
     for host in [&a, &b] {
-        wait_until("nothing is left to complain about", SOON, || host.weaved().problems().is_empty());
+        host.weaved().wait_for_no_problem();
     }
     let in_a = a.start_weave_docker().idle_container("late");
     assert_ne!(in_a.address(), in_b.address());

@@ -8,7 +8,7 @@ use weaved_gateway::BALANCER_COUNTERS;
 use super::page::{Page, number};
 
 /// Counters of the balancer that are one family, by reason: what it answered itself or closed, and passed to no instance.
-pub(super) const REFUSALS: [&str; 13] = [
+pub(super) const REFUSALS: [&str; 14] = [
     "connections_refused",
     "proxy_header_refused",
     "tls_failed",
@@ -21,6 +21,7 @@ pub(super) const REFUSALS: [&str; 13] = [
     "rate_limited",
     "no_backend",
     "backend_failed",
+    "loops",
     "backend_timeouts",
 ];
 

@@ -20,7 +20,7 @@ use std::{
 use tokio::task::AbortHandle;
 use weaved_api::balancer::{Ejection, ProxyVersion};
 
-use super::{clock, line::Line};
+use super::{clock, limits::OWN_FOR, line::Line};
 
 /// How much longer than the first time a backend may be left out.
 const MAX_EJECTION_FACTOR: u32 = 10;
@@ -55,6 +55,8 @@ pub(super) struct Backend {
     keeps_idle: AtomicBool,
     is_down: AtomicBool,
     is_gone: AtomicBool,
+    /// [`clock::millis`].
+    own_until: AtomicU64,
     connections: Mutex<Tasks>,
     streams: Mutex<Tasks>,
 }
@@ -97,6 +99,7 @@ impl Backend {
             keeps_idle: AtomicBool::new(true),
             is_down: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
+            own_until: AtomicU64::new(0),
             connections: Mutex::default(),
             streams: Mutex::default(),
         }
@@ -148,6 +151,17 @@ impl Backend {
 
     pub(super) fn set_keeps_idle(&self, keeps_idle: bool) {
         self.keeps_idle.store(keeps_idle, Relaxed);
+    }
+
+    /// True if a connection to it has come out at a listener of this very balancer a short time ago.
+    pub(super) fn is_own(&self, now: Instant) -> bool {
+        let until = self.own_until.load(Relaxed);
+        until != 0 && until > clock::millis(now)
+    }
+
+    /// A connection to it has come out at a listener of this very balancer.
+    pub(super) fn on_own(&self, now: Instant) {
+        self.own_until.store(clock::millis(now + OWN_FOR).max(1), Relaxed);
     }
 
     /// True while its host is down: an answer is hardly to be expected.

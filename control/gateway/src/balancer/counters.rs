@@ -35,6 +35,8 @@ counters! { BalancerCounters:
     no_backend,
     /// Requests answered 502: the backends could not be reached or gave no answer
     backend_failed,
+    /// Requests answered 508: they go round
+    loops,
     /// Requests answered 504: the backends took too long
     backend_timeouts,
     /// Attempts at another backend, or over a new connection

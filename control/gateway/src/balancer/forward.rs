@@ -453,6 +453,9 @@ fn outgoing(
     let to_http2 = service.rule.http2_backends;
     let forwarded = client.forwarded();
     headers::prepare_request(&mut parts.headers, parts.version, authority, to_http2, forwarded);
+    if !headers::count_hop(&mut parts.headers) {
+        return Err(Refusal::Loop { service: service.rule.name.clone() });
+    }
     if let Some((protocol, _)) = upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol.clone());

@@ -6,12 +6,17 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
+use super::limits::MAX_HOPS;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// How many balancers of ours a request has passed.
+const HOPS: HeaderName = HeaderName::from_static("x-weaved-hops");
 
 /// Of one connection only.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -104,6 +109,13 @@ pub(super) fn prepare_request(
         headers.insert(header::HOST, authority.clone());
     }
     tell_client(headers, authority, forwarded);
+}
+
+/// Counts one balancer more that the request passes. False if these are too many: it goes round.
+pub(super) fn count_hop(headers: &mut HeaderMap) -> bool {
+    let passed = headers.get(HOPS).and_then(|hops| hops.to_str().ok()?.parse::<u16>().ok()).unwrap_or(0);
+    headers.insert(HOPS, HeaderValue::from(passed.saturating_add(1)));
+    passed < MAX_HOPS
 }
 
 /// HTTP/2 clients may send a line for each cookie; HTTP/1 has one (RFC 9113 §8.2.3).

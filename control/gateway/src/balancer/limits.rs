@@ -14,6 +14,10 @@ pub(super) const BACKEND_IDLE: Duration = Duration::from_secs(4);
 pub(super) const WARM_IDLE: Duration = Duration::from_secs(30);
 /// Attempts of one request, whatever the operator allows.
 pub(super) const MAX_ATTEMPTS: usize = 8;
+/// Balancers that a request may pass: services that pass requests on to each other are few, a request that goes round passes any number.
+pub(super) const MAX_HOPS: u16 = 10;
+/// An instance that is the balancer itself is not connected to for so long; then it may be another.
+pub(super) const OWN_FOR: Duration = Duration::from_secs(10);
 /// The instant of a switch is not waited for longer than this after the switch was heard of: a clock that is wrong must not keep
 /// a host on the old colour.
 pub(super) const MAX_SWITCH_WAIT: Duration = Duration::from_secs(2);

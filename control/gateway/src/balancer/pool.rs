@@ -37,6 +37,8 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Pool {
     idle: Mutex<HashMap<u64, Kept>>,
     shared: Mutex<HashMap<u64, Shared>>,
+    /// Where this balancer listens itself.
+    listening: Mutex<Vec<SocketAddr>>,
 }
 
 /// Idle connections to one backend.
@@ -158,7 +160,7 @@ impl Pool {
     }
 
     async fn make(&self, backend: &Arc<Backend>, ends: Option<Ends>) -> io::Result<Upstream> {
-        let stream = open(backend, ends).await?;
+        let stream = self.open(backend, ends).await?;
         let (backend, id) = (Arc::clone(backend), NEXT_CONNECTION.fetch_add(1, Relaxed));
         let line = Arc::new(Line::default());
         if backend.key.is_http2 {
@@ -187,6 +189,48 @@ impl Pool {
         Ok(Upstream { sender: Sender::Http1(sender), line })
     }
 
+    /// Bytes to a backend, with a PROXY header in front where it wants one.
+    pub(super) async fn open(&self, backend: &Backend, ends: Option<Ends>) -> io::Result<TcpStream> {
+        // The far end would connect to the next one before this one is known to be its own.
+        let itself = || io::Error::other("a listener of this balancer has its address");
+        if backend.is_own(Instant::now()) {
+            return Err(itself());
+        }
+        let mut stream = TcpStream::connect(backend.key.address).await?;
+        if self.is_own(&stream, backend.key.address)? {
+            backend.on_own(Instant::now());
+            return Err(itself());
+        }
+        stream.set_nodelay(true)?;
+        if let Some(version) = backend.key.send_proxy {
+            let header = match ends {
+                Some(ends) => proxy_protocol::emit(version, ends.client, ends.local),
+                None => proxy_protocol::emit_local(version),
+            };
+            stream.write_all(&header).await?;
+        }
+        Ok(stream)
+    }
+
+    /// Whether the connection goes to this host, and there to a listener of ours: bytes would go round until nothing is left of the host.
+    fn is_own(&self, stream: &TcpStream, address: SocketAddr) -> io::Result<bool> {
+        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let covers = |listener: &SocketAddr| {
+            listener.port() == address.port() && (listener.ip() == address.ip() || listener.ip().is_unspecified())
+        };
+        // Between two ends on one host the kernel takes one address for both.
+        Ok(listening.iter().any(covers) && (address.ip().is_loopback() || stream.local_addr()?.ip() == address.ip()))
+    }
+
+    /// A listener of this thread, which is like those of the others, is open; or no more.
+    pub(super) fn set_listening(&self, address: SocketAddr, is_open: bool) {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        listening.retain(|known| *known != address);
+        if is_open {
+            listening.push(address);
+        }
+    }
+
     /// Connects ahead of the first request. True when it worked.
     pub(super) async fn warm(&self, backend: &Arc<Backend>, patience: Duration) -> bool {
         match self.connect(backend, None, patience).await {
@@ -211,18 +255,4 @@ impl Pool {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|_, shared| shared.backend.keeps_idle() && !shared.sender.is_closed());
     }
-}
-
-/// Bytes to a backend, with a PROXY header in front where it wants one.
-pub(super) async fn open(backend: &Backend, ends: Option<Ends>) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(backend.key.address).await?;
-    stream.set_nodelay(true)?;
-    if let Some(version) = backend.key.send_proxy {
-        let header = match ends {
-            Some(ends) => proxy_protocol::emit(version, ends.client, ends.local),
-            None => proxy_protocol::emit_local(version),
-        };
-        stream.write_all(&header).await?;
-    }
-    Ok(stream)
 }

@@ -30,6 +30,10 @@ pub(super) enum Refusal {
     BackendFailed {
         service: String,
     },
+    /// It has passed balancers again and again.
+    Loop {
+        service: String,
+    },
     BackendTimeout {
         service: String,
     },
@@ -51,6 +55,7 @@ impl Refusal {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoBackend { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::BackendFailed { .. } | Self::HostDown { .. } => StatusCode::BAD_GATEWAY,
+            Self::Loop { .. } => StatusCode::LOOP_DETECTED,
             Self::BackendTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -69,6 +74,7 @@ impl Refusal {
             Self::RateLimited => &counters.rate_limited,
             Self::NoBackend { .. } => &counters.no_backend,
             Self::BackendFailed { .. } | Self::HostDown { .. } => &counters.backend_failed,
+            Self::Loop { .. } => &counters.loops,
             Self::BackendTimeout { .. } => &counters.backend_timeouts,
         }
     }
@@ -102,6 +108,7 @@ impl std::fmt::Display for Refusal {
             }
             Self::NoBackend { service, colour } => write!(f, "no instance of {service} in {colour} takes traffic"),
             Self::BackendFailed { service } => write!(f, "no instance of {service} gave an answer"),
+            Self::Loop { service } => write!(f, "an instance of {service} passes the request back to the balancer"),
             Self::BackendTimeout { service } => write!(f, "{service} took too long to answer"),
             Self::HostDown { service, host } => {
                 write!(f, "{host} is down, where the instance of {service} is that had the request")

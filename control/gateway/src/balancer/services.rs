@@ -238,6 +238,7 @@ fn state_of(service: &Service, listed: &Listed, now: Instant) -> String {
     let share = shares.iter().find(|share| share.weight > 0 && listed.colours.contains(&share.colour));
     match share {
         None if !shares.is_empty() => "idle: its colour is not live".into(),
+        _ if backend.is_own(now) => "left out: a listener of this balancer has its address".into(),
         _ if backend.is_ejected(now) => "left out for a while: it failed its clients".into(),
         Some(share) if shares.len() > 1 => format!("live with weight {}", share.weight),
         _ => "live".into(),

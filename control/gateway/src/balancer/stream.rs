@@ -29,7 +29,6 @@ use super::{
     flight::{Log, Place},
     group::Wish,
     limits::{MAX_ATTEMPTS, STREAM_BUFFER_BYTES},
-    pool,
     rules::Rules,
     service::{NoGroup, Service},
     worker::{Held, Worker},
@@ -189,7 +188,7 @@ async fn connect(client: &Client, service: &Arc<Service>, asked: Option<&str>) -
 
 async fn reach(client: &Client, backend: &Backend, patience: Duration) -> io::Result<TcpStream> {
     client.worker.counters.backend_connections.add();
-    let opened = tokio::time::timeout(patience, pool::open(backend, Some(client.ends()))).await;
+    let opened = tokio::time::timeout(patience, client.worker.pool.open(backend, Some(client.ends()))).await;
     opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 

@@ -23,7 +23,7 @@ use super::{
     connection,
     counters::BalancerCounters,
     limits::{BACKLOG, HOUSEKEEPING, WARM_AT_ONCE},
-    pool::{self, Pool},
+    pool::Pool,
     prepare::{Place, Preparation},
     rules::Slot,
 };
@@ -124,6 +124,7 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
                     drop(reply.send(begin(&worker, &slot, inherited, &mut open)));
                 }
                 Some(Command::Close { address, reply }) => {
+                    worker.pool.set_listening(address, false);
                     open.extract_if(.., |(known, _)| *known == address).for_each(|(_, task)| task.abort());
                     // The abort takes effect when the task would run next; then the socket is closed.
                     tokio::task::yield_now().await;
@@ -153,6 +154,7 @@ fn begin(
     let second: io::Result<Vec<OwnedFd>> =
         listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect();
     let second = second?;
+    worker.pool.set_listening(slot.address, true);
     open.extend(listeners.into_iter().map(|listener| {
         let task = tokio::spawn(accept(listener, Arc::clone(slot), Arc::clone(worker)));
         (slot.address, task.abort_handle())
@@ -201,7 +203,7 @@ async fn reach(worker: &Worker, place: &Place, patience: Duration, is_stream: bo
     worker.counters.backend_connections.add();
     if is_stream {
         // A stream that nobody uses would be one of the backend's for nothing.
-        return matches!(tokio::time::timeout(patience, pool::open(&place.backend, None)).await, Ok(Ok(_)));
+        return matches!(tokio::time::timeout(patience, worker.pool.open(&place.backend, None)).await, Ok(Ok(_)));
     }
     worker.pool.warm(&place.backend, patience).await
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weaved_api::{
-    balancer::{AccessLog, Ejection, LogFormat, Policy, Sticky},
+    balancer::{AccessLog, Ejection, ListenerProtocol, LogFormat, Policy, Sticky},
     gateway::{NamedHost, Standing},
 };
 
@@ -44,8 +44,49 @@ async fn the_backend_hears_who_asked_and_nothing_of_the_clients_connection() {
         "x-forwarded-for: 127.0.0.1",
         "x-forwarded-host: example.com:81",
         "x-forwarded-proto: http",
+        "x-weaved-hops: 1",
     ];
     assert_eq!(lines, expected);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_round_between_balancers_ends() {
+    let backend = Backend::http1("one").await;
+    let (mut lab, mut other) = (Lab::start(&[(&backend, "blue")]).await, Lab::start(&[(&backend, "blue")]).await);
+    // Each is the only instance of the other.
+    let (address, other_address) = (lab.address(), other.address());
+    for (lab, to) in [(&mut lab, other_address), (&mut other, address)] {
+        lab.state.instances[0].port = to.port();
+        lab.service().retries = 0;
+        lab.apply().await;
+    }
+    let answer = Client::connect(lab.address()).await.get("/").await;
+    assert_eq!(answer.status, 508, "{}", answer.body);
+    assert!(answer.body.contains("passes the request back"), "{}", answer.body);
+    let passed = lab.counter("requests_http1").await + other.counter("requests_http1").await;
+    assert_eq!((passed, lab.counter("loops").await), (11, 1));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_the_balancer_itself_gets_nothing() {
+    let backend = Backend::http1("one").await;
+    for protocol in [ListenerProtocol::Http, ListenerProtocol::Tcp] {
+        let mut lab = Lab::start(&[(&backend, "blue")]).await;
+        lab.listener().protocol = protocol;
+        lab.apply().await;
+        lab.state.instances[0].port = lab.address().port();
+        lab.apply().await;
+        for _ in 0..20 {
+            let mut client = Client::connect(lab.address()).await;
+            client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+            assert!(client.answer().await.is_none_or(|answer| answer.status == 502));
+        }
+        // One of the balancer's own for each thread, until that is known.
+        let connections = lab.counter("connections").await;
+        assert!((20..=24).contains(&connections), "{connections} with {protocol:?}");
+        let state = lab.status().await.services[0].backends[0].state.clone();
+        assert_eq!(state, "left out: a listener of this balancer has its address");
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use weaved_core::{
     fib::Origin,
     forward::{
         Confirmation, Datagrams, Decapsulator, Encapsulator, ForwardingTable, Frames, Inbound, MacEntry, Outcome,
-        Outgoing, Packing, PeerPath, PeerSlot, Port, WorkerStats,
+        Outgoing, Packing, PeerPath, PeerSlot, Port, Sends, WorkerStats,
     },
     mtu::DatagramLen,
     noise::{Announcement, OUR_VERSIONS, Session, testing},
@@ -246,6 +246,7 @@ fn host_table(other: u16, session: Session, datagram_len: usize) -> Arc<Forwardi
         session: session.clone(),
         datagram_len: DatagramLen::clamped(datagram_len),
         packing: Packing::Trains,
+        sends: Sends::Joined,
         counters: Arc::default(),
     };
     let inbound = Inbound {

@@ -22,7 +22,7 @@ use crate::{
     reconcile::{DeviceError, Devices, TapPlan},
     shutdown::Watch,
     tap::{Layout, QUEUES_PER_WORKER, Steering, TAP_QUEUE_FRAMES, Tap, Unsteered},
-    udp::{Buffers, SocketError, UdpSocket},
+    udp::{Buffers, SocketError, UdpSocket, name_some},
     workers::{AllStats, Equipment, Workers},
 };
 
@@ -135,8 +135,8 @@ impl Kernel {
         self.config.stats.of(0).io.tap_queue_full.fetch_add(dropped, Relaxed);
     }
 
-    /// For `status`; none while anything is missing.
-    pub(crate) fn status(&self, redirect: FeatureStatus) -> Option<DeviceStatus> {
+    /// For `status`; none while anything is missing. `lossy` are the peers on whose way trains are lost.
+    pub(crate) fn status(&self, lossy: &[String], redirect: FeatureStatus) -> Option<DeviceStatus> {
         let (tap, socket) = (self.tap()?, self.socket()?);
         let buffers = self.sockets().iter().map(|socket| socket.buffers()).fold(Buffers::default(), Buffers::with);
         Some(DeviceStatus {
@@ -149,7 +149,7 @@ impl Kernel {
             tap_queue_frames: TAP_QUEUE_FRAMES,
             tap_queue_count: tap.layout().queue_count() as u16,
             tap_offload: tap.feature().status(tap.refusals().describe()),
-            udp_gso: socket.offload().gso.status(self.refused_trains()),
+            udp_gso: socket.offload().gso.status(self.refused_trains(lossy)),
             udp_gro: socket.offload().gro.status(None),
             bridge_redirect: redirect,
             source_queues: self.source_queues_status(tap),
@@ -160,10 +160,13 @@ impl Kernel {
         self.sockets.as_ref().map_or(&[], |sockets| &sockets.it.all)
     }
 
-    /// What the kernel refuses of sending trains, by the first socket that has met it.
-    fn refused_trains(&self) -> Option<String> {
+    /// What the kernel refuses of sending trains, by the first socket that has met it, and where they are lost.
+    fn refused_trains(&self, lossy: &[String]) -> Option<String> {
         let Sockets { all, senders } = &self.sockets.as_ref()?.it;
-        all.iter().chain(senders).find_map(|socket| socket.refused_trains())
+        let refused = all.iter().chain(senders).find_map(|socket| socket.refused_trains());
+        let lost = name_some(lossy).map(|peers| format!("lost on the way to {peers}"));
+        let reasons: Vec<String> = refused.into_iter().chain(lost).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     fn workers_status(&self, tap: &Tap) -> WorkersStatus {

@@ -35,7 +35,7 @@ use crate::{
     shutdown::{Ending, Watch},
     stats::IoStats,
     tap::{Steering, Unsteered, VNET_HEADER_LEN},
-    transitions::Transitions,
+    transitions::{self, Transitions},
     udp::Sending,
     workers::{self, AllStats},
 };
@@ -256,15 +256,14 @@ impl SlowPath {
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
-            let Transmit { to, source, datagrams, segment_len } = transmit;
+            let Transmit { to, source, sends, datagrams, segment_len } = transmit;
             let Some(socket) = self.kernel.socket() else {
                 let lost = datagrams.len().div_ceil(segment_len);
                 self.stats.count_drops(DropReason::UnderlayUnreachable, lost as u64);
                 continue;
             };
-            if let Err(unsent) =
-                socket.send(Sending { to, source, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct })
-            {
+            let sending = Sending { to, source, sends, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct };
+            if let Err(unsent) = socket.send(sending) {
                 let lost = (datagrams.len() - unsent.sent_len).div_ceil(segment_len);
                 self.stats.count_drops(unsent.error.drop_reason(), lost as u64);
             }
@@ -277,6 +276,9 @@ impl SlowPath {
         }
         while let Some(event) = router.poll_event() {
             self.clients.publish(event);
+        }
+        while let Some((peer, news)) = router.poll_gso_news() {
+            transitions::log_gso_news(&peer, news);
         }
         if let Some(generation) = self.redirect.poll_question() {
             self.clients.publish(Event::RulesChanged { generation });
@@ -296,7 +298,8 @@ impl SlowPath {
         stats.uptime_ms = now.saturating_duration_since(self.started_at).as_millis() as u64;
         stats.counters.extend(IoStats::sum(&self.all_stats.io()));
         stats.counters.extend(self.redirect.counters());
-        stats.device = self.kernel.status(self.redirect.status());
+        let lossy = self.router.as_ref().map(Router::gso_given_up).unwrap_or_default();
+        stats.device = self.kernel.status(&lossy, self.redirect.status());
         stats
     }
 

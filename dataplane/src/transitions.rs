@@ -1,12 +1,14 @@
 //! One line in the log when an offload is given up or taken up again.
 //!
-//! The workers only count; the router thread compares the counts when it has its turn, which is every few seconds at
+//! The router says what it has found out about the loss on the way to a peer, which is not often. The workers only count; the router thread compares the counts when it has its turn, which is every few seconds at
 //! the latest. A kind of change that comes again and again is told once a minute, with its number.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
+
+use weaved_core::peer::GsoNews;
 
 use crate::stats::IoStats;
 
@@ -24,6 +26,22 @@ const KINDS: [Kind; 6] = [
     (|stats| &stats.tap_gso_refused, "the TAP refuses super-frames: they are cut before they are written"),
     (|stats| &stats.tap_gso_returned, "the TAP takes super-frames again"),
 ];
+
+/// Tells what was found out about trains to a peer. A trial that changes nothing is no news.
+pub(crate) fn log_gso_news(peer: &str, news: GsoNews) {
+    match news {
+        GsoNews::GivenUp(before, after) => tracing::info!(
+            peer,
+            loss_before = %before,
+            loss_after = %after,
+            "trains in one send are lost on the way to a host, single datagrams are not: it gets those (udp-gso)"
+        ),
+        GsoNews::TakenUp => tracing::info!(peer, "trains in one send arrive at a host again (udp-gso)"),
+        GsoNews::Tried | GsoNews::NotToBlame | GsoNews::LookedAgain | GsoNews::StillLost => {
+            tracing::debug!(peer, ?news, "trains in one send to a host that much is lost to (udp-gso)");
+        }
+    }
+}
 
 /// What has been told so far.
 #[derive(Debug, Default)]

@@ -128,7 +128,7 @@ struct OffloadArgs {
     /// Frames of up to 64 KB from and to the bridge [default: auto]
     #[arg(long, value_name = "SWITCH")]
     tap_offload: Option<Switch>,
-    /// Many datagrams in one send [default: auto]
+    /// Many datagrams in one send; with `auto` not to hosts that do not get them, with `on` whatever is lost [default: auto]
     #[arg(long, value_name = "SWITCH")]
     udp_gso: Option<Switch>,
     /// Many datagrams in one receive [default: auto]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use weaved_api::{Counter, Force, LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats};
+use weaved_api::{Counter, Force, LinkStatus, PackingStatus, PeerStatus, SendsStatus, SessionStatus, Stats};
 
 use super::page::{Page, flag};
 use crate::serve::report::StatusReport;
@@ -64,6 +64,11 @@ fn write_peers(page: &mut Page<'_>, peers: &[PeerStatus]) -> fmt::Result {
         "peer_singles",
         "1 while each datagram to the host stands alone because the path loses some",
         sessions(|session| Some(flag(session.packing == PackingStatus::Singles))),
+    )?;
+    page.gauges(
+        "peer_gso",
+        "1 while trains to the host leave in one send, as far as the loss on the way allows it",
+        sessions(|session| Some(flag(session.sends == SendsStatus::Joined))),
     )
 }
 

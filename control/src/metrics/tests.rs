@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use weaved_api::{
-    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerId, PeerStatus, SessionStatus, Stats,
-    Switch, WorkerCount, WorkersStatus,
+    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerId, PeerStatus, SendsStatus,
+    SessionStatus, Stats, Switch, WorkerCount, WorkersStatus,
     balancer::{BalancedServiceReport, ColourReport},
 };
 
@@ -28,6 +28,7 @@ fn peer(name: &str, tx_bytes: u64) -> PeerStatus {
         rtt_us: Some(250),
         loss_ppm: Some(1000),
         packing: PackingStatus::Trains,
+        sends: SendsStatus::Joined,
         heard_ms: 1,
     };
     PeerStatus {
@@ -124,6 +125,7 @@ async fn every_process_is_on_the_page_in_the_units_of_the_ecosystem() {
         "weaved_peer_transmit_bytes_total{peer=\"beta\"} 900",
         "weaved_peer_round_trip_seconds{peer=\"beta\"} 0.00025",
         "weaved_peer_loss_ratio{peer=\"beta\"} 0.001",
+        "weaved_peer_gso{peer=\"beta\"} 1",
         "weaved_gateway_queries_udp_total 5",
         "weaved_process_cpu_seconds_total{process=\"control\"} 1.5",
         "weaved_balancer_switch_revision{service=\"web\"} 3.0",

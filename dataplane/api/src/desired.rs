@@ -90,7 +90,7 @@ pub struct Neighbour {
 pub struct OffloadSwitches {
     /// Super-frames from and to the TAP (`IFF_VNET_HDR`, TSO, USO).
     pub tap_offload: Switch,
-    /// One send for many datagrams (`UDP_SEGMENT`).
+    /// One send for many datagrams (`UDP_SEGMENT`). `Auto` gives it up for peers whose paths lose them; `On` does not.
     pub udp_gso: Switch,
     /// One receive for many datagrams (`UDP_GRO`).
     pub udp_gro: Switch,

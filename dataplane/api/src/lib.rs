@@ -20,8 +20,8 @@ pub use event::{Event, LinkEnd, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
 pub use secret::{ClusterSecret, SecretKey};
 pub use stats::{
-    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats,
-    WorkersStatus,
+    Counter, DeviceStatus, FeatureStatus, Force, LinkStatus, PackingStatus, PeerStatus, SendsStatus, SessionStatus,
+    Stats, WorkersStatus,
 };
 pub use threads::{MAX_WORKERS, SourcePorts, SourcePortsError, WorkerCount, WorkerCountError};
 

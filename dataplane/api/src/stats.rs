@@ -85,6 +85,8 @@ pub struct SessionStatus {
     pub loss_ppm: Option<u32>,
     /// How frames are put into datagrams for the peer.
     pub packing: PackingStatus,
+    /// How the datagrams of a train leave for the peer.
+    pub sends: SendsStatus,
     /// Milliseconds since anything authentic was heard.
     pub heard_ms: u64,
 }
@@ -96,6 +98,17 @@ pub enum PackingStatus {
     Trains,
     /// Each datagram stands alone, because the path loses some.
     Singles,
+}
+
+/// How the datagrams of a train leave, as far as the loss on the way decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SendsStatus {
+    /// In one send, where the kernel can.
+    Joined,
+    /// One by one for a while, to see if less is lost then.
+    Trial,
+    /// One by one, because what leaves in one send is lost.
+    Apart,
 }
 
 /// The kernel devices and what they can do.

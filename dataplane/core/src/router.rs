@@ -25,14 +25,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use weaved_api::{ClusterSecret, DesiredState, Event, LinkEnd, MacAddr, PeerId, SecretKey};
+use weaved_api::{ClusterSecret, DesiredState, Event, LinkEnd, MacAddr, PeerId, SecretKey, Switch};
 
 use self::farewell::Goodbye;
 use crate::{
     fib::Fib,
-    forward::{DropReason, ForwardingTable, Punt, WorkerStats},
+    forward::{DropReason, ForwardingTable, Punt, Sends, WorkerStats},
     noise::{Announcement, AwaitingFinish, Gate, StaticKeys, UnixMicros},
-    peer::{Dial, LinkDue, Peer},
+    peer::{Dial, GsoNews, LinkDue, Peer},
     rng::Rng,
     wire::data::ReceiverIndex,
 };
@@ -72,6 +72,8 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// The address of ours to send from; none leaves it to the kernel.
     pub source: Option<IpAddr>,
+    /// Whether they leave in one.
+    pub sends: Sends,
     /// The datagrams, one after the other.
     pub datagrams: Vec<u8>,
     /// Length of each but the last.
@@ -129,6 +131,10 @@ pub struct Router {
     transmits: VecDeque<Transmit>,
     frames: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
+    /// What the operator wants of sends of several datagrams.
+    udp_gso: Switch,
+    /// What was found out about such sends, and to whom.
+    gso_news: VecDeque<(String, GsoNews)>,
 }
 
 /// Whether the router is to go on.
@@ -181,6 +187,8 @@ impl Router {
             transmits: VecDeque::new(),
             frames: VecDeque::new(),
             events: VecDeque::new(),
+            udp_gso: Switch::Auto,
+            gso_news: VecDeque::new(),
         }
     }
 
@@ -272,6 +280,11 @@ impl Router {
     /// The next event for control.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// What was found out last about sends of several datagrams to a peer, which is named; for the log.
+    pub fn poll_gso_news(&mut self) -> Option<(String, GsoNews)> {
+        self.gso_news.pop_front()
     }
 
     /// Lets every link's probes, rekeying and end happen when they are due.

@@ -68,6 +68,7 @@ fn tcp_over_ipv6_passes() {
 fn tcp_passes_a_path_that_reorders_duplicates_and_damages() {
     let conditions = Conditions {
         loss: 0.01,
+        joined_loss: 0.0,
         duplicate: 0.02,
         damage: 0.01,
         delay: Duration::from_millis(5),

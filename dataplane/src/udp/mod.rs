@@ -30,7 +30,7 @@ use rustix::{
     },
 };
 use weaved_api::OffloadSwitches;
-use weaved_core::wire::ecn::Ecn;
+use weaved_core::{forward::Sends, wire::ecn::Ecn};
 
 use self::trains::Trains;
 pub use self::{
@@ -97,12 +97,21 @@ pub struct Sending<'a> {
     pub to: SocketAddr,
     /// The address of ours to send from; none leaves it to the kernel. One that the host has no more does not count.
     pub source: Option<IpAddr>,
+    /// Whether several leave in one send, where the kernel can.
+    pub sends: Sends,
     /// One or several.
     pub datagrams: &'a [u8],
     /// Length of each but the last, which may be shorter.
     pub segment_len: usize,
     /// For their IP headers. Anything but [`Ecn::NotEct`] costs a control message.
     pub ecn: Ecn,
+}
+
+/// The first few of these destinations; none when there are none.
+pub(crate) fn name_some(destinations: &[String]) -> Option<String> {
+    let (named, more) = destinations.split_at(destinations.len().min(MAX_NAMED_DESTINATIONS));
+    let more = if more.is_empty() { "" } else { " and others" };
+    (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
 }
 
 /// What one receive gave.
@@ -224,18 +233,15 @@ impl UdpSocket {
 
     /// What the kernel has refused of sending trains since then, for the operator.
     pub fn refused_trains(&self) -> Option<String> {
-        let mut refusing: Vec<String> = self.trains.refusing().map(|ip| ip.to_string()).collect();
-        let count = refusing.len();
-        refusing.truncate(MAX_NAMED_DESTINATIONS);
-        let more = if count > refusing.len() { " and others" } else { "" };
-        let routes = (count > 0).then(|| format!("refused on the way to {}{more}", refusing.join(", ")));
+        let refusing: Vec<String> = self.trains.refusing().map(|ip| ip.to_string()).collect();
+        let routes = name_some(&refusing).map(|refusing| format!("refused on the way to {refusing}"));
         let segments = self.trains.fewer_segments().map(|most| format!("at most {most} datagrams in one send"));
         let refused: Vec<String> = routes.into_iter().chain(segments).collect();
         (!refused.is_empty()).then(|| refused.join("; "))
     }
 
     /// Sends a run of datagrams. An error tells how many of them have left.
-    pub fn send(&self, Sending { to, source, datagrams, segment_len, ecn }: Sending<'_>) -> Result<(), Unsent> {
+    pub fn send(&self, Sending { to, source, sends, datagrams, segment_len, ecn }: Sending<'_>) -> Result<(), Unsent> {
         debug_assert!(segment_len > 0, "a run of datagrams has a segment length");
         let unsent = |error| Unsent { error, sent_len: 0 };
         let address = self.to_kernel(to).ok_or(unsent(SendError::Unreachable))?;
@@ -253,7 +259,7 @@ impl UdpSocket {
         if datagrams.len() <= segment_len {
             return send(datagrams, None).map_err(|errno| unsent(errno.into()));
         }
-        if self.offload.gso.is_on {
+        if self.offload.gso.is_on && sends == Sends::Joined {
             self.trains.send(to.ip(), (datagrams, segment_len), &self.stats, send)
         } else {
             Trains::send_singly((datagrams, segment_len), &self.stats, send)

@@ -17,7 +17,7 @@ fn open_with(switches: OffloadSwitches) -> UdpSocket {
 
 /// Sends without a mark.
 fn send(sender: &UdpSocket, to: SocketAddr, datagrams: &[u8], segment_len: usize) -> Result<(), Unsent> {
-    sender.send(Sending { to, source: None, datagrams, segment_len, ecn: Ecn::NotEct })
+    sender.send(Sending { to, source: None, sends: Sends::Joined, datagrams, segment_len, ecn: Ecn::NotEct })
 }
 
 fn unsent(error: SendError) -> Result<(), Unsent> {
@@ -76,6 +76,34 @@ fn without_offloads_a_train_is_as_many_datagrams() {
             assert!(buffer.starts_with(datagram));
         }
     });
+}
+
+#[test]
+fn a_train_that_is_to_leave_apart_is_as_many_sends_though_the_kernel_could() {
+    in_namespace_with_loopback(|| {
+        let (sender, receiver) = (open(), open());
+        let (train, to) = (train(), loopback(&receiver));
+        let sending =
+            |sends| Sending { to, source: None, sends, datagrams: &train, segment_len: SEGMENT_LEN, ecn: Ecn::NotEct };
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        sender.send(sending(Sends::Apart)).unwrap();
+        for datagram in train.chunks(SEGMENT_LEN) {
+            assert_eq!(receive(&receiver, &mut buffer).len, datagram.len());
+            assert!(buffer.starts_with(datagram));
+        }
+        sender.send(sending(Sends::Joined)).unwrap();
+        assert_eq!(receive(&receiver, &mut buffer).len, train.len());
+        assert_eq!(sender.refused_trains(), None, "the kernel has refused nothing");
+        assert_eq!(sender.stats.udp_unsegmented.load(std::sync::atomic::Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn only_a_few_destinations_are_named() {
+    let names: Vec<String> = (0..5).map(|number| format!("h{number}")).collect();
+    assert_eq!(name_some(&[]), None);
+    assert_eq!(name_some(&names[..2]).as_deref(), Some("h0, h1"));
+    assert_eq!(name_some(&names).as_deref(), Some("h0, h1, h2, h3 and others"));
 }
 
 #[test]
@@ -257,7 +285,16 @@ fn congestion_marks_go_with_trains_and_single_datagrams_of_both_families() {
             for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce, Ecn::NotEct] {
                 for datagrams in [&train()[..], b"hello"] {
                     let to = (ip, receiver.port()).into();
-                    sender.send(Sending { to, source: None, datagrams, segment_len: SEGMENT_LEN, ecn }).unwrap();
+                    sender
+                        .send(Sending {
+                            to,
+                            source: None,
+                            sends: Sends::Joined,
+                            datagrams,
+                            segment_len: SEGMENT_LEN,
+                            ecn,
+                        })
+                        .unwrap();
                     let arrived = receive(&receiver, &mut buffer);
                     assert_eq!((arrived.ecn, arrived.len), (ecn, datagrams.len()), "{ip}: marks keep a train together");
                 }
@@ -287,8 +324,14 @@ fn an_answer_leaves_from_the_address_that_was_dialled() {
             assert_eq!(question.to, Some(ip));
             let answer = train();
             let datagrams = &answer[..];
-            let sending =
-                Sending { to: question.from, source: question.to, datagrams, segment_len: SEGMENT_LEN, ecn: Ecn::Ect0 };
+            let sending = Sending {
+                to: question.from,
+                source: question.to,
+                sends: Sends::Joined,
+                datagrams,
+                segment_len: SEGMENT_LEN,
+                ecn: Ecn::Ect0,
+            };
             host.send(sending).unwrap();
             let answer = receive(&dialler, &mut buffer);
             assert_eq!((answer.from.ip(), answer.len, answer.ecn), (ip, datagrams.len(), Ecn::Ect0));
@@ -304,7 +347,14 @@ fn an_address_that_is_gone_or_of_the_other_family_is_not_sent_from() {
         for (to, source) in [("127.0.0.1", "192.0.2.7"), ("::1", "2001:db8::7"), ("::1", "127.0.0.9")] {
             let to = SocketAddr::new(to.parse().unwrap(), receiver.port());
             let source = Some(source.parse().unwrap());
-            let sending = Sending { to, source, datagrams: &train(), segment_len: SEGMENT_LEN, ecn: Ecn::NotEct };
+            let sending = Sending {
+                to,
+                source,
+                sends: Sends::Joined,
+                datagrams: &train(),
+                segment_len: SEGMENT_LEN,
+                ecn: Ecn::NotEct,
+            };
             sender.send(sending).unwrap();
             let arrived = receive(&receiver, &mut buffer);
             assert_eq!((arrived.from.ip(), arrived.len), (to.ip(), train().len()), "{sending:?}");

@@ -146,9 +146,9 @@ impl Tx {
     /// Sends all that is sealed.
     fn send_closed(&mut self, meanwhile: &mut impl Meanwhile) -> anyhow::Result<()> {
         while let Some(outgoing) = self.encapsulator.poll_outgoing() {
-            let Outgoing { slot, to, source, datagrams, segment_len, ecn } = outgoing;
+            let Outgoing { slot, to, source, sends, datagrams, segment_len, ecn } = outgoing;
             let len = datagrams.len();
-            let sending = Sending { to, source, datagrams, segment_len, ecn };
+            let sending = Sending { to, source, sends, datagrams, segment_len, ecn };
             let Err(Unsent { error, sent_len }) = self.shared.send(sending, meanwhile)? else { continue };
             if error == SendError::TooBig {
                 let peer = self.encapsulator.table().peer(slot).id;

@@ -1,7 +1,8 @@
 //! The screens of `weaved status`. Pure: a report in, text out.
 
 use weaved_api::{
-    FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerStatus, SessionStatus, gateway::GatewayStats,
+    FeatureStatus, Force, LinkEnd, LinkStatus, PackingStatus, PeerStatus, SendsStatus, SessionStatus,
+    gateway::GatewayStats,
 };
 
 use crate::{
@@ -236,14 +237,20 @@ fn rtt(microseconds: u32) -> String {
     format!("{}.{:02} ms", microseconds / 1000, microseconds % 1000 / 10)
 }
 
-/// What is lost on the way to the peer, and whether datagrams go out one by one because of it.
+/// What is lost on the way to the peer, and what is done about it: datagrams that stand alone, sends of one datagram.
 fn loss(session: &SessionStatus) -> String {
-    let Some(ppm) = session.loss_ppm else { return "-".into() };
+    let rate =
+        session.loss_ppm.map_or_else(|| "-".into(), |ppm| format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100));
     let packing = match session.packing {
         PackingStatus::Trains => "",
         PackingStatus::Singles => ", singles",
     };
-    format!("{}.{:02} %{packing}", ppm / 10_000, ppm % 10_000 / 100)
+    let sends = match session.sends {
+        SendsStatus::Joined => "",
+        SendsStatus::Trial => ", no gso (trial)",
+        SendsStatus::Apart => ", no gso",
+    };
+    format!("{rate}{packing}{sends}")
 }
 
 fn dataplane_line(report: &StatusReport) -> String {
@@ -289,5 +296,31 @@ fn docker_line(report: &StatusReport) -> String {
         DockerState::Connected { version, network: None } => {
             format!("{version}, not on our bridge: run `weaved docker-config --install` and restart Docker")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_is_shown_with_what_is_done_about_it() {
+        let show = |loss_ppm, packing, sends| {
+            loss(&SessionStatus {
+                cipher: String::new(),
+                connected_ms: 0,
+                keys_age_ms: 0,
+                path_mtu: 1500,
+                rtt_us: None,
+                loss_ppm,
+                packing,
+                sends,
+                heard_ms: 0,
+            })
+        };
+        assert_eq!(show(None, PackingStatus::Trains, SendsStatus::Joined), "-");
+        assert_eq!(show(Some(2500), PackingStatus::Singles, SendsStatus::Joined), "0.25 %, singles");
+        assert_eq!(show(Some(123_456), PackingStatus::Singles, SendsStatus::Trial), "12.34 %, singles, no gso (trial)");
+        assert_eq!(show(None, PackingStatus::Trains, SendsStatus::Apart), "-, no gso", "too little comes for a rate");
     }
 }

@@ -24,7 +24,7 @@ use std::{
 use weaved_api::MacAddr;
 
 use super::{
-    DropReason, ForwardingTable, Packing, PeerPath, PeerSlot, Port, Punt, Short, Tally, WorkerStats,
+    DropReason, ForwardingTable, Packing, PeerPath, PeerSlot, Port, Punt, Sends, Short, Tally, WorkerStats,
     bum::BumLimiter,
     seal::{SealedSend, TrainSealer},
     singles::SinglesSealer,
@@ -91,6 +91,8 @@ pub struct Outgoing<'a> {
     pub segment_len: usize,
     /// The address of ours to send from; none leaves it to the kernel.
     pub source: Option<IpAddr>,
+    /// Whether they leave in one.
+    pub sends: Sends,
     /// For the IP headers of the datagrams (RFC 6040 §4.1).
     pub ecn: Ecn,
 }
@@ -220,6 +222,9 @@ impl Encapsulator {
                     if let Sealer::Singles(_) = sealer {
                         self.stats.tally(Tally::SinglesOut, send.datagram_count);
                     }
+                    if send.datagram_count > 1 {
+                        peer.counters.sent_run(&self.stats, send.datagram_count);
+                    }
                     let Train { ecn, .. } = closing.train;
                     return Some(Outgoing {
                         slot,
@@ -227,6 +232,7 @@ impl Encapsulator {
                         datagrams: &self.wire[..send.len],
                         segment_len: send.segment_len,
                         source: peer.source,
+                        sends: peer.sends,
                         ecn,
                     });
                 }

@@ -27,4 +27,4 @@ pub use encap::{Encapsulator, Outgoing};
 pub use punt::{Punt, SHORT_LEN, Short, SlowRecord};
 pub use seal::seal_train;
 pub use stats::{PeerCounters, PeerTotals, Tally, WorkerStats, sum};
-pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, Packing, PeerPath, PeerSlot, Port};
+pub use table::{Confirmation, ForwardingTable, Frames, Inbound, MacEntry, Packing, PeerPath, PeerSlot, Port, Sends};

@@ -31,6 +31,12 @@ pub enum Tally {
     Handshakes,
     /// Addresses that moved from one port to another.
     MacMoves,
+    /// Trials of sends of one datagram, because much was lost.
+    GsoTrials,
+    /// Peers that get datagram by datagram since then, because what leaves in one send is lost.
+    GsoGivenUp,
+    /// Peers that get trains in one send again, because they arrive.
+    GsoTakenUp,
 }
 
 impl Tally {
@@ -46,6 +52,9 @@ impl Tally {
         Self::NeighboursAnswered,
         Self::Handshakes,
         Self::MacMoves,
+        Self::GsoTrials,
+        Self::GsoGivenUp,
+        Self::GsoTakenUp,
     ];
 
     /// Stable name and one sentence.
@@ -66,6 +75,17 @@ impl Tally {
             Self::NeighboursAnswered => ("neighbours_answered", "ARP and ND questions answered locally."),
             Self::Handshakes => ("handshakes", "Handshakes completed."),
             Self::MacMoves => ("mac_moves", "Learned addresses that appeared behind another port."),
+            Self::GsoTrials => (
+                "udp_gso_trials",
+                "Times much was lost to a host and trains left datagram by datagram, to see if that is better.",
+            ),
+            Self::GsoGivenUp => (
+                "udp_gso_given_up",
+                "Times it was: trains to a host leave datagram by datagram, because they are lost otherwise.",
+            ),
+            Self::GsoTakenUp => {
+                ("udp_gso_taken_up", "Times trains to such a host arrived again when they left in one send.")
+            }
         }
     }
 }
@@ -156,6 +176,8 @@ pub struct PeerCounters([PeerShare; PEER_SHARES]);
 struct PeerShare {
     tx_frame_count: AtomicU64,
     tx_bytes: AtomicU64,
+    /// Datagrams that left in runs of several.
+    tx_run_count: AtomicU64,
     rx_frame_count: AtomicU64,
     rx_bytes: AtomicU64,
 }
@@ -179,6 +201,16 @@ impl PeerCounters {
         let share = &self.0[thread.share];
         share.tx_frame_count.fetch_add(1, Relaxed);
         share.tx_bytes.fetch_add(frame_len as u64, Relaxed);
+    }
+
+    /// A thread counts datagrams on their way to the peer, in one send or one by one: a run of several.
+    pub fn sent_run(&self, thread: &WorkerStats, datagram_count: u64) {
+        self.0[thread.share].tx_run_count.fetch_add(datagram_count, Relaxed);
+    }
+
+    /// Datagrams that have left in runs of several, of all workers.
+    pub fn run_count(&self) -> u64 {
+        self.0.iter().map(|share| share.tx_run_count.load(Relaxed)).sum()
     }
 
     /// A thread counts a frame from the peer.

@@ -49,6 +49,8 @@ pub struct PeerPath {
     pub datagram_len: DatagramLen,
     /// How frames are put into datagrams.
     pub packing: Packing,
+    /// How the datagrams of a run leave.
+    pub sends: Sends,
     /// Frames and bytes.
     pub counters: Arc<PeerCounters>,
 }
@@ -61,6 +63,16 @@ pub enum Packing {
     Trains,
     /// Each datagram stands alone, for a path that loses some.
     Singles,
+}
+
+/// How datagrams of one length for a peer leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sends {
+    /// In one send (`UDP_SEGMENT`), where the kernel can.
+    #[default]
+    Joined,
+    /// Each in a send of its own: what the kernel cuts does not arrive.
+    Apart,
 }
 
 /// One MAC address.

@@ -11,6 +11,8 @@
 //! INVARIANT: a report is believed about nothing but the session that it came on; numbers that go back are ignored. Whoever
 //! lies about loss changes how he himself is served.
 
+use std::fmt;
+
 use crate::{forward::Packing, wire::record::LossReport};
 
 /// Datagrams that a rate is measured over, at least.
@@ -39,6 +41,12 @@ pub struct PathLoss {
 /// Lost datagrams of a million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LossRate(pub u32);
+
+impl fmt::Display for LossRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02} %", self.0 / 10_000, self.0 % 10_000 / 100)
+    }
+}
 
 impl PathLoss {
     /// How frames are to be packed.

@@ -4,6 +4,7 @@
 //! what is in flight after a rekey; the session to come lives in the dial until the peer has been heard on it.
 
 mod dial;
+mod gso;
 mod loss;
 mod path_mtu;
 
@@ -14,12 +15,13 @@ use std::{
 };
 
 pub use dial::{Confirming, Dial, Due, Phase, Proof};
+pub use gso::{GsoNews, PathGso};
 pub use loss::{LossRate, PathLoss, Reception};
 pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
 use weaved_api::{LinkEnd, PeerId, TargetFailure};
 
 use crate::{
-    forward::PeerCounters,
+    forward::{PeerCounters, Sends},
     limits::MAX_PREVIOUS_SESSIONS,
     noise::{
         Session,
@@ -80,13 +82,15 @@ pub struct Peer {
     pub counters: Arc<PeerCounters>,
 }
 
-/// Where a peer is, and which of our addresses it talks to.
+/// Where a peer is, which of our addresses it talks to, and how trains leave for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// Its address.
     pub to: SocketAddr,
     /// Ours; none leaves it to the kernel.
     pub source: Option<IpAddr>,
+    /// Whether in one send.
+    pub sends: Sends,
 }
 
 /// A connection with a peer: survives rekeying and roaming.
@@ -105,6 +109,8 @@ pub struct Link {
     pub path: PathMtu,
     /// What it loses on the way to the peer.
     pub loss: PathLoss,
+    /// Whether sends of several datagrams are to blame for it.
+    pub gso: PathGso,
     /// What the peer is told of the way to us.
     pub reception: Reception,
     /// Since when there has been a session without a break.
@@ -152,6 +158,11 @@ impl Peer {
             ended: None,
             counters: Arc::default(),
         }
+    }
+
+    /// Its name, or the beginning of its id: for people.
+    pub fn label(&self) -> String {
+        if self.name.is_empty() { self.id.short().to_string() } else { self.name.clone() }
     }
 
     /// Control wants a session with the peer.
@@ -237,6 +248,7 @@ impl Link {
             previous: Vec::new(),
             path: PathMtu::new(first_id, now),
             loss: PathLoss::default(),
+            gso: PathGso::default(),
             reception: Reception::default(),
             connected_at: now,
             heard_at: now,
@@ -248,9 +260,9 @@ impl Link {
         }
     }
 
-    /// Where its datagrams go, and from where.
+    /// Where its datagrams go, from where, and how.
     pub fn way(&self) -> Way {
-        Way { to: self.endpoint, source: self.source }
+        Way { to: self.endpoint, source: self.source, sends: self.gso.sends() }
     }
 
     /// The sessions that may still receive.
@@ -276,6 +288,7 @@ impl Link {
             self.endpoint = endpoint;
             self.path.on_new_path(now);
             self.loss.on_new_path();
+            self.gso.on_new_path();
         }
         moved
     }
@@ -325,6 +338,7 @@ impl Link {
         let before = std::mem::replace(&mut self.current, session);
         self.keep(before, self.keys_at);
         self.loss.on_new_session();
+        self.gso.on_new_session();
         self.reception.on_new_session();
         self.role = role;
         self.keys_at = now;

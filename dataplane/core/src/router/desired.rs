@@ -6,20 +6,21 @@ use std::{
     time::Instant,
 };
 
-use weaved_api::{DesiredState, MacAddr, PeerId};
+use weaved_api::{DesiredState, MacAddr, PeerId, Switch};
 
 use super::{Router, TableChange, Target};
 use crate::{
     forward::DropReason,
     limits::MAX_PEERS,
     noise::StaticKeys,
-    peer::{Dial, Peer},
+    peer::{Dial, PathGso, Peer},
 };
 
 impl Router {
     pub(super) fn apply(&mut self, desired: &DesiredState, now: Instant) {
         self.keys = StaticKeys::new(&desired.identity, &desired.cluster_secret);
         self.apply_peers(desired, now);
+        self.apply_gso(desired.offload.udp_gso);
         self.apply_targets(&desired.targets, now);
         self.apply_neighbours(desired);
         self.quarantined = desired.quarantined.iter().copied().collect();
@@ -49,6 +50,18 @@ impl Router {
             }
         }
         self.mark(TableChange::Urgent);
+    }
+
+    /// What is found out by loss counts only where the operator leaves it open.
+    fn apply_gso(&mut self, wanted: Switch) {
+        if self.udp_gso != wanted {
+            self.udp_gso = wanted;
+            self.peers
+                .values_mut()
+                .filter_map(|peer| peer.link.as_mut())
+                .for_each(|link| link.gso = PathGso::default());
+            self.mark(TableChange::Urgent);
+        }
     }
 
     fn apply_targets(&mut self, wanted: &[SocketAddr], now: Instant) {

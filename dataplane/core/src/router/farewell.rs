@@ -17,6 +17,7 @@ use weaved_api::{LinkEnd, PeerId};
 
 use super::{Course, Router, TableChange};
 use crate::{
+    forward::Sends,
     noise::Session,
     peer::{Dial, Phase, Way},
     wire::{data::ReceiverIndex, record::Farewell},
@@ -112,8 +113,9 @@ impl Router {
         let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
         let in_use = link.into_iter().flat_map(|link| link.inbound().map(|session| (session.clone(), link.way())));
         let confirming = self.dials().filter_map(|dial| dial.confirming_with(id));
-        let confirming =
-            confirming.map(|confirming| (confirming.session.clone(), Way { to: confirming.endpoint, source: None }));
+        let confirming = confirming.map(|confirming| {
+            (confirming.session.clone(), Way { to: confirming.endpoint, source: None, sends: Sends::Joined })
+        });
         let goodbyes: Vec<Goodbye> = in_use
             .chain(confirming)
             .map(|(session, way)| Goodbye { session, way, farewell, left: REPEATS, due: now })

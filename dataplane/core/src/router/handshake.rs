@@ -17,7 +17,7 @@ use weaved_api::{Event, PeerId, TargetFailure};
 
 use super::{DialKey, HalfOpen, Router, STRANGER_INTERVAL, TableChange, Transmit};
 use crate::{
-    forward::{DropReason, Tally},
+    forward::{DropReason, Sends, Tally},
     limits::{MAX_HALF_OPEN, MAX_PEERS},
     noise::{
         Admission, AdmittedInitiation, Attempt, Established, HandshakeError, InitiationError, Initiator,
@@ -342,12 +342,13 @@ impl Router {
 
     /// To where the message in hand came from.
     fn way_back(&self, to: SocketAddr) -> Way {
-        Way { to, source: self.asked_at }
+        Way { to, source: self.asked_at, sends: Sends::Joined }
     }
 
     pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
         let segment_len = datagram.len();
-        self.transmits.push_back(Transmit { to, source: self.asked_at, datagrams: datagram, segment_len });
+        let (source, sends) = (self.asked_at, Sends::Joined);
+        self.transmits.push_back(Transmit { to, source, sends, datagrams: datagram, segment_len });
     }
 
     /// Strictly growing while the process lives, and over restarts as far as the wall clock does.

@@ -44,6 +44,7 @@ impl Router {
                 session: link.current.clone(),
                 datagram_len: link.path.datagram_len(),
                 packing: link.loss.packing(),
+                sends: link.gso.sends(),
                 counters: peer.counters.clone(),
             })
         })

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use weaved_api::{LinkStatus, PackingStatus, PeerStatus, SessionStatus, Stats};
+use weaved_api::{LinkStatus, PackingStatus, PeerStatus, SendsStatus, SessionStatus, Stats};
 
 use super::Router;
 use crate::{
-    forward::{Packing, PeerTotals, sum},
+    forward::{Packing, PeerTotals, Sends, sum},
     peer::{Link, Peer},
 };
 
@@ -21,6 +21,20 @@ impl Router {
             mac_count: self.fib.len() as u32,
             uptime_ms: millis(now.saturating_duration_since(self.started_at)),
         }
+    }
+
+    /// Peers that get datagram by datagram, because what leaves in one send is lost.
+    pub fn gso_given_up(&self) -> Vec<String> {
+        let given_up = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| sends_status(link) == SendsStatus::Apart);
+        self.peers.values().filter(given_up).map(Peer::label).collect()
+    }
+}
+
+fn sends_status(link: &Link) -> SendsStatus {
+    match link.gso.sends() {
+        Sends::Joined => SendsStatus::Joined,
+        Sends::Apart if link.gso.is_trial() => SendsStatus::Trial,
+        Sends::Apart => SendsStatus::Apart,
     }
 }
 
@@ -57,6 +71,7 @@ fn session_status(link: &Link, now: Instant) -> SessionStatus {
             Packing::Trains => PackingStatus::Trains,
             Packing::Singles => PackingStatus::Singles,
         },
+        sends: sends_status(link),
         heard_ms: millis(now.saturating_duration_since(link.heard_at)),
     }
 }

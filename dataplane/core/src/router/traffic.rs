@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use weaved_api::{Event, MAX_CONTROL_BYTES, MacAddr, PeerId};
+use weaved_api::{Event, MAX_CONTROL_BYTES, MacAddr, PeerId, Switch};
 
 use super::{Router, TableChange, Transmit};
 use crate::{
@@ -10,12 +10,12 @@ use crate::{
     forward::{DropReason, SlowRecord, Tally, seal_train},
     mtu::DatagramLen,
     noise::Session,
-    peer::{Answer, Way},
+    peer::{Answer, GsoNews, Way},
     wire::{
         data::{Lane, ReceiverIndex},
         neighbour::{MAX_ANSWER_LEN, NeighbourMessage},
         record::{
-            FAREWELL_LEN, Farewell, LOSS_REPORT_LEN, PROBE_ACK_LEN, ProbeId, RECORD_HEADER_LEN, RecordKind,
+            FAREWELL_LEN, Farewell, LOSS_REPORT_LEN, LossReport, PROBE_ACK_LEN, ProbeId, RECORD_HEADER_LEN, RecordKind,
             RecordWriter, TrainFull,
         },
     },
@@ -82,11 +82,36 @@ impl Router {
                 }
             }
             SlowRecord::LossReport { index, report } => {
-                if link.current.local() == index && link.loss.on_report(report) {
-                    self.mark(TableChange::Urgent);
+                if link.current.local() == index {
+                    self.on_loss_report(from, report, now);
                 }
             }
             SlowRecord::Farewell { index, farewell } => self.on_farewell(from, index, farewell, now),
+        }
+    }
+
+    /// What has come of the session in use.
+    fn on_loss_report(&mut self, from: PeerId, report: LossReport, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let Some(link) = peer.link.as_mut() else { return };
+        let mut has_changed = link.loss.on_report(report);
+        // With the switch in another position there is nothing to be decided.
+        let news = match self.udp_gso {
+            Switch::Auto => link.gso.on_report(report, peer.counters.run_count(), now),
+            Switch::On | Switch::Off => None,
+        };
+        if let Some(news) = news {
+            has_changed = true;
+            match news {
+                GsoNews::Tried => self.stats.tally(Tally::GsoTrials, 1),
+                GsoNews::GivenUp(..) => self.stats.tally(Tally::GsoGivenUp, 1),
+                GsoNews::TakenUp => self.stats.tally(Tally::GsoTakenUp, 1),
+                GsoNews::NotToBlame | GsoNews::LookedAgain | GsoNews::StillLost => {}
+            }
+            self.gso_news.push_back((peer.label(), news));
+        }
+        if has_changed {
+            self.mark(TableChange::Urgent);
         }
     }
 
@@ -134,10 +159,10 @@ impl Router {
         self.send_chunked(session, way, &record, DatagramLen::MIN.chunk_len());
     }
 
-    fn send_chunked(&mut self, session: &Session, Way { to, source }: Way, records: &[u8], chunk_len: usize) {
+    fn send_chunked(&mut self, session: &Session, Way { to, source, sends }: Way, records: &[u8], chunk_len: usize) {
         let transmits = &mut self.transmits;
         let sealed = seal_train(session, ROUTER_LANE, records, chunk_len, |datagrams, segment_len| {
-            transmits.push_back(Transmit { to, source, datagrams: datagrams.to_vec(), segment_len });
+            transmits.push_back(Transmit { to, source, sends, datagrams: datagrams.to_vec(), segment_len });
         });
         match sealed {
             Ok(count) => self.stats.tally(Tally::DatagramsOut, count),

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Conditions {
     /// Probability that a datagram is lost.
     pub loss: f64,
+    /// Probability that one is lost besides that leaves in one send with others: a card that damages what it cuts.
+    pub joined_loss: f64,
     /// Probability that it arrives twice.
     pub duplicate: f64,
     /// Probability that one bit of it arrives flipped.
@@ -24,6 +26,7 @@ impl Conditions {
     pub fn lan() -> Self {
         Self {
             loss: 0.0,
+            joined_loss: 0.0,
             duplicate: 0.0,
             damage: 0.0,
             delay: Duration::from_micros(100),
@@ -36,6 +39,7 @@ impl Conditions {
     pub fn rough() -> Self {
         Self {
             loss: 0.05,
+            joined_loss: 0.0,
             duplicate: 0.02,
             damage: 0.01,
             delay: Duration::from_millis(5),

@@ -12,7 +12,7 @@ use std::{
 use weaved_api::ClusterSecret;
 
 use super::{Conditions, Node, Wiretap, wiretap::Observed};
-use crate::{offload::vnet_hdr::VnetHeader, rng::Rng, router::Transmit};
+use crate::{forward::Sends, offload::vnet_hdr::VnetHeader, rng::Rng, router::Transmit};
 
 struct InFlight {
     from: SocketAddr,
@@ -215,17 +215,20 @@ impl Network {
         for send in sends {
             let to = self.seen_as.iter().find(|(_, seen)| **seen == send.to);
             let to = to.map_or(send.to, |(node, _)| self.nodes[*node].address);
+            let is_joined = send.sends == Sends::Joined && send.datagrams.len() > send.segment_len;
+            let may_damage = is_joined && self.conditions.joined_loss > 0.0;
             for datagram in send.datagrams.chunks(send.segment_len.max(1)) {
-                self.travel(node, from, to, datagram);
+                let is_damaged = may_damage && self.happens(self.conditions.joined_loss);
+                self.travel(node, from, to, datagram, is_damaged);
             }
         }
     }
 
-    fn travel(&mut self, node: usize, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+    fn travel(&mut self, node: usize, from: SocketAddr, to: SocketAddr, datagram: &[u8], is_damaged: bool) {
         self.wiretap.seen.push(Observed { from, to, datagram: datagram.to_vec() });
         let receiver = self.nodes.iter().position(|node| node.address == to);
         let is_cut = receiver.is_some_and(|other| self.cut.contains(&(node.min(other), node.max(other))));
-        if is_cut || datagram.len() > self.conditions.max_datagram || self.happens(self.conditions.loss) {
+        if is_damaged || is_cut || datagram.len() > self.conditions.max_datagram || self.happens(self.conditions.loss) {
             return;
         }
         let mut datagram = datagram.to_vec();

@@ -196,6 +196,7 @@ fn drain(encapsulator: &mut Encapsulator, sends: &mut Vec<Transmit>) {
         sends.push(Transmit {
             to: outgoing.to,
             source: outgoing.source,
+            sends: outgoing.sends,
             datagrams: outgoing.datagrams.to_vec(),
             segment_len: outgoing.segment_len,
         });

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weaved_netns_tests::{Host, Lab, SOON, traffic, wait_until};
+use weaved_netns_tests::{Host, Lab, Place as _, SOON, traffic, wait_until};
 
 const SWITCHES: [&str; 3] = ["tap-offload", "udp-gso", "udp-gro"];
 
@@ -84,6 +84,27 @@ fn a_tunnel_between_two_containers_carries_large_segments() {
     traffic::check_tcp(&from, &to, "172.30.0.2", 16 << 20);
     traffic::check_tcp(&to, &from, "172.30.0.1", 16 << 20);
     traffic::check_udp_sizes(&from, &to, "172.30.0.2", 60_000);
+}
+
+#[test]
+fn trains_that_are_lost_in_silence_leave_datagram_by_datagram() {
+    let Some(mut lab) = Lab::open("lost-trains") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
+    traffic::wait_for_ping(&from, to.address());
+    let address = to.address().to_string();
+    traffic::check_tcp(&from, &to, &address, 8 << 20);
+    // On a veth a send of several is one long packet: it vanishes, as if a card had damaged each datagram of it.
+    let is_long = ["-m", "length", "--length", "2000:65535", "-j", "DROP"];
+    b.run(&[&["iptables", "-t", "raw", "-A", "PREROUTING", "-p", "udp"], is_long.as_slice()].concat()).ok();
+    traffic::check_tcp(&from, &to, &address, 32 << 20);
+    assert_eq!(a.weaved().counter("udp_gso_given_up"), 1);
+    let screen = |name| a.weaved().run(&["status", name]).ok().stdout;
+    assert!(screen("connections").contains(", no gso"), "{}", screen("connections"));
+    let dataplane = screen("dataplane");
+    let line = dataplane.lines().find(|line| line.starts_with("udp-gso")).unwrap_or_default();
+    assert!(line.contains("partly on (switch: auto): lost on the way to b"), "{line}");
 }
 
 #[test]

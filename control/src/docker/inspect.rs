@@ -2,6 +2,8 @@
 //!
 //! A container is inspected when it is new, when an event names it, and when the list shows it in another state than
 //! before; else what was seen last holds. So a host with a thousand containers inspects one when one changes.
+//!
+//! INVARIANT: what contradicts the list does not hold: it was said in the middle of a change, the end of which no event may tell.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -41,7 +43,7 @@ pub(super) struct Inspector {
 struct Seen {
     /// None when it must be looked at again.
     fingerprint: Option<Fingerprint>,
-    /// None when it was gone before it could be looked at.
+    /// None when it did not run when it was looked at.
     facts: Option<ContainerFacts>,
     started_at: String,
     told_to_stop: Option<Instant>,
@@ -53,7 +55,7 @@ struct Fingerprint {
     names: Option<Vec<String>>,
     state: String,
     health: Option<String>,
-    networks: BTreeMap<String, Option<String>>,
+    networks: BTreeMap<String, String>,
     port_count: usize,
 }
 
@@ -140,8 +142,10 @@ impl Inspector {
         let started_at = state.and_then(|state| state.started_at.clone()).unwrap_or_default();
         let before = self.seen.remove(id).filter(|seen| seen.started_at == started_at);
         let told_to_stop = before.and_then(|seen| seen.told_to_stop);
+        let fingerprint =
+            Some(fingerprint).filter(|listed| answer.as_ref().is_some_and(|answer| listed.agrees_with(answer)));
         let facts = answer.and_then(|answer| facts_of(answer, overlay));
-        let seen = Seen { fingerprint: Some(fingerprint), facts, started_at, told_to_stop };
+        let seen = Seen { fingerprint, facts, started_at, told_to_stop };
         self.seen.insert(id.to_owned(), seen);
         Ok(())
     }
@@ -167,14 +171,22 @@ impl Fingerprint {
             names: summary.names.clone(),
             state: summary.state.as_ref().map(ToString::to_string).unwrap_or_default(),
             health: status.split_once('(').map(|(_, health)| health.to_owned()),
-            networks: networks
-                .into_iter()
-                .flatten()
-                .map(|(name, endpoint)| (name.clone(), endpoint.ip_address.clone()))
-                .collect(),
+            networks: addresses_by_network(networks),
             port_count: summary.ports.as_ref().map_or(0, Vec::len),
         }
     }
+
+    /// A container that is restarted between the list and the question does not run then, or has another address.
+    fn agrees_with(&self, answer: &ContainerInspectResponse) -> bool {
+        let networks = answer.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        let is_running = answer.state.as_ref().is_some_and(|state| state.running == Some(true));
+        is_running && self.networks == addresses_by_network(networks)
+    }
+}
+
+fn addresses_by_network(networks: Option<&HashMap<String, EndpointSettings>>) -> BTreeMap<String, String> {
+    let address = |endpoint: &EndpointSettings| endpoint.ip_address.clone().unwrap_or_default();
+    networks.into_iter().flatten().map(|(name, endpoint)| (name.clone(), address(endpoint))).collect()
 }
 
 /// None for a container that does not run.
@@ -293,7 +305,9 @@ mod tests {
     }
 
     fn summary() -> ContainerSummary {
-        serde_json::from_value(serde_json::json!({"Id": "0123", "State": "running"})).unwrap()
+        let networks = serde_json::json!({"other": {"IPAddress": "172.18.0.2"}, "bridge": {"IPAddress": "10.32.0.2"}});
+        let json = serde_json::json!({"Id": "0123", "State": "running", "NetworkSettings": {"Networks": networks}});
+        serde_json::from_value(json).unwrap()
     }
 
     fn looked_at() -> Inspector {
@@ -326,6 +340,23 @@ mod tests {
         inspector.on_event(&event("health_status: healthy", ""), Instant::now());
         assert!(inspector.is_stale("0123", &Fingerprint::of(&summary())));
         assert!(inspector.is_stale("4567", &Fingerprint::of(&summary())));
+    }
+
+    #[test]
+    fn what_was_said_in_the_middle_of_a_restart_is_asked_again_though_no_event_says_so() {
+        let mut stopped = answer("1");
+        stopped.state.as_mut().unwrap().running = Some(false);
+        let mut moved = answer("2");
+        let networks = moved.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
+        networks.get_mut("bridge").unwrap().ip_address = Some("10.32.0.3".into());
+        let gone = Error::DockerResponseServerError { status_code: 404, message: String::new() };
+        for answered in [Ok(stopped), Ok(moved), Err(gone)] {
+            let (mut inspector, listed) = (Inspector::default(), Fingerprint::of(&summary()));
+            inspector.learn("0123", listed.clone(), answered, &Ours).unwrap();
+            assert!(inspector.is_stale("0123", &listed));
+            inspector.learn("0123", listed.clone(), Ok(answer("2")), &Ours).unwrap();
+            assert!(!inspector.is_stale("0123", &listed));
+        }
     }
 
     #[test]

@@ -27,8 +27,9 @@ use super::{
 };
 use crate::{node::Container, registration::facts::ContainerFacts, state::DockerChoice};
 
-/// How often it is looked though no event says so, unless somebody wants it otherwise.
-pub const RELIST_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is looked though no event says so, unless somebody wants it otherwise. What a missed event left wrong is right on
+/// all hosts within 30 s.
+pub const RELIST_INTERVAL: Duration = Duration::from_secs(20);
 /// An event stream begins a little after the list that came before it; the gap is closed by one more list.
 const FIRST_RELIST: Duration = Duration::from_millis(500);
 /// Events that come together, as a `docker compose up` makes them, cause one list.

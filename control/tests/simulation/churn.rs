@@ -33,7 +33,7 @@ const HOSTS: usize = 3;
 const ROUNDS: usize = 10;
 /// Containers that are started in a round, by all hosts.
 const STARTS: usize = 100;
-/// What is 30 s in production.
+/// What is 20 s in production.
 const RELIST: Duration = Duration::from_millis(300);
 /// Generous: cores are shared. What is shown is that it comes about by itself.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -8,7 +8,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{Dockerd, Guest, Weaved, Wire, command::Output, lab::at_once, namespace::Namespace, place::Place};
+use crate::{
+    Dockerd, Guest, LossyEvents, Weaved, Wire, command::Output, lab::at_once, namespace::Namespace, place::Place,
+};
 
 /// The cable between a host and the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,14 @@ impl Host {
     pub fn start_weave_docker(&self) -> Arc<Dockerd> {
         let flags = self.weaved.docker_flags();
         self.start_docker(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Puts a socket between Docker and `weaved`, from its launch on, that can lose events.
+    #[track_caller]
+    pub fn lossy_events(&self) -> LossyEvents {
+        let lossy = LossyEvents::start(self.dir.join("docker/docker.sock"), self.dir.join("lossy.sock"));
+        self.weaved.find_docker_at(lossy.path());
+        lossy
     }
 
     /// Ends the dockerd and its containers.

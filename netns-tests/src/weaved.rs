@@ -64,12 +64,14 @@ pub struct Weaved {
     namespace: Namespace,
     dir: PathBuf,
     program: OnceLock<PathBuf>,
+    docker_socket: OnceLock<PathBuf>,
 }
 
 impl Weaved {
     pub(crate) fn new(host: &str, namespace: &Namespace, dir: &Path) -> Self {
         let (host, namespace) = (host.to_owned(), namespace.clone());
-        Self { host, namespace, dir: dir.to_owned(), program: OnceLock::new() }
+        let (program, docker_socket) = (OnceLock::new(), OnceLock::new());
+        Self { host, namespace, dir: dir.to_owned(), program, docker_socket }
     }
 
     /// Where it keeps what must survive.
@@ -93,6 +95,13 @@ impl Weaved {
         })
     }
 
+    /// It is to find Docker there, from its launch on.
+    #[track_caller]
+    pub(crate) fn find_docker_at(&self, socket: &Path) {
+        let set = self.docker_socket.set(socket.to_owned());
+        assert!(set.is_ok(), "weaved of host {} was used before", self.host);
+    }
+
     /// `weaved ARGS` on the host, not started yet. `before` runs in front of it, such as `["unshare", "-m"]`.
     #[track_caller]
     pub fn command(&self, before: &[&str], args: &[&str]) -> Command {
@@ -101,7 +110,8 @@ impl Weaved {
         let named = ["unshare", "--uts", "sh", "-c", r#"hostname "$0" && exec "$@""#, &self.host];
         let mut command = self.namespace.command(&[&named, before, &[program.as_str()], args].concat());
         command.env("WEAVED_STATE_DIR", self.state_dir()).env("WEAVED_RUN_DIR", self.run_dir());
-        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("docker/docker.sock").display()));
+        let socket = self.docker_socket.get_or_init(|| self.dir.join("docker/docker.sock"));
+        command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
         command
     }
 

@@ -1,9 +1,9 @@
 //! Services of containers, files and the operator, as one host lists them.
 
-use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use serde_json::Value;
-use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, random::Random, start_dockers, wait_for, wait_until};
+use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, wait_for, wait_until};
 
 /// The instances of this host as `weaved service ls --json` has them; empty while it does not answer.
 fn instances(host: &Host) -> Vec<Value> {
@@ -180,87 +180,4 @@ fn what_is_no_container_is_registered_by_hand_or_by_files_and_survives() {
     wait_until_gone(&host, "db");
     let why = weaved.run(&["service", "deregister", "db"]).refused(1);
     assert!(why.contains("no service db"), "{why}");
-}
-
-/// How many containers each of the three hosts starts; `make churn` starts a thousand in all.
-fn containers_per_host() -> usize {
-    let wish = std::env::var("WEAVED_CHURN_CONTAINERS").ok();
-    wish.map_or(24, |text| text.parse().unwrap_or_else(|error| panic!("WEAVED_CHURN_CONTAINERS={text}: {error}")))
-}
-
-/// Names of the containers that run there.
-fn running(docker: &Dockerd) -> BTreeSet<String> {
-    let names = docker.docker(&["ps", "--format", "{{.Names}}"]).ok().stdout;
-    names.split_whitespace().map(str::to_owned).collect()
-}
-
-/// The ids of all instances of `churn` as this host's catalogue has them, sorted; one that is there twice is there twice.
-fn catalogue(host: &Host) -> Vec<String> {
-    let answer = host.run(&["curl", "-sf", "-m", "10", "http://127.0.0.1:8500/v1/health/service/churn?passing"]);
-    let rows: Vec<Value> = serde_json::from_str(&answer.stdout).unwrap_or_default();
-    let id = |row: &Value| row["Service"]["ID"].as_str().unwrap_or_default().to_owned();
-    let mut ids: Vec<String> = rows.iter().map(id).collect();
-    ids.sort();
-    ids
-}
-
-/// Starts and ends containers at random, in the middle of which Docker is restarted, or control killed.
-fn churn(host: &Host, docker: &Dockerd, seed: u64, mishap: impl Fn()) {
-    let (mut random, count) = (Random::new(seed), containers_per_host());
-    let mut alive: Vec<String> = Vec::new();
-    for number in 0..count {
-        if number == count / 2 {
-            mishap();
-        }
-        let name = format!("{}{number}", host.name());
-        let policy = if random.below(2) == 0 { "no" } else { "always" };
-        let options = ["--expose", "80", "-e", "SERVICE_NAME=churn", "--restart", policy, "--name", &name];
-        docker.docker(&[&["run", "-d"], &options[..], &["lab", "sleep", "1000000"]].concat()).ok();
-        alive.push(name);
-        if alive.len() > 3 && random.below(5) < 3 {
-            let victim = alive.swap_remove(random.below(alive.len() as u64) as usize);
-            match random.below(3) {
-                // It may have ended with Docker.
-                0 => drop(docker.docker(&["kill", &victim])),
-                1 => drop(docker.docker(&["rm", "--force", &victim]).ok()),
-                _ => {
-                    // Docker refuses it now and then while its policy starts the container as well: then that is the truth.
-                    drop(docker.docker(&["restart", "-t", "0", &victim]));
-                    alive.push(victim);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap() {
-    let Some(mut lab) = Lab::open("churn") else { return };
-    let hosts = ["a", "b", "c"].map(|name| lab.host(name));
-    lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
-    let dockers = start_dockers(hosts.each_ref().map(|host| &**host));
-    std::thread::scope(|scope| {
-        let [a, b, c] = hosts.each_ref().map(Arc::as_ref);
-        scope.spawn(|| churn(a, &dockers[0], 1, || dockers[0].restart()));
-        scope.spawn(|| {
-            churn(b, &dockers[1], 2, || {
-                let old = b.weaved().kill9(Part::Control);
-                dockers[1].docker(&["kill", running(&dockers[1]).first().unwrap()]).ok();
-                b.weaved().wait_for_restart(Part::Control, old);
-            });
-        });
-        scope.spawn(|| churn(c, &dockers[2], 3, || ()));
-    });
-    let ids = hosts.iter().zip(&dockers).flat_map(|(host, docker)| {
-        running(docker).into_iter().map(|name| format!("{}:{name}:80", host.name())).collect::<Vec<_>>()
-    });
-    let mut truth: Vec<String> = ids.collect();
-    truth.sort();
-    assert!(truth.len() >= 9, "{truth:?}");
-    for host in &hosts {
-        // A missed event is repaired by the look that comes every 30 s.
-        wait_until(&format!("{} lists what runs on all hosts", host.name()), Duration::from_secs(35), || {
-            catalogue(host) == truth
-        });
-    }
 }

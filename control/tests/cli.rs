@@ -136,6 +136,9 @@ fn wrong_usage_is_told_in_one_line() {
         &["launch", "--range", "10.32.0.0"],
         &["launch", "--token-file", "a", "--password-file", "b"],
         &["docker-config", "--flags", "--install"],
+        &["service", "register", "db", "--weight", "0"],
+        &["service", "register", "db", "--weight=-1"],
+        &["service", "register", "db", "--weight", "65536"],
         &["launch", "--no-such-option"],
         &["status", "--run-dir", &"x".repeat(100)],
     ] {

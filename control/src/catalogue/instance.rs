@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::Weights;
+
 /// Names an instance on its node; unique there and not in the cluster. Docker's have registrator's form,
 /// `HOST:CONTAINER:PORT[:udp]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,6 +93,11 @@ impl Instance {
     /// The worst of its checks.
     pub fn health(&self) -> Health {
         self.checks.iter().map(|check| check.health).max().unwrap_or_default()
+    }
+
+    /// How much of the traffic it gets beside the others, by how it is.
+    pub fn weights(&self) -> Weights {
+        Weights::of_meta(&self.meta)
     }
 
     /// The container or the file that it came from; empty without one.

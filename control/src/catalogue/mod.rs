@@ -15,10 +15,12 @@ mod replica;
 #[cfg(test)]
 mod scenarios;
 mod view;
+mod weights;
 mod wire;
 
 pub use indexer::Indexer;
 pub use instance::{Check, CheckId, Drain, Health, Instance, InstanceId, Source};
 pub use replica::{Catalogue, Comparison, News, Taken};
 pub use view::{Index, InstanceView, NodeFacts, NodeView, Readiness, ServiceView, Standing, View};
+pub use weights::{WEIGHTS_KEY, Weights};
 pub use wire::{CatalogueMessage, Entry, Fact, Head, LogDelta, Rest};

@@ -86,6 +86,18 @@ impl Table {
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(printable).collect());
     }
+
+    /// Without the column of this heading, if nothing but the usual is in it.
+    #[must_use]
+    pub fn without_usual(mut self, heading: &str, usual: &str) -> Self {
+        let (headings, rows) = self.rows.split_first().expect("headings are the first row from the start");
+        let column = headings.iter().position(|cell| cell == heading);
+        let is_usual = |column: &usize| rows.iter().all(|row| row.get(*column).is_none_or(|cell| cell == usual));
+        if let Some(column) = column.filter(is_usual) {
+            self.rows.iter_mut().filter(|row| column < row.len()).for_each(|row| drop(row.remove(column)));
+        }
+        self
+    }
 }
 
 impl fmt::Display for Table {

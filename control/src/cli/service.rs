@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use super::output::{self, Table};
 use crate::{
-    catalogue::{CheckId, Drain, Instance, InstanceId, Source},
+    catalogue::{CheckId, Drain, Instance, InstanceId, Source, Weights},
     failure::Failure,
     go_duration,
     health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MAX_TIMEOUT, MIN_INTERVAL, Probe, http},
@@ -82,6 +82,9 @@ struct Register {
     /// Metadata; may be given several times
     #[arg(long = "meta", value_name = "KEY=VALUE")]
     meta: Vec<String>,
+    /// How much traffic it gets beside the others of its service [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "file", value_parser = clap::value_parser!(u16).range(1..))]
+    weight: Option<u16>,
     /// Checked by a GET of this URL
     #[arg(long, value_name = "URL")]
     check_http: Option<String>,
@@ -152,7 +155,7 @@ fn list(paths: &Paths, as_json: bool) -> Result<(), Failure> {
 }
 
 fn table(view: &AgentView) -> Table {
-    let mut table = Table::new(&["SERVICE", "ID", "ADDRESS", "HEALTH", "TAGS", "FROM"]);
+    let mut table = Table::new(&["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "TAGS", "FROM"]);
     for instance in &view.instances {
         let address = instance.address.map_or("this host".into(), |address| address.to_string());
         let from = match &instance.source {
@@ -165,11 +168,12 @@ fn table(view: &AgentView) -> Table {
             instance.id.0.clone(),
             format!("{address}:{}", instance.port),
             health(instance),
+            instance.weights().at(instance.health()).to_string(),
             instance.tags.join(","),
             from,
         ]);
     }
-    table
+    table.without_usual("WEIGHT", "1")
 }
 
 /// With the words of the worst check.
@@ -200,6 +204,9 @@ fn definition(args: &Register) -> Result<Definition, Failure> {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| Failure::usage(format!("--meta {pair}: no KEY=VALUE")))?;
         meta.insert(key.to_owned(), value.to_owned());
+    }
+    if let Some(weight) = args.weight {
+        Weights::alike(weight).put(&mut meta);
     }
     let checks = checks(args, &id)?;
     let definition =

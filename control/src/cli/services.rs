@@ -2,7 +2,7 @@
 
 use super::output::{self, Table};
 use crate::{
-    catalogue::{Check, Drain, Health, Source},
+    catalogue::{Check, Drain, Health, Source, Weights},
     failure::Failure,
     node::MemberState,
     paths::Paths,
@@ -57,20 +57,21 @@ fn overview(services: &[ServiceReport]) -> Table {
 }
 
 fn instances(instances: &[InstanceReport]) -> Table {
-    let mut table = Table::new(&["NODE", "ADDRESS", "STATE", "TAGS", "FROM", "ID", "CHECKS"]);
+    let mut table = Table::new(&["NODE", "ADDRESS", "STATE", "WEIGHT", "TAGS", "FROM", "ID", "CHECKS"]);
     for instance in instances {
         let checks = instance.checks.iter().map(check).collect::<Vec<_>>().join("; ");
         table.row([
             instance.node.clone(),
             place(instance),
             state(instance).into(),
+            Weights::of_meta(&instance.meta).at(instance.health).to_string(),
             or_dash(instance.tags.join(", ")),
             source(&instance.source),
             instance.id.clone(),
             or_dash(checks),
         ]);
     }
-    table
+    table.without_usual("WEIGHT", "1")
 }
 
 /// Where an instance answers, in one word.
@@ -156,6 +157,18 @@ pub(super) mod tests {
         {
             assert!(line.contains(part), "{part}: {line}");
         }
+    }
+
+    #[test]
+    fn weights_are_shown_where_one_is_not_the_usual() {
+        let plain = report("a:web:80", Health::Passing);
+        assert!(!instances(std::slice::from_ref(&plain)).to_string().contains("WEIGHT"));
+        let mut heavy = report("b:web:80", Health::Passing);
+        Weights { passing: 10, warning: 2 }.put(&mut heavy.meta);
+        let warned = InstanceReport { health: Health::Warning, ..heavy.clone() };
+        let text = instances(&[plain, heavy, warned]).to_string();
+        let column: Vec<_> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
+        assert_eq!(column, ["WEIGHT", "1", "10", "2"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::shapes::{
     uuid,
 };
 use crate::{
-    catalogue::{self, CheckId, Drain, Health, InstanceView, NodeFacts, NodeView},
+    catalogue::{self, CheckId, Drain, Health, InstanceView, NodeFacts, NodeView, WEIGHTS_KEY},
     node::MemberState,
     registration::agent::NODE_MAINTENANCE,
 };
@@ -42,16 +42,28 @@ pub fn service(listed: &InstanceView) -> Service {
         id: instance.id.0.clone(),
         service: instance.service.clone(),
         tags: instance.tags.clone(),
-        meta: instance.meta.clone(),
+        meta: meta(instance),
         port: instance.port,
         address: service_address(listed),
         tagged_addresses: service_tagged(listed),
-        weights: Weights::default(),
+        weights: weights(instance),
         enable_tag_override: false,
         datacenter: DATACENTER,
         create_index: listed.created.0,
         modify_index: listed.modified.0,
     }
+}
+
+/// What its owner has said; weights are told as such.
+fn meta(instance: &catalogue::Instance) -> BTreeMap<String, String> {
+    let mut meta = instance.meta.clone();
+    meta.remove(WEIGHTS_KEY);
+    meta
+}
+
+fn weights(instance: &catalogue::Instance) -> Weights {
+    let catalogue::Weights { passing, warning } = instance.weights();
+    Weights { passing, warning }
 }
 
 /// An instance and its node in one row.

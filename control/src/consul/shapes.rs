@@ -9,9 +9,6 @@ use serde::Serialize;
 /// The one datacenter that there is.
 pub const DATACENTER: &str = "dc1";
 
-/// What a service's weight is when nobody says another.
-const WEIGHTS: Weights = Weights { passing: 1, warning: 1 };
-
 /// Addresses by the network that they are in.
 pub type TaggedAddresses = BTreeMap<&'static str, String>;
 
@@ -43,9 +40,9 @@ pub struct Node {
 #[serde(rename_all = "PascalCase")]
 pub struct Weights {
     /// While it passes.
-    pub passing: u32,
+    pub passing: u16,
     /// While somebody should look at it.
-    pub warning: u32,
+    pub warning: u16,
 }
 
 /// An instance, as agents and `/v1/health/service` tell it.
@@ -214,12 +211,6 @@ pub struct KeyValue {
     /// Who holds its lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-}
-
-impl Default for Weights {
-    fn default() -> Self {
-        WEIGHTS
-    }
 }
 
 /// An identity in the form of a UUID, which some clients insist on.

@@ -21,7 +21,10 @@ use crate::{
     },
     kv,
     node::MemberState,
-    registration::agent::{AgentHandle, AgentView},
+    registration::{
+        agent::{AgentHandle, AgentView},
+        consul_json,
+    },
 };
 
 /// A store that is ending.
@@ -231,6 +234,32 @@ async fn what_cannot_be_answered_is_refused_and_not_answered_wrongly() {
     ] {
         assert_eq!(get(path).await.status, status, "{path}");
     }
+}
+
+#[tokio::test]
+async fn weights_are_told_as_they_were_registered_and_not_as_metadata() {
+    let body = r#"{"ID":"a:web:80","Name":"web","Meta":{"version":"1"},"Weights":{"Passing":10,"Warning":0}}"#;
+    let definition = consul_json::parse_service(body).unwrap();
+    let mut view = view(Standing::Trusted, Health::Passing, Drain::Serving);
+    let mut node = NodeView::clone(&view.nodes[&ME]);
+    Arc::make_mut(&mut node.instances[0]).instance.meta = definition.meta;
+    let instances = vec![Arc::clone(&node.instances[0]), Arc::clone(&view.services["web"].instances[1])];
+    view.services.insert("web".into(), Arc::new(ServiceView { name: "web".into(), index: Index(6), instances }));
+    view.nodes.insert(ME, Arc::new(node));
+    let (said, meta) = (serde_json::json!({"Passing": 10, "Warning": 0}), serde_json::json!({"version": "1"}));
+    for (path, service) in [
+        ("/v1/agent/service/a:web:80", ""),
+        ("/v1/agent/services", "/a:web:80"),
+        ("/v1/health/service/web", "/0/Service"),
+        ("/v1/catalog/node/a", "/Services/a:web:80"),
+    ] {
+        let answer = get_from(view.clone(), path).await;
+        let service = json(&answer).pointer(service).unwrap();
+        assert_eq!((&service["Weights"], &service["Meta"]), (&said, &meta), "{path}");
+    }
+    let rows = get_from(view, "/v1/catalog/service/web").await;
+    assert_eq!((&json(&rows)[0]["ServiceWeights"], &json(&rows)[0]["ServiceMeta"]), (&said, &meta));
+    assert_eq!(json(&rows)[1]["ServiceWeights"], serde_json::json!({"Passing": 1, "Warning": 1}));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{Definition, definition};
 use crate::{
     any_case,
-    catalogue::{CheckId, Health, InstanceId},
+    catalogue::{CheckId, Health, InstanceId, Weights},
     go_duration,
     health::{
         Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MAX_TIMEOUT, MIN_DEREGISTER_AFTER,
@@ -112,8 +112,16 @@ struct Service {
     address: Option<String>,
     port: Option<u16>,
     meta: Option<BTreeMap<String, String>>,
+    weights: Option<SaidWeights>,
     check: Option<Check>,
     checks: Option<Vec<Check>>,
+}
+
+/// What is left out is 1, as in Consul's files.
+#[derive(Deserialize)]
+struct SaidWeights {
+    passing: Option<i64>,
+    warning: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -173,17 +181,41 @@ impl Service {
                 if count == 1 { format!("service:{}", id.0) } else { format!("service:{}:{}", id.0, index + 1) };
             specs.push(check.into_spec(CheckId(given.unwrap_or(usual)), author)?);
         }
+        let mut meta = self.meta.unwrap_or_default();
+        if let Some(weights) = self.weights {
+            weights.read()?.put(&mut meta);
+        }
         let definition = Definition {
             id,
             service,
             address: address.transpose()?,
             port: self.port.unwrap_or(0),
             tags: self.tags.unwrap_or_default(),
-            meta: self.meta.unwrap_or_default(),
+            meta,
             checks: specs,
         };
         definition.check().map_err(|error| unusable(error.0))?;
         Ok(definition)
+    }
+}
+
+impl SaidWeights {
+    fn read(&self) -> Result<Weights, DefinitionError> {
+        let usual = Weights::default();
+        let weight = |what: &str, said: Option<i64>, usual: u16, least: u16| match said.map(u16::try_from) {
+            None => Ok(usual),
+            Some(Ok(weight)) if weight >= least => Ok(weight),
+            _ => Err(unusable(format!(
+                "Weights: {what} is {}, and may be from {least} to {}",
+                said.unwrap_or_default(),
+                u16::MAX
+            ))),
+        };
+        Ok(Weights {
+            passing: weight("Passing", self.passing, usual.passing, 1)?,
+            // Clients in Go write 0 where they mean nothing by it, so it cannot be refused.
+            warning: weight("Warning", self.warning, usual.warning, 0)?,
+        })
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     metadata::{Entries, Metadata, quote, split_tags},
     names,
 };
-use crate::catalogue::{Check, Drain, Health, InstanceId, limits};
+use crate::catalogue::{Check, Drain, Health, InstanceId, WEIGHTS_KEY, Weights, limits};
 
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
@@ -168,7 +168,7 @@ impl Reading<'_> {
             address,
             port: number,
             tags: self.tags(port, metadata, notes),
-            meta: self.fitting(meta, notes),
+            meta: self.weighed(meta, metadata, notes),
             checks,
             id,
         };
@@ -223,12 +223,36 @@ impl Reading<'_> {
         tags
     }
 
-    fn fitting(&self, meta: BTreeMap<String, String>, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
+    /// With its weights, for which there is always room.
+    fn weighed(
+        &self,
+        mut meta: BTreeMap<String, String>,
+        metadata: &Metadata,
+        notes: &mut Vec<Note>,
+    ) -> BTreeMap<String, String> {
+        let weights = metadata.value("weight").map_or_else(Weights::default, |text| {
+            Weights::read(text).unwrap_or_else(|error| {
+                let note = self.note(&format!("SERVICE_WEIGHT: {} {error}; ignored, it is 1", quote(text)));
+                // Of several ports one line is enough.
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+                Weights::default()
+            })
+        });
+        meta.remove(WEIGHTS_KEY);
+        let room = limits::MAX_META - usize::from(!weights.is_usual());
+        let mut meta = self.fitting(meta, room, notes);
+        weights.put(&mut meta);
+        meta
+    }
+
+    fn fitting(&self, meta: BTreeMap<String, String>, most: usize, notes: &mut Vec<Note>) -> BTreeMap<String, String> {
         let said_count = meta.len();
         let fits = |(key, value): &(String, String)| {
             key.len() <= limits::MAX_META_KEY_BYTES && value.len() <= limits::MAX_META_VALUE_BYTES
         };
-        let meta: BTreeMap<String, String> = meta.into_iter().filter(fits).take(limits::MAX_META).collect();
+        let meta: BTreeMap<String, String> = meta.into_iter().filter(fits).take(most).collect();
         if meta.len() < said_count {
             let count = said_count - meta.len();
             notes.push(self.note(&format!("{count} pairs of metadata left out: too many or too long")));

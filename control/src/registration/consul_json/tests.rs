@@ -99,8 +99,27 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         (r#"{"name":"a","check":{"tcp":"x"}}"#, "HOST:PORT"),
         (r#"{"name":"a","check":{"tcp":"x:1","interval":"soon"}}"#, "Interval"),
         (r#"{"name":"a","check":{"ttl":"5s","status":"fine"}}"#, "Status"),
+        (r#"{"name":"a","weights":{"passing":0}}"#, "Weights: Passing is 0, and may be from 1 to 65535"),
+        (r#"{"name":"a","weights":{"passing":65536}}"#, "Weights: Passing is 65536"),
+        (r#"{"name":"a","weights":{"warning":-1}}"#, "Weights: Warning is -1, and may be from 0 to 65535"),
+        (r#"{"name":"a","weights":{"passing":"much"}}"#, "expected i64"),
     ] {
         assert!(refusal(text).contains(word), "{text}: {}", refusal(text));
+    }
+}
+
+#[test]
+fn weights_are_read_and_one_that_is_left_out_is_1() {
+    for (weights, passing, warning) in [
+        ("null", 1, 1),
+        ("{}", 1, 1),
+        (r#"{"Passing":10,"Warning":2}"#, 10, 2),
+        (r#"{"passing":65535}"#, 65_535, 1),
+        (r#"{"PASSING":3,"WARNING":0}"#, 3, 0),
+    ] {
+        let parsed = parse_service(&format!(r#"{{"Name":"web","Meta":{{"a":"b"}},"Weights":{weights}}}"#)).unwrap();
+        assert_eq!(Weights::of_meta(&parsed.meta), Weights { passing, warning }, "{weights}");
+        assert_eq!(parsed.meta["a"], "b");
     }
 }
 

@@ -214,6 +214,32 @@ fn giants_are_cut_and_noted_and_never_too_large_for_the_catalogue() {
 }
 
 #[test]
+fn a_weight_is_of_the_container_or_of_one_port_and_nonsense_is_noted_and_1() {
+    let weights = |outcome: &Outcome| {
+        let weights = outcome.registered.iter().map(|each| Weights::of_meta(&each.definition.meta));
+        weights.map(|weights| (weights.passing, weights.warning)).collect::<Vec<_>>()
+    };
+    let both = container("web", "x", &["80", "443"]).env("SERVICE_WEIGHT=3").label("SERVICE_443_WEIGHT", "65535");
+    let outcome = both.all();
+    assert_eq!((weights(&outcome), outcome.notes), (vec![(65_535, 65_535), (3, 3)], vec![]));
+    // registrator hands it on as metadata.
+    assert_eq!(outcome.registered[1].definition.meta["weight"], "3");
+    for text in ["0", "-1", "65536", "much"] {
+        let outcome = container("web", "x", &["80", "443"]).env(&format!("SERVICE_WEIGHT={text}")).all();
+        let line = format!("web: SERVICE_WEIGHT: {text} is no number from 1 to 65535; ignored, it is 1");
+        let notes: Vec<String> = outcome.notes.iter().map(ToString::to_string).collect();
+        assert_eq!((weights(&outcome), notes), (vec![(1, 1); 2], vec![line]));
+    }
+    // Crowds of metadata do not push it out.
+    let mut crowd = container("web", "x", &["80"]).env("SERVICE_WEIGHT=5");
+    for index in 0..100 {
+        crowd = crowd.env(&format!("SERVICE_K{index}=v"));
+    }
+    let outcome = crowd.all();
+    assert_eq!((weights(&outcome), outcome.registered[0].definition.meta.len()), (vec![(5, 5)], limits::MAX_META));
+}
+
+#[test]
 fn dockers_own_check_is_taken_over() {
     for (state, health) in [
         (DockerHealthState::Starting, Health::Critical),

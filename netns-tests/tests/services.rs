@@ -1,6 +1,6 @@
 //! Services of containers, files and the operator, as one host lists them.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use serde_json::Value;
 use weaved_netns_tests::{Dockerd, Host, Lab, Part, Place, SOON, wait_for, wait_until};
@@ -165,6 +165,7 @@ fn what_is_no_container_is_registered_by_hand_or_by_files_and_survives() {
     assert_eq!((&db["port"], &db["tags"]), (&5432.into(), &serde_json::json!(["primary"])));
     fs::write(dir.join("cache.json"), r#"{"Service":{"Name":"cache","Port":6379}}"#).unwrap();
     wait_for_instance(&host, "cache", |instance| instance["source"]["file"] == "cache.json");
+    weights_come_from_each_source_and_are_told(&host, &dir);
     fs::write(dir.join("cache.json"), "{\"Service\":\n  {\"Name\": 7}}").unwrap();
     wait_until("the bad file is named with its place", SOON, || {
         weaved.run(&["service", "ls"]).ok().stderr.contains("cache.json: line 2, column 12: ")
@@ -180,4 +181,40 @@ fn what_is_no_container_is_registered_by_hand_or_by_files_and_survives() {
     wait_until_gone(&host, "db");
     let why = weaved.run(&["service", "deregister", "db"]).refused(1);
     assert!(why.contains("no service db"), "{why}");
+}
+
+/// The verb, a file and Consul's API say weights; the verb, Consul's API and names tell them.
+fn weights_come_from_each_source_and_are_told(host: &Host, dir: &Path) {
+    let weaved = host.weaved();
+    let register = ["service", "register", "heavy", "--id", "verb", "--address", "10.1.2.1", "--port", "81"];
+    weaved.run(&[&register[..], &["--weight", "7"]].concat()).ok();
+    let file = r#"{"service":{"name":"heavy","id":"file","address":"10.1.2.2","port":82,"weights":{"passing":300}}}"#;
+    fs::write(dir.join("heavy.json"), file).expect("the directory is the test's own");
+    let put = |body: &str| {
+        let url = "http://127.0.0.1:8500/v1/agent/service/register";
+        host.run(&["curl", "-s", "-m", "10", "-w", "%{http_code}", "-X", "PUT", "-d", body, url]).stdout
+    };
+    let body = |passing: u32| {
+        format!(
+            r#"{{"Name":"heavy","ID":"api","Address":"10.1.2.3","Port":83,"Weights":{{"Passing":{passing},"Warning":5}}}}"#
+        )
+    };
+    assert_eq!(put(&body(0)), "Weights: Passing is 0, and may be from 1 to 65535400");
+    assert_eq!(put(&body(65_535)), "200");
+    let told = || {
+        let answer = host.run(&["curl", "-sf", "-m", "10", "http://127.0.0.1:8500/v1/catalog/service/heavy"]);
+        let rows: Vec<Value> = serde_json::from_str(&answer.stdout).unwrap_or_default();
+        let row = |row: &Value| format!("{} {}", row["ServiceID"], row["ServiceWeights"]).replace('"', "");
+        let mut rows: Vec<String> = rows.iter().map(row).collect();
+        rows.sort();
+        rows
+    };
+    let expected = ["api {Passing:65535,Warning:5}", "file {Passing:300,Warning:1}", "verb {Passing:7,Warning:7}"];
+    wait_until("the API tells the weights", SOON, || told() == expected);
+    wait_until("names carry the weights", SOON, || {
+        let records = weaved.run(&["dns-lookup", "_heavy._tcp", "--type", "srv"]).stdout;
+        [" 1 7 81 ", " 1 300 82 ", " 1 65535 83 "].iter().all(|record| records.contains(record))
+    });
+    let table = weaved.run(&["services", "heavy"]).ok().stdout;
+    assert!(table.contains("WEIGHT") && table.contains(" 300 "), "{table}");
 }

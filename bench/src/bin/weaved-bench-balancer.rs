@@ -165,6 +165,7 @@ fn state(port: u16) -> GatewayState {
         port: BACKEND_PORT + number,
         host: 0,
         standing: Standing::Passing,
+        weight: 1,
     };
     let listener = |number: u16, service: &str, protocol| Listener {
         name: service.into(),

@@ -300,10 +300,12 @@ impl Checker<'_> {
 
     fn policy(&self, policy: Option<&Spanned<String>>) -> Result<Policy, FileError> {
         match policy.map(|policy| (policy, policy.get_ref().as_str())) {
-            None | Some((_, "round-robin")) => Ok(Policy::RoundRobin),
+            // Weights count with every policy.
+            None | Some((_, "round-robin" | "weighted")) => Ok(Policy::RoundRobin),
             Some((_, "least-connections")) => Ok(Policy::LeastConnections),
             Some((at, other)) => {
-                self.refuse(at, format!("`{other}` is no policy; write \"round-robin\" or \"least-connections\""))
+                let known = "write \"round-robin\", \"weighted\" (the same) or \"least-connections\"";
+                self.refuse(at, format!("`{other}` is no policy; {known}"))
             }
         }
     }

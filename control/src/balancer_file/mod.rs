@@ -190,6 +190,16 @@ mod tests {
     }
 
     #[test]
+    fn weighted_is_a_name_for_round_robin_because_weights_always_count() {
+        let file = |policy: &str| {
+            let listen = "[[listen]]\naddress = \"0.0.0.0:80\"\nservice = \"web\"\n";
+            format!("{listen}[[service]]\nname = \"web\"\npolicy = \"{policy}\"\n")
+        };
+        assert_eq!(state(&file("weighted")).services[0].policy, Policy::RoundRobin);
+        refused(&file("random"), 6, "write \"round-robin\", \"weighted\" (the same) or \"least-connections\"");
+    }
+
+    #[test]
     fn errors_have_their_line_and_a_sentence() {
         let listen = "[[listen]]\naddress = \"0.0.0.0:80\"\n";
         refused(&format!("{listen}service = \"web\"\nspeed = 9\n"), 4, "unknown field `speed`");

@@ -108,16 +108,17 @@ fn headline(service: &ServiceStatus) -> String {
 }
 
 fn backends(service: &ServiceStatus) -> Table {
-    let mut table = Table::new(&["INSTANCE", "HOST", "ADDRESS", "COLOUR", "IN FLIGHT", "STATE"]);
+    let mut table = Table::new(&["INSTANCE", "HOST", "ADDRESS", "COLOUR", "WEIGHT", "IN FLIGHT", "STATE"]);
     for backend in &service.backends {
         table.row([
             backend.id.clone(),
             backend.host.clone(),
             backend.address.map_or_else(|| "-".into(), |address| address.to_string()),
             if backend.colours.is_empty() { "-".into() } else { backend.colours.join(", ") },
+            backend.weight.to_string(),
             backend.in_flight.to_string(),
             backend.state.clone(),
         ]);
     }
-    table
+    table.without_usual("WEIGHT", "1")
 }

@@ -251,6 +251,7 @@ fn instance(listed: &InstanceView, colours: Vec<String>, host: u32) -> NamedInst
         port: instance.port,
         host,
         standing,
+        weight: instance.weights().at(instance.health()),
     }
 }
 
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_as_well_as_its_checks_its_drain_and_its_node() {
+    fn an_instance_is_as_well_as_its_checks_its_drain_and_its_node_and_its_weight_follows() {
         let facts = |standing| {
             let id = PeerId([1; 32]);
             let (name, gateway) = ("a".to_owned(), Some("10.32.0.1".parse().unwrap()));
@@ -335,10 +336,22 @@ mod tests {
             checks: vec![],
         };
         let draining = catalogue::Instance { drain: Drain::Draining, ..plain.clone() };
-        for (shown, standing, expected) in [
-            (&plain, catalogue::Standing::Trusted, Standing::Passing),
-            (&draining, catalogue::Standing::Trusted, Standing::Draining),
-            (&draining, catalogue::Standing::Suspended, Standing::HostReturning),
+        let mut weighed = plain.clone();
+        catalogue::Weights { passing: 10, warning: 2 }.put(&mut weighed.meta);
+        let check = |health| catalogue::Check {
+            id: catalogue::CheckId("c".into()),
+            name: "c".into(),
+            kind: "http".into(),
+            health,
+            output: String::new(),
+        };
+        let warned = catalogue::Instance { checks: vec![check(Health::Warning)], ..weighed.clone() };
+        for (shown, standing, expected, weight) in [
+            (&plain, catalogue::Standing::Trusted, Standing::Passing, 1),
+            (&draining, catalogue::Standing::Trusted, Standing::Draining, 1),
+            (&draining, catalogue::Standing::Suspended, Standing::HostReturning, 1),
+            (&weighed, catalogue::Standing::Trusted, Standing::Passing, 10),
+            (&warned, catalogue::Standing::Trusted, Standing::Warning, 2),
         ] {
             let (index, node) = (Index(1), facts(standing));
             let (instance_shown, health) = (shown.clone(), node.health());
@@ -346,7 +359,7 @@ mod tests {
             let listed =
                 InstanceView { instance: instance_shown, node, address, health, created: index, modified: index };
             let named = instance(&listed, Vec::new(), 0);
-            assert_eq!((named.standing, named.address), (expected, None));
+            assert_eq!((named.standing, named.address, named.weight), (expected, None, weight));
         }
     }
 

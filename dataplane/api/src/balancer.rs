@@ -364,6 +364,8 @@ pub struct BackendStatus {
     pub address: Option<SocketAddr>,
     /// Its colours.
     pub colours: Vec<String>,
+    /// [`crate::gateway::NamedInstance::weight`].
+    pub weight: u16,
     /// Requests and streams that it has.
     pub in_flight: u32,
     /// Whether it gets new requests, and else why not.

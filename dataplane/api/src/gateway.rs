@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of this part of the contract. Both ends say it first; they must agree exactly.
-pub const GATEWAY_API_VERSION: u32 = 5;
+pub const GATEWAY_API_VERSION: u32 = 6;
 
 /// All that the gateway should be answering with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +83,8 @@ pub struct NamedInstance {
     pub host: u32,
     /// Its own health; that of its host counts besides.
     pub standing: Standing,
+    /// How much it gets beside the others of its service; 0 for what nobody else can take.
+    pub weight: u16,
 }
 
 /// Whether names lead to something.

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_request_that_becomes_a_stream_is_counted_there_and_no_longer_among_requests() {
         let backend = sample(1);
-        let group = Group::new(Arc::default(), vec![Arc::clone(&backend)]);
+        let group = Group::new(Arc::default(), vec![(Arc::clone(&backend), 1)]);
         let counted = || {
             let report = group.counts.report(1);
             (report.in_flight, report.streams, backend.in_flight())

@@ -2,6 +2,10 @@
 //!
 //! One that is ejected is passed over while another is there; when all are, they are used as they are: a floor below which passive
 //! checks take nothing away.
+//!
+//! Weights count with each policy, and only where they differ. Numbers in turn, spread by the golden ratio, fall on each in proportion
+//! to its weight: at every moment each has had its share but for a few, without a state that threads would fight over, and whoever is left out
+//! leaves its share to the others.
 
 use std::{
     sync::{
@@ -23,6 +27,8 @@ const LATENCY_BUCKETS: usize = 18;
 pub(super) struct Group {
     pub(super) counts: Arc<ColourCounts>,
     pub(super) backends: Vec<Arc<Backend>>,
+    /// In the order of the backends; None where all are the same.
+    weights: Option<Box<[u16]>>,
     cursor: AtomicU32,
 }
 
@@ -51,8 +57,11 @@ pub(super) struct Wish<'a> {
 }
 
 impl Group {
-    pub(super) fn new(counts: Arc<ColourCounts>, backends: Vec<Arc<Backend>>) -> Self {
-        Self { counts, backends, cursor: AtomicU32::new(0) }
+    pub(super) fn new(counts: Arc<ColourCounts>, weighed: Vec<(Arc<Backend>, u16)>) -> Self {
+        let (backends, weights): (Vec<_>, Vec<_>) = weighed.into_iter().unzip();
+        let are_same = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let weights = (!are_same).then(|| weights.into_boxed_slice());
+        Self { counts, backends, weights, cursor: AtomicU32::new(0) }
     }
 
     pub(super) fn colour(&self) -> &str {
@@ -64,14 +73,23 @@ impl Group {
         // A request that began before its host was known to be down may come back for another.
         let is_new = |backend: &Arc<Backend>| !wish.tried.contains(&backend.id) && !backend.is_down();
         let is_well = |backend: &Arc<Backend>| is_new(backend) && !backend.is_ejected(now);
-        self.choose(wish, is_well).or_else(|| self.choose(wish, is_new))
+        self.marked(wish, is_well)
+            .or_else(|| self.choose(wish, is_well))
+            .or_else(|| self.marked(wish, is_new))
+            .or_else(|| self.choose(wish, is_new))
+    }
+
+    fn marked(&self, wish: Wish<'_>, may: impl Fn(&Arc<Backend>) -> bool) -> Option<&Arc<Backend>> {
+        let mark = wish.mark?;
+        self.backends.iter().find(|backend| backend.mark == mark && may(backend))
     }
 
     fn choose(&self, wish: Wish<'_>, may: impl Fn(&Arc<Backend>) -> bool) -> Option<&Arc<Backend>> {
-        if let Some(mark) = wish.mark
-            && let Some(marked) = self.backends.iter().find(|backend| backend.mark == mark && may(backend))
-        {
-            return Some(marked);
+        if let Some(weights) = &self.weights {
+            // Those without a weight get what nobody else can take.
+            return self
+                .choose_weighed(wish, weights, |backend, weight| weight > 0 && may(backend))
+                .or_else(|| self.choose_weighed(wish, weights, |backend, _| may(backend)));
         }
         if let Some(hash) = wish.hash {
             // Rendezvous: when one goes, only its clients move.
@@ -85,6 +103,38 @@ impl Group {
             // The first of several that have the same: the turn goes round.
             Policy::LeastConnections => in_turn.min_by_key(|backend| backend.in_flight()),
         }
+    }
+
+    fn choose_weighed(
+        &self,
+        wish: Wish<'_>,
+        weights: &[u16],
+        may: impl Fn(&Arc<Backend>, u16) -> bool,
+    ) -> Option<&Arc<Backend>> {
+        let weighed = || self.backends.iter().zip(weights).map(|(backend, weight)| (backend, *weight));
+        let able = || weighed().filter(|(backend, weight)| may(backend, *weight));
+        if let Some(hash) = wish.hash {
+            let pulls = able().map(|(backend, weight)| (backend, pull(hash ^ backend.mark, weight)));
+            return pulls.max_by(|(_, left), (_, right)| left.total_cmp(right)).map(|(backend, _)| backend);
+        }
+        let total = able().map(|(_, weight)| u64::from(weight.max(1))).sum();
+        let mut place = spread(self.cursor.fetch_add(1, Relaxed), total);
+        let is_its_turn = |(backend, weight): (&Arc<Backend>, u16)| {
+            let share = if may(backend, weight) { u64::from(weight.max(1)) } else { 0 };
+            let is_within = place < share;
+            place = place.saturating_sub(share);
+            is_within
+        };
+        // One that was able a moment ago may not be any more: then it is the first who is.
+        let from = weighed().position(is_its_turn).unwrap_or_default();
+        let in_turn = weighed().skip(from).chain(weighed().take(from));
+        let mut in_turn = in_turn.filter(|(backend, weight)| may(backend, *weight));
+        let chosen = match wish.policy {
+            Policy::RoundRobin => in_turn.next(),
+            // The first of several that have the same: the turn goes round.
+            Policy::LeastConnections => in_turn.min_by_key(|(backend, weight)| load(backend.in_flight(), *weight)),
+        };
+        chosen.map(|(backend, _)| backend)
     }
 
     /// A request to one of them has failed.
@@ -106,6 +156,25 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
+}
+
+/// A place below `total`; those of numbers in turn are spread evenly, however many there are (the golden ratio's multiples, modulo 1).
+fn spread(number: u32, total: u64) -> u64 {
+    (u64::from(number.wrapping_mul(0x9e37_79b9)) * total) >> 32
+}
+
+/// Connections for the weight, in parts of 2^32.
+fn load(in_flight: u32, weight: u16) -> u64 {
+    (u64::from(in_flight) << 32) / u64::from(weight.max(1))
+}
+
+/// Weighted rendezvous: who pulls strongest gets it, each with a chance in proportion to its weight; and of the same weight
+/// whose [`mix`] is the greatest, as where all are the same.
+#[expect(clippy::cast_precision_loss, reason = "52 bits and a half fit")]
+fn pull(value: u64, weight: u16) -> f64 {
+    // Neither 0 nor 1.
+    let chance = ((mix(value) >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+    f64::from(weight.max(1)) / -chance.ln()
 }
 
 impl ColourCounts {
@@ -147,7 +216,12 @@ mod tests {
     use crate::balancer::backend::sample;
 
     fn group(count: u8) -> Group {
-        Group::new(Arc::default(), (1..=count).map(sample).collect())
+        weighed(&vec![1; usize::from(count)])
+    }
+
+    /// web1, web2, … with these weights.
+    fn weighed(weights: &[u16]) -> Group {
+        Group::new(Arc::default(), (1..).map(sample).zip(weights.iter().copied()).collect())
     }
 
     const ANY: Wish<'_> = Wish { policy: Policy::RoundRobin, hash: None, mark: None, tried: &[] };
@@ -164,6 +238,95 @@ mod tests {
     fn round_robin_gives_each_the_same() {
         let shares = shares(&group(4), |_| ANY);
         assert!(shares.len() == 4 && shares.values().all(|share| *share == 250), "{shares:?}");
+    }
+
+    /// How often each was picked, in their order.
+    fn counts(group: &Group, count: u64, wish: impl Fn(u64) -> Wish<'static>) -> Vec<u64> {
+        let mut counts = vec![0; group.backends.len()];
+        for number in 0..count {
+            counts[picked(group, wish(number))] += 1;
+        }
+        counts
+    }
+
+    /// Whose turn it is, by place.
+    fn picked(group: &Group, wish: Wish<'_>) -> usize {
+        let picked = group.pick(wish, Instant::now()).unwrap();
+        group.backends.iter().position(|backend| backend.id == picked.id).unwrap()
+    }
+
+    #[test]
+    fn at_every_moment_each_has_had_what_its_weight_gives_it_but_for_a_few() {
+        for weights in [&[5, 1, 1][..], &[1, 2], &[10, 20, 30, 40], &[300, 1, 7, 7], &[65_535, 1], &[65_535, 65_534, 3]]
+        {
+            let (group, total) = (weighed(weights), weights.iter().map(|weight| f64::from(*weight)).sum::<f64>());
+            let mut counts = vec![0_u32; weights.len()];
+            for number in 1..=70_000 {
+                counts[picked(&group, ANY)] += 1;
+                let is_fair = |(count, weight): (&u32, &u16)| {
+                    (f64::from(*count) - f64::from(number) * f64::from(*weight) / total).abs() < 4.0
+                };
+                assert!(counts.iter().zip(weights).all(is_fair), "{weights:?} {number} {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_are_all_the_same_change_nothing() {
+        let group = weighed(&[10, 10, 10]);
+        assert!(group.weights.is_none());
+        assert_eq!((0..6).map(|_| picked(&group, ANY)).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn whoever_is_left_out_leaves_its_share_to_the_others_by_their_weights() {
+        let (group, now) = (weighed(&[60, 10, 30]), Instant::now());
+        let rule = Ejection { failures: 1, duration: Duration::from_secs(1000), max_percent: 50 };
+        group.backends[0].eject(rule, now);
+        let counts = counts(&group, 300, |_| ANY);
+        assert!(counts[0] == 0 && counts[1].abs_diff(75) < 3, "{counts:?}");
+    }
+
+    #[test]
+    fn least_connections_counts_them_for_the_weight() {
+        let group = weighed(&[1, 4, 2]);
+        let wish = Wish { policy: Policy::LeastConnections, ..ANY };
+        // Whoever has nothing is taken in turn, by weight.
+        assert!(counts(&group, 700, |_| wish).iter().zip([100, 400, 200]).all(|(count, due)| count.abs_diff(due) < 3));
+        for _ in 0..70 {
+            group.pick(wish, Instant::now()).unwrap().begin();
+        }
+        let in_flight: Vec<u32> = group.backends.iter().map(|backend| backend.in_flight()).collect();
+        assert_eq!(in_flight, [10, 40, 20]);
+        for _ in 0..3 {
+            group.backends[2].end();
+        }
+        assert_eq!(picked(&group, wish), 2);
+    }
+
+    #[test]
+    fn hashes_fall_by_weight_and_a_greater_weight_moves_only_those_that_go_there() {
+        let by_hash = |hash| Wish { hash: Some(hash), ..ANY };
+        let (before, after) = (weighed(&[1, 1, 1, 1]), weighed(&[1, 1, 5, 1]));
+        let shares = counts(&after, 8000, by_hash);
+        assert!(
+            shares.iter().zip([1000, 1000, 5000, 1000]).all(|(count, due)| count.abs_diff(due) < 200),
+            "{shares:?}"
+        );
+        for hash in 0..8000 {
+            let (old, new) = (picked(&before, by_hash(hash)), picked(&after, by_hash(hash)));
+            assert!(new == old || new == 2, "{hash}: {old} {new}");
+        }
+    }
+
+    #[test]
+    fn one_without_a_weight_gets_what_nobody_else_can_take_and_keeps_its_clients() {
+        let group = weighed(&[0, 2, 1]);
+        let policies = [ANY, Wish { policy: Policy::LeastConnections, ..ANY }, Wish { hash: Some(7), ..ANY }];
+        assert!(policies.iter().all(|wish| counts(&group, 300, |_| *wish)[0] == 0));
+        let tried: Vec<u64> = group.backends[1..].iter().map(|backend| backend.id).collect();
+        assert!(policies.iter().all(|wish| picked(&group, Wish { tried: &tried, ..*wish }) == 0));
+        assert_eq!(picked(&group, Wish { mark: Some(group.backends[0].mark), ..ANY }), 0);
     }
 
     #[test]
@@ -183,7 +346,8 @@ mod tests {
         let by_hash = |hash| Wish { hash: Some(hash), ..ANY };
         let shares = shares(&all, by_hash);
         assert!(shares.len() == 5 && shares.values().all(|share| (100..300).contains(share)), "{shares:?}");
-        let without = Group::new(Arc::default(), all.backends[..4].to_vec());
+        let four = all.backends[..4].iter().cloned().map(|backend| (backend, 1));
+        let without = Group::new(Arc::default(), four.collect());
         for hash in 0..1000 {
             let (before, after) =
                 (all.pick(by_hash(hash), Instant::now()), without.pick(by_hash(hash), Instant::now()));

@@ -56,6 +56,8 @@ pub(super) struct Listed {
     pub(super) host: String,
     pub(super) colours: Vec<String>,
     pub(super) standing: Standing,
+    /// See [`weaved_api::gateway::NamedInstance::weight`].
+    pub(super) weight: u16,
     /// None without an address or a port.
     pub(super) backend: Option<Arc<Backend>>,
 }
@@ -95,13 +97,14 @@ impl Service {
             Arc::clone(counts.entry(colour.to_owned()).or_insert_with(new))
         };
         let mut all = Vec::new();
-        let mut by_colour: BTreeMap<String, Vec<Arc<Backend>>> = BTreeMap::new();
+        let mut by_colour: BTreeMap<String, Vec<(Arc<Backend>, u16)>> = BTreeMap::new();
         for instance in listed.iter().filter(|instance| instance.standing.takes_traffic()) {
             let Some(backend) = &instance.backend else { continue };
-            all.push(Arc::clone(backend));
+            let weighed = (Arc::clone(backend), instance.weight);
             for colour in &instance.colours {
-                by_colour.entry(colour.clone()).or_default().push(Arc::clone(backend));
+                by_colour.entry(colour.clone()).or_default().push(weighed.clone());
             }
+            all.push(weighed);
         }
         let named = rule.switch.live.iter().chain(&rule.switch.before).map(|share| &share.colour);
         let named = named.chain(rule.switch.prepare.iter().map(|prepare| &prepare.colour));
@@ -297,7 +300,7 @@ mod tests {
     fn listed(number: u8, colour: &str, standing: Standing) -> Listed {
         let backend = Some(sample(number));
         let colours = vec![colour.to_owned()];
-        Listed { id: format!("web{number}"), host: "a".into(), colours, standing, backend }
+        Listed { id: format!("web{number}"), host: "a".into(), colours, standing, weight: 1, backend }
     }
 
     fn two_colours() -> Vec<Listed> {

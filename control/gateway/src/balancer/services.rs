@@ -125,7 +125,8 @@ impl Services {
             host if !host.takes_traffic() => host,
             _ => instance.standing,
         };
-        Listed { id: instance.id.clone(), host: host_name, colours: instance.colours.clone(), standing, backend }
+        let (id, colours, weight) = (instance.id.clone(), instance.colours.clone(), instance.weight);
+        Listed { id, host: host_name, colours, standing, weight, backend }
     }
 
     /// The next instant at which a switch comes into force.
@@ -215,6 +216,7 @@ pub(super) fn status(service: &Service, now: Instant) -> ServiceStatus {
             host: listed.host.clone(),
             address: backend.map(|backend| backend.key.address),
             colours: listed.colours.clone(),
+            weight: listed.weight,
             in_flight: backend.map_or(0, |backend| backend.in_flight()),
             state: state_of(service, listed, now),
         }
@@ -240,7 +242,7 @@ fn state_of(service: &Service, listed: &Listed, now: Instant) -> String {
         None if !shares.is_empty() => "idle: its colour is not live".into(),
         _ if backend.is_own(now) => "left out: a listener of this balancer has its address".into(),
         _ if backend.is_ejected(now) => "left out for a while: it failed its clients".into(),
-        Some(share) if shares.len() > 1 => format!("live with weight {}", share.weight),
+        Some(share) if shares.len() > 1 => format!("live, its colour with weight {}", share.weight),
         _ => "live".into(),
     }
 }

@@ -209,7 +209,8 @@ impl Answerer<'_> {
         places.shuffle(random);
         for place in places.into_iter().take(MAX_ANSWER_RECORDS) {
             let (Some(target), Some(address)) = (self.target(place), place.address) else { continue };
-            answer.answers.push(self.record(RData::SRV(SRV::new(1, 1, place.port, target.clone()))));
+            let weight = self.zone.weight_of(place.of);
+            answer.answers.push(self.record(RData::SRV(SRV::new(1, weight, place.port, target.clone()))));
             let data = match address {
                 IpAddr::V4(address) => RData::A(A(address)),
                 IpAddr::V6(address) => RData::AAAA(AAAA(address)),

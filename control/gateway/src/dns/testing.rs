@@ -44,7 +44,7 @@ pub fn state() -> GatewayState {
         ],
         instances: vec![
             instance("web", "a:web1:80", &["blue", "v1.2"], Some("10.32.0.2"), 0),
-            instance("web", "b:web2:80", &["green"], Some("10.32.1.2"), 1),
+            NamedInstance { weight: 7, ..instance("web", "b:web2:80", &["green"], Some("10.32.1.2"), 1) },
             NamedInstance {
                 standing: Standing::Critical,
                 ..instance("web", "b:x:80", &["green"], Some("10.32.1.3"), 1)
@@ -71,6 +71,7 @@ fn instance(service: &str, id: &str, tags: &[&str], address: Option<&str>, host:
         port: 80,
         host,
         standing: Standing::Passing,
+        weight: 1,
     }
 }
 

@@ -198,6 +198,14 @@ impl Zone {
         }
     }
 
+    /// How much of the traffic it gets beside the others.
+    pub(crate) fn weight_of(&self, owner: Owner) -> u16 {
+        match owner {
+            Owner::Instance(index) => self.state.instances[index].weight,
+            Owner::Container(_) => 1,
+        }
+    }
+
     /// What people call an instance or a container.
     pub(crate) fn id_of(&self, owner: Owner) -> &str {
         match owner {

@@ -275,6 +275,27 @@ async fn least_connections_goes_past_whoever_is_busy() {
 }
 
 #[tokio::test]
+async fn weights_share_requests_and_a_change_counts_at_once() {
+    let (one, two) = (Backend::http1("one").await, Backend::http1("two").await);
+    let mut lab = Lab::start(&[(&one, "blue"), (&two, "blue")]).await;
+    let mut client = Client::connect(lab.address()).await;
+    for (weights, due) in [([3, 1], 30), ([1, 4], 8), ([9, 9], 20)] {
+        for (instance, weight) in lab.state.instances.iter_mut().zip(weights) {
+            instance.weight = weight;
+        }
+        lab.apply().await;
+        let mut count = 0_u32;
+        for _ in 0..40 {
+            count += u32::from(client.get("/").await.body == "one");
+        }
+        assert!(count.abs_diff(due) <= 2, "{weights:?}: {count}");
+        let status = lab.status().await;
+        let told: Vec<u16> = status.services[0].backends.iter().map(|backend| backend.weight).collect();
+        assert_eq!(told, weights);
+    }
+}
+
+#[tokio::test]
 async fn clients_stay_with_their_instance_by_cookie_and_by_header() {
     let backends = [Backend::http1("one").await, Backend::http1("two").await, Backend::http1("three").await];
     let mut lab = Lab::start(&[(&backends[0], "blue"), (&backends[1], "blue"), (&backends[2], "blue")]).await;

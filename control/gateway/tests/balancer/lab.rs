@@ -218,6 +218,7 @@ pub(crate) fn instance(backend: &Backend, colour: &str) -> NamedInstance {
         port: backend.address.port(),
         host: 0,
         standing: Standing::Passing,
+        weight: 1,
     }
 }
 

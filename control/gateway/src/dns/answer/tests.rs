@@ -100,16 +100,16 @@ fn names_of_containers_hosts_and_addresses_give_addresses() {
 }
 
 #[test]
-fn service_records_tell_port_and_a_name_that_leads_to_the_address() {
+fn service_records_tell_port_weight_and_a_name_that_leads_to_the_address() {
     let zone = Zone::new(state());
     for (name, expected) in [
-        ("_web._tcp.weave.local.", vec!["1 1 80 web1.weave.local.", "1 1 80 web2.weave.local."]),
-        ("web.weave.local.", vec!["1 1 80 web1.weave.local.", "1 1 80 web2.weave.local."]),
-        ("_web._green.weave.local.", vec!["1 1 80 web2.weave.local."]),
+        ("_web._tcp.weave.local.", vec!["1 1 80 web1.weave.local.", "1 7 80 web2.weave.local."]),
+        ("web.weave.local.", vec!["1 1 80 web1.weave.local.", "1 7 80 web2.weave.local."]),
+        ("_web._green.weave.local.", vec!["1 7 80 web2.weave.local."]),
         ("_api._udp.weave.local.", vec!["1 1 80 beta.example.node.weave.local."]),
-        ("_web._tcp.service.consul.", vec!["1 1 80 0a200002.addr.dc1.consul.", "1 1 80 0a200102.addr.dc1.consul."]),
-        ("_web._green.service.dc1.consul.", vec!["1 1 80 0a200102.addr.dc1.consul."]),
-        ("green.web.service.consul.", vec!["1 1 80 0a200102.addr.dc1.consul."]),
+        ("_web._tcp.service.consul.", vec!["1 1 80 0a200002.addr.dc1.consul.", "1 7 80 0a200102.addr.dc1.consul."]),
+        ("_web._green.service.dc1.consul.", vec!["1 7 80 0a200102.addr.dc1.consul."]),
+        ("green.web.service.consul.", vec!["1 7 80 0a200102.addr.dc1.consul."]),
         ("api.service.consul.", vec!["1 1 80 beta.example.node.dc1.consul."]),
     ] {
         let expected: Vec<String> = expected.iter().map(|data| format!("SRV {data}")).collect();

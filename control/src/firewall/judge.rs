@@ -38,6 +38,8 @@ const PURE: [&str; 17] = [
 
 /// How deep chains may jump.
 const MAX_DEPTH: u32 = 32;
+/// Rules that are looked at, those of a chain that is jumped to twice counted twice. One beyond is an obstacle.
+const MAX_STEPS: u32 = 100_000;
 
 /// What is known of the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,8 @@ pub(super) fn obstacle(tables: &[Table], packets: Packets<'_>) -> Option<String>
     tables.iter().find_map(|table| {
         PASSED.iter().find_map(|name| {
             let chain = table.chains.get(*name)?;
-            match walk(table, chain, packets, 0) {
+            let mut steps_left = MAX_STEPS;
+            match walk(table, chain, packets, 0, &mut steps_left) {
                 Err(rule) => Some(format!("the rule `{rule}` of the table {}", table.name)),
                 Ok(Flow::GoesOn) if chain.policy != "ACCEPT" => {
                     Some(format!("the policy {} of the chain {name} of the table {}", chain.policy, table.name))
@@ -82,10 +85,11 @@ pub(super) fn obstacle(tables: &[Table], packets: Packets<'_>) -> Option<String>
 }
 
 /// Walks one chain; fails with the rule that is an obstacle.
-fn walk(table: &Table, chain: &Chain, packets: Packets<'_>, depth: u32) -> Result<Flow, String> {
+fn walk(table: &Table, chain: &Chain, packets: Packets<'_>, depth: u32, steps_left: &mut u32) -> Result<Flow, String> {
     let mut may_return = false;
     for rule in &chain.rules {
         let refused = || rule.text.clone();
+        *steps_left = steps_left.checked_sub(1).ok_or_else(refused)?;
         let (holds, action) = read(rule, packets);
         if holds == Holds::Never {
             continue;
@@ -99,7 +103,7 @@ fn walk(table: &Table, chain: &Chain, packets: Packets<'_>, depth: u32) -> Resul
             }
             Action::Jump(name) if depth < MAX_DEPTH => {
                 let target = table.chains.get(name).filter(|target| target.policy == "-").ok_or_else(refused)?;
-                walk(table, target, packets, depth + 1)?
+                walk(table, target, packets, depth + 1, steps_left)?
             }
             Action::Jump(_) | Action::Other => return Err(refused()),
         };
@@ -316,5 +320,18 @@ mod tests {
     fn chains_that_jump_in_a_circle_are_an_obstacle() {
         let circle = "*filter\n:FORWARD ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A FORWARD -j A\n-A A -j B\n-A B -j A\n";
         assert!(judge(circle).is_some());
+    }
+
+    #[test]
+    fn rules_that_take_too_long_to_look_at_are_an_obstacle() {
+        // Each of 30 chains jumps to the next one twice: a billion ways.
+        let names = 0..30;
+        let jumps = names.clone().flat_map(|number| ["tcp", "udp"].map(|protocol| (number, protocol)));
+        let mut rules = vec!["*filter".to_owned(), ":FORWARD ACCEPT [0:0]".into(), ":C30 - [0:0]".into()];
+        rules.extend(names.map(|number| format!(":C{number} - [0:0]")));
+        rules.push("-A FORWARD -j C0".into());
+        rules.extend(jumps.map(|(number, protocol)| format!("-A C{number} -p {protocol} -j C{}", number + 1)));
+        rules.push("-A C30 -p tcp -j ACCEPT".into());
+        assert!(judge(&rules.join("\n")).is_some());
     }
 }

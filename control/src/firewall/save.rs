@@ -48,7 +48,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Table>, SaveError> {
     let mut tables: Vec<Table> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let strange = || SaveError::Strange(line.to_owned());
-        match line.split_at(1) {
+        match line.split_at_checked(1).ok_or_else(strange)? {
             ("#", comment) => check_comment(comment)?,
             ("*", name) => tables.push(Table { name: name.to_owned(), ..Table::default() }),
             (":", chain) => {
@@ -134,9 +134,14 @@ mod tests {
 
     #[test]
     fn a_line_that_makes_no_sense_is_told() {
-        for line in
-            ["-A FORWARD -j ACCEPT", "*filter\n-A NONE -j ACCEPT", "*filter\n:A", "hello", "*filter\n:A - [0:0]\n-I A"]
-        {
+        for line in [
+            "-A FORWARD -j ACCEPT",
+            "*filter\n-A NONE -j ACCEPT",
+            "*filter\n:A",
+            "hello",
+            "über",
+            "*filter\n:A - [0:0]\n-I A",
+        ] {
             assert!(matches!(parse(line), Err(SaveError::Strange(_))), "{line}");
         }
         assert!(matches!(parse("*filter\n:A - [0:0]\n-A A --comment \"open"), Err(SaveError::Strange(_))));

@@ -8,7 +8,7 @@ use weaved_api::PeerId;
 
 use super::{
     entry::{Entry, Value},
-    session::{Behaviour, Phase, Session, SessionId},
+    session::{Behaviour, MAX_LOCK_DELAY_US, Phase, Session, SessionId},
 };
 use crate::hlc::Hlc;
 
@@ -103,7 +103,7 @@ pub fn decide(current: Option<&Entry>, change: &Change, author: Author) -> Decis
             _ => Decision::Refused,
         },
         Change::RenewSession => {
-            let renewed = |session: Session| Session { renewals: session.renewals + 1, ..session };
+            let renewed = |session: Session| Session { renewals: session.renewals.saturating_add(1), ..session };
             session_change(live, None, Author { now: modified, ..author }, renewed)
         }
         Change::EndSession { phase, renewals } => {
@@ -117,7 +117,8 @@ pub fn decide(current: Option<&Entry>, change: &Change, author: Author) -> Decis
                     Behaviour::Release => Entry { modified, writer: author.writer, ..entry.clone() },
                     Behaviour::Delete => deleted(entry, author),
                 };
-                Decision::Changed(Entry { session: None, held_back_until: Hlc(modified.0 + delay_us), ..base })
+                let held_back_until = Hlc(modified.0 + (*delay_us).min(MAX_LOCK_DELAY_US));
+                Decision::Changed(Entry { session: None, held_back_until, ..base })
             }
             _ => Decision::Refused,
         },
@@ -148,7 +149,7 @@ fn put(current: Option<&Entry>, live: Option<&Entry>, to: (&Value, u64), rule: R
         writer: author.writer,
         created: live.map_or(author.now, |entry| entry.created),
         flags,
-        lock_index: live.map_or(0, |entry| entry.lock_index) + u64::from(is_taken),
+        lock_index: live.map_or(0, |entry| entry.lock_index).saturating_add(is_taken.into()),
         session,
         held_back_until,
         value: Some(value.clone()),
@@ -253,5 +254,26 @@ mod tests {
         let unlock = Change::Unlock { session: A, behaviour: Behaviour::Delete, delay_us: 100 };
         assert!(!changed(Some(&entry), &unlock, 10).is_live());
         assert_eq!(decide(Some(&free), &unlock, at(20)), Decision::Refused, "nobody holds it");
+    }
+
+    /// Entries of others say what they like.
+    #[test]
+    fn numbers_at_their_end_stay_there_and_a_delay_is_no_longer_than_one_may_be() {
+        let last = Entry { session: None, lock_index: u64::MAX, ..changed(None, &put("x", Rule::Always), 5) };
+        assert_eq!(changed(Some(&last), &put("x", Rule::Acquire(A)), 6).lock_index, u64::MAX);
+        let locked = Entry { session: Some(A), ..last };
+        let unlock = Change::Unlock { session: A, behaviour: Behaviour::Release, delay_us: u64::MAX };
+        assert_eq!(changed(Some(&locked), &unlock, 6).held_back_until, Hlc(6 + MAX_LOCK_DELAY_US));
+        let spec = crate::kv::SessionSpec {
+            name: String::new(),
+            node_name: String::new(),
+            ttl_us: None,
+            lock_delay_us: 0,
+            behaviour: Behaviour::Release,
+        };
+        let session = Session { spec, node: ME, phase: Phase::Live, renewals: u64::MAX };
+        let entry = Entry { value: Some(session.to_value()), ..locked };
+        let renewed = changed(Some(&entry), &Change::RenewSession, 7);
+        assert_eq!(renewed.value.as_ref().and_then(Session::from_value), Some(session));
     }
 }

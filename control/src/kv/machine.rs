@@ -220,12 +220,12 @@ impl Kv {
             Some(KvMessage::Sums(sums)) => self.spread.on_sums(from, &sums, &self.store),
             Some(KvMessage::List { buckets, items }) => self.spread.on_list(from, &buckets, &items, &self.store),
             Some(KvMessage::Want(wanted)) => self.spread.on_want(from, &wanted, &self.store),
-            Some(KvMessage::Guard(message)) => {
+            Some(KvMessage::Guard(message)) if message.is_valid() => {
                 let mut world = World { store: &mut self.store, rows: &mut self.rows, now, wall_us };
                 self.guard.handle_message(from, *message, &mut world);
                 self.drain_guard(now, wall_us);
             }
-            None => self.counters.garbage += 1,
+            Some(KvMessage::Guard(_)) | None => self.counters.garbage += 1,
         }
     }
 

@@ -95,7 +95,7 @@ impl Electorate {
         (1..=MAX_MEMBERS).contains(&self.voters.len())
             && self.before.len() <= MAX_MEMBERS
             && self.given_up.len() <= MAX_MEMBERS
-            && self.epoch < 1 << 48
+            && (1..1 << 48).contains(&self.epoch)
             && self.guarded.len() <= MAX_GUARDED
             && self.guarded.iter().all(|prefix| (1..=MAX_GUARDED_BYTES).contains(&prefix.len()))
     }
@@ -104,4 +104,19 @@ impl Electorate {
 /// The smallest number that is more than half.
 pub(super) fn majority(of: &BTreeSet<PeerId>) -> usize {
     of.len() / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_that_nobody_can_have_reached_are_no_electorate() {
+        let founder = PeerId([1; 32]);
+        let first = Electorate::found(Lineage { made_at_us: 1, founder }, BTreeSet::new());
+        assert!(first.is_valid() && first.found_anew(BTreeSet::from([founder]), 7).is_valid());
+        for epoch in [0, 1 << 48, u64::MAX] {
+            assert!(!Electorate { epoch, ..first.clone() }.is_valid(), "{epoch}");
+        }
+    }
 }

@@ -95,6 +95,15 @@ pub(in crate::kv) struct Ballot {
     pub(super) nonce: u64,
 }
 
+/// The highest round that is believed: a higher one is garbage, which must not bring a key to the end of its rounds.
+const MAX_ROUND: u64 = 1 << 62;
+
+impl Ballot {
+    fn is_valid(&self) -> bool {
+        self.round <= MAX_ROUND
+    }
+}
+
 /// What a round decides about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(in crate::kv) enum Target {
@@ -111,6 +120,12 @@ pub(in crate::kv) enum Decree {
     Entry(Option<Entry>),
     /// Who votes next.
     Voters(BTreeSet<PeerId>),
+}
+
+impl Decree {
+    fn is_valid(&self) -> bool {
+        !matches!(self, Self::Entry(Some(entry)) if !entry.is_valid())
+    }
 }
 
 /// Which electorate a message is about.
@@ -139,4 +154,61 @@ pub(in crate::kv) enum GuardMessage {
     Fetch(Tag, Option<Key>),
     /// A page of cells, and whether there are more.
     Cells(Tag, Vec<(Key, Ballot, Decree)>, bool),
+}
+
+impl GuardMessage {
+    /// True for what may come from others.
+    pub(in crate::kv) fn is_valid(&self) -> bool {
+        match self {
+            Self::Prepare(_, _, ballot) | Self::Accepted(_, ballot) => ballot.is_valid(),
+            Self::Accept(_, _, ballot, decree) => ballot.is_valid() && decree.is_valid(),
+            Self::Promised(_, ballot, known) => {
+                let knows_valid = |(at, decree): &(Ballot, Decree)| at.is_valid() && decree.is_valid();
+                ballot.is_valid() && known.as_ref().is_none_or(knows_valid)
+            }
+            Self::Rejected(_, ballot, promised) => ballot.is_valid() && promised.is_valid(),
+            Self::Electorate(electorate) => electorate.is_valid(),
+            Self::Fetch(..) => true,
+            Self::Cells(_, cells, _) => cells.iter().all(|(_, ballot, decree)| ballot.is_valid() && decree.is_valid()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hlc::Hlc, kv::Value};
+
+    #[test]
+    fn rounds_and_stamps_at_the_end_of_their_numbers_are_garbage() {
+        let me = PeerId([1; 32]);
+        let at = |round| Ballot { epoch: 1, round, proposer: me, nonce: 0 };
+        let entry = |stamp| Entry {
+            guard: None,
+            modified: Hlc(stamp),
+            writer: me,
+            created: Hlc(1),
+            flags: 0,
+            lock_index: 0,
+            session: None,
+            held_back_until: Hlc(0),
+            value: Some(Value::new(b"x")),
+        };
+        let tag = Tag { lineage: Lineage { made_at_us: 1, founder: me }, epoch: 1 };
+        let messages = |round, stamp| {
+            let (target, decree) = (Target::Next, Decree::Entry(Some(entry(stamp))));
+            [
+                GuardMessage::Prepare(tag, target.clone(), at(round)),
+                GuardMessage::Accept(tag, target.clone(), at(round), decree.clone()),
+                GuardMessage::Promised(target.clone(), at(1), Some((at(round), decree.clone()))),
+                GuardMessage::Accepted(target.clone(), at(round)),
+                GuardMessage::Rejected(target, at(1), at(round)),
+                GuardMessage::Cells(tag, vec![(Key::new("k").unwrap(), at(round), decree)], false),
+            ]
+        };
+        assert!(messages(7, 7).iter().all(GuardMessage::is_valid));
+        assert!(!messages(u64::MAX, 7).iter().any(GuardMessage::is_valid));
+        let [_, accept, promised, _, _, cells] = messages(7, u64::MAX);
+        assert!(![accept, promised, cells].iter().any(GuardMessage::is_valid));
+    }
 }

@@ -180,7 +180,7 @@ impl Records {
     }
 }
 
-/// The service of a record's key.
+/// The service of a record's key. Others may have put a key there that no service has.
 pub fn service_of_record(key: &str) -> Option<&str> {
-    key.strip_prefix(PREFIX).filter(|service| !service.is_empty())
+    key.strip_prefix(PREFIX).filter(|service| !service.is_empty() && Key::new(key).is_ok())
 }

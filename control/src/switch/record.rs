@@ -11,7 +11,7 @@ use weaved_api::{PeerId, balancer::ColourShare};
 
 use super::{
     canary::Canary,
-    limits::{MAX_HISTORY, MAX_SHARES},
+    limits::{MAX_HISTORY, MAX_SHARES, MAX_STEPS},
     rule::ColourRule,
     verdict::Watch,
 };
@@ -23,6 +23,9 @@ pub const OWN_PREFIX: &str = "weaved/";
 pub const PREFIX: &str = "weaved/switch/";
 /// Where the usual mirror keys are.
 const MIRRORS: &str = "backend/";
+
+/// Beyond it numbers of switches are garbage, which must not bring a service to the end of them.
+const MAX_REVISION: u64 = 1 << 53;
 
 /// What is decided about one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,10 +144,18 @@ impl Record {
         Self { key: mirror_key(service), ..Self::default() }
     }
 
-    /// From what the register holds.
+    /// From what the register holds; None for what this program cannot have written.
     pub fn from_value(value: &Value) -> Option<Self> {
         let record: Self = serde_json::from_slice(value.as_bytes()).ok()?;
-        (record.live.len() <= MAX_SHARES && record.before.len() <= MAX_SHARES).then_some(record)
+        record.is_valid().then_some(record)
+    }
+
+    fn is_valid(&self) -> bool {
+        is_mirror_key(&self.key)
+            && self.revision < MAX_REVISION
+            && self.live.len() <= MAX_SHARES
+            && self.before.len() <= MAX_SHARES
+            && self.canary.as_ref().is_none_or(|canary| canary.place < canary.steps.len().min(MAX_STEPS))
     }
 
     /// For the register: indented, because people read it too.
@@ -229,8 +240,9 @@ pub fn describe(shares: &[ColourShare]) -> String {
         (_, []) => "all colours".into(),
         (Some(colour), _) => colour.to_owned(),
         _ => {
-            let total: u32 = shares.iter().map(|share| share.weight).sum::<u32>().max(1);
-            let shares = shares.iter().map(|share| format!("{} {} %", share.colour, share.weight * 100 / total));
+            let total = shares.iter().map(|share| u64::from(share.weight)).sum::<u64>().max(1);
+            let percent = |share: &ColourShare| u64::from(share.weight) * 100 / total;
+            let shares = shares.iter().map(|share| format!("{} {} %", share.colour, percent(share)));
             shares.collect::<Vec<_>>().join(", ")
         }
     }
@@ -273,6 +285,29 @@ mod tests {
         assert_eq!(Record::from_value(&Value::new(b"green")), None);
     }
 
+    /// The others of the cluster write it, and every host keeps it: one that ended control would do so after each start.
+    #[test]
+    fn what_nobody_can_have_decided_is_no_record() {
+        let good = switched(&["blue"]);
+        let canary = |place| Canary {
+            from: "blue".into(),
+            to: "green".into(),
+            steps: vec![10, 50],
+            place,
+            step_ms: 1000,
+            paused: false,
+        };
+        let read = |record: &Record| Record::from_value(&record.to_value());
+        assert!(read(&Record { canary: Some(canary(1)), ..good.clone() }).is_some());
+        for place in [2, usize::MAX] {
+            assert_eq!(read(&Record { canary: Some(canary(place)), ..good.clone() }), None);
+        }
+        for key in ["", "a\0b", "weaved/switch/web", &"k".repeat(5000)] {
+            assert_eq!(read(&Record { key: key.into(), ..good.clone() }), None, "{key:?}");
+        }
+        assert_eq!(read(&Record { revision: u64::MAX, ..good }), None);
+    }
+
     #[test]
     fn each_switch_begins_where_the_one_before_ended_and_the_oldest_are_forgotten() {
         let colours: Vec<_> = (0..MAX_HISTORY + 20).map(|n| if n % 2 == 0 { "blue" } else { "green" }).collect();
@@ -302,5 +337,6 @@ mod tests {
         assert_eq!(describe(&only("blue")), "blue");
         assert_eq!(describe(&[]), "all colours");
         assert_eq!(describe(&[share("blue", 90), share("green", 10)]), "blue 90 %, green 10 %");
+        assert_eq!(describe(&[share("blue", u32::MAX), share("green", u32::MAX)]), "blue 50 %, green 50 %");
     }
 }

@@ -141,10 +141,12 @@ impl Counts {
 
     /// The bound of the bucket that 99 of 100 requests do not exceed, in milliseconds.
     fn p99_ms(&self) -> Option<u64> {
-        let total: u64 = self.latency.iter().sum();
+        // Sums of what other hosts say.
+        let counts = || self.latency.iter().map(|count| u128::from(*count));
+        let total: u128 = counts().sum();
         let needed = (total * 99).div_ceil(100).max(1);
         let mut seen = 0;
-        let place = self.latency.iter().position(|count| {
+        let place = counts().position(|count| {
             seen += count;
             seen >= needed
         });
@@ -203,6 +205,9 @@ mod tests {
         assert!(
             matches!(limits.judge(&counts(1000, 0, 980, 20), &old), Verdict::Bad(reason) if reason.contains("8 ms"))
         );
+        let mut endless = counts(1000, 0, u64::MAX, u64::MAX);
+        endless.add(&endless.clone());
+        assert!(matches!(limits.judge(&endless, &old), Verdict::Bad(_)), "whatever a host says it has counted");
         assert_eq!(
             limits.judge(&counts(1000, 0, 980, 20), &counts(5, 0, 5, 0)),
             Verdict::Good,

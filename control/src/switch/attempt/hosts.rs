@@ -252,11 +252,11 @@ impl Attempt {
     fn end_when_drained(&mut self, ctx: &mut Context<'_, '_>) {
         let Step::Draining { until } = self.step else { return };
         let flips = self.hosts.iter().filter(|(host, _)| ctx.around.live.contains(host));
-        let (mut in_flight, mut streams) = (0, 0);
+        let (mut in_flight, mut streams) = (0_u64, 0_u64);
         for (_, seat) in flips {
             if let Some(Flip::Done { in_flight: requests, streams: open, .. }) = seat.flip {
-                in_flight += requests;
-                streams += open;
+                in_flight = in_flight.saturating_add(requests);
+                streams = streams.saturating_add(open);
             }
         }
         if in_flight > 0 && ctx.around.now < until {
@@ -266,7 +266,7 @@ impl Attempt {
             }
             return;
         }
-        if in_flight + streams > 0 {
+        if in_flight > 0 || streams > 0 {
             let text = format!("{in_flight} requests and {streams} streams of the old colour go on");
             self.say(Phase::Drain, None, text, ctx.around.now);
         }

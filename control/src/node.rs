@@ -206,7 +206,7 @@ impl Node {
             clone_signs: VecDeque::new(),
             anew_count: None,
             storing: Storing::Pending,
-            version_floor: Version(floor + VERSION_RESERVE),
+            version_floor: floor_above(Version(floor)),
             incarnation: Incarnation(incarnation + VERSION_RESERVE),
             outbox: Outbox::default(),
             kv_answers: VecDeque::new(),
@@ -482,8 +482,9 @@ impl Node {
 
     fn raise_version_floor(&mut self) {
         let version = self.replica.own().version.max(self.services.highest_number());
-        if version.0 + VERSION_RESERVE / 2 > self.version_floor.0 {
-            self.version_floor = Version(version.0 + VERSION_RESERVE);
+        let floor = floor_above(version);
+        if version.0 + VERSION_RESERVE / 2 > self.version_floor.0 && floor > self.version_floor {
+            self.version_floor = floor;
             self.storing = Storing::Pending;
         }
     }
@@ -546,6 +547,11 @@ fn check_stored(stored: &Persisted, config: &NodeConfig, overlay: Overlay) -> Re
     }
     let is_sane = stored.version_floor < Version::MAX && stored.incarnation.0 < Version::MAX.0;
     is_sane.then_some(()).ok_or(NodeError::CorruptState)
+}
+
+/// The floor that is stored when so many versions are in use. However high somebody has pushed us, the next run can begin with it.
+fn floor_above(version: Version) -> Version {
+    Version((version.0 + VERSION_RESERVE).min(Version::MAX.0 - 1))
 }
 
 /// Our record before anything is known.

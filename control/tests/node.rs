@@ -8,7 +8,9 @@ use std::{
 
 use proptest::prelude::*;
 use weaved::{
-    catalogue::{Drain, Instance, InstanceId, Source},
+    catalogue::{CatalogueMessage, Drain, Head, Instance, InstanceId, Source},
+    cluster::{Message, Presence, Record, Version, pack},
+    ipam::Overlay,
     node::{Container, DockerUse, MemberState, Node, NodeConfig, NodeError, NodeEvent, Persisted, SliceState, Start},
 };
 use weaved_api::{LinkEnd, MacAddr, PeerId};
@@ -253,6 +255,42 @@ fn a_full_disk_holds_back_what_depends_on_it_and_nothing_else() {
     assert_eq!(b.status(now).ipam.slice, None, "a grant that is not stored is not given");
     converse(&mut a, &mut b, now, Duration::from_secs(2));
     assert!(b.status(now).ipam.slice.is_some());
+}
+
+/// What others send must not be what a host cannot be started with.
+#[test]
+fn a_host_starts_again_whatever_versions_others_have_made_of_it() {
+    let now = Instant::now();
+    let record = Record {
+        version: Version::MAX,
+        presence: Presence::Member,
+        name: "a".into(),
+        zone: "weave.local".into(),
+        overlay: Overlay::new("10.32.0.0/12".parse().unwrap(), 24).unwrap(),
+        seed: None,
+        slice: None,
+        endpoints: vec![],
+        observed: vec![],
+        containers: vec![],
+        instances_from: Version(0),
+    };
+    let heads = vec![(A, Head { latest: Version::MAX, floor: Version(0) })];
+    let of_record = Message::Delta(pack([(A, &record)]).remove(0));
+    let of_log = Message::Catalogue(CatalogueMessage::Heads { range: None, heads });
+    for message in [of_record, of_log] {
+        let mut a = node(A, Start::Founder, now);
+        a.handle_instances(vec![instance(1)], now);
+        let mut stored = None;
+        for _ in 0..3 {
+            a.handle_control(B, &message.encode(), now);
+            stored = a.poll_persist().or(stored);
+        }
+        assert!(a.poll_persist().is_none(), "it comes to rest");
+        for _ in 0..3 {
+            let again = Node::new(config(A, Start::Founder), stored, [2; 32], now, SystemTime::UNIX_EPOCH);
+            stored = again.expect("it starts").poll_persist();
+        }
+    }
 }
 
 #[test]

@@ -155,8 +155,7 @@ impl Reading<'_> {
             Place::At(endpoint) => (Some(endpoint.ip()), endpoint.port()),
             Place::OnHost(number) => (None, number),
         };
-        let udp = if port.transport == Transport::Udp { ":udp" } else { "" };
-        let id = InstanceId(format!("{}:{}:{}{udp}", self.node, self.container.name, port.number));
+        let id = self.usual_id(port, notes);
         let mut meta = metadata.rest();
         let service = self.service(port, is_group, metadata, &mut meta, notes);
         self.add_origin(&mut meta);
@@ -260,8 +259,20 @@ impl Reading<'_> {
         meta
     }
 
+    /// registrator's; where the container's name does not fit one, its own id stands for it.
+    fn usual_id(&self, port: Port, notes: &mut Vec<Note>) -> InstanceId {
+        let udp = if port.transport == Transport::Udp { ":udp" } else { "" };
+        let of = |container: &str| format!("{}:{container}:{}{udp}", self.node, port.number);
+        let id = of(&self.container.name);
+        if is_fit(&id) {
+            return InstanceId(id);
+        }
+        notes.push(self.note("its name is too long for an id, or no text: its own id stands for it"));
+        InstanceId(of(&self.container.id))
+    }
+
     fn is_fit_for_id(&self, id: &str, notes: &mut Vec<Note>) -> bool {
-        let is_fit = id.len() <= limits::MAX_NAME_BYTES && !id.chars().any(char::is_control);
+        let is_fit = is_fit(id);
         if !is_fit {
             notes.push(self.note(&format!("SERVICE_ID {} is too long or no text; ignored", quote(id))));
         }
@@ -271,6 +282,10 @@ impl Reading<'_> {
     fn note(&self, text: &str) -> Note {
         Note::new(&self.container.name, text)
     }
+}
+
+fn is_fit(id: &str) -> bool {
+    id.len() <= limits::MAX_NAME_BYTES && !id.chars().any(char::is_control)
 }
 
 /// Where a port answers; None when nobody on another host can reach it. In this order:

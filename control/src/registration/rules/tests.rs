@@ -253,6 +253,19 @@ fn dockers_own_check_is_taken_over() {
     }
 }
 
+/// Docker takes names of any length.
+#[test]
+fn where_the_name_does_not_fit_an_id_the_containers_own_stands_for_it() {
+    for name in ["n".repeat(300), "a\u{1}b".into()] {
+        let mut container = container("web", "x", &["80"]);
+        container.0.name = name;
+        let outcome = container.all();
+        let definition = &outcome.registered[0].definition;
+        assert_eq!((definition.id.0.clone(), definition.check()), (format!("alpha:{:0<64}:80", "web"), Ok(())));
+        assert!(outcome.notes.iter().any(|note| note.to_string().contains("its own id")), "{:?}", outcome.notes);
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn whatever_a_container_says_gives_what_the_catalogue_can_carry(

@@ -147,28 +147,29 @@ soak-switch: deps
 	$(CARGO) build --release -p weaved -p weaved-netns-tests
 	WEAVED_BIN=$(TARGET_DIR)/release/weaved $(TARGET_DIR)/release/switch_soak $(SWITCHES) $(REQUESTS)
 
-# Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus.
+# Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus. The versions of
+# the dependencies are those of the program.
 # The fuzzer wants flags of a nightly compiler; where there is none the usual one is told to take them.
 FUZZ_SECONDS ?= 60
 FUZZ_CARGO := $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),$(CARGO) +nightly,RUSTC_BOOTSTRAP=1 $(CARGO))
-FUZZ_TARGETS := wire handshake decap encap framing
-GATEWAY_FUZZ_TARGETS := dns http proxy
-CONTROL_FUZZ_TARGETS := balancer consul labels
+FUZZ_TARGETS ?= wire handshake decap encap framing
+GATEWAY_FUZZ_TARGETS ?= dns upstream http proxy
+CONTROL_FUZZ_TARGETS ?= gossip consul labels balancer files template
+
+define fuzz_in
+	cp Cargo.lock $(1)
+	cd $(1) && for target in $(2); do \
+	  mkdir -p found/$$target && \
+	  $(FUZZ_CARGO) fuzz run --target-dir $(TARGET_DIR)/fuzz $$target found/$$target corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+endef
 
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	cd dataplane/core/fuzz && for target in $(FUZZ_TARGETS); do \
-	  mkdir -p found/$$target && \
-	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
-	cd control/gateway/fuzz && for target in $(GATEWAY_FUZZ_TARGETS); do \
-	  mkdir -p found/$$target && \
-	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
-	cd control/fuzz && for target in $(CONTROL_FUZZ_TARGETS); do \
-	  mkdir -p found/$$target && \
-	  $(FUZZ_CARGO) fuzz run $$target found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
+	$(call fuzz_in,dataplane/core/fuzz,$(FUZZ_TARGETS))
+	$(call fuzz_in,control/gateway/fuzz,$(GATEWAY_FUZZ_TARGETS))
+	$(call fuzz_in,control/fuzz,$(CONTROL_FUZZ_TARGETS))
 
 # Debian packages that the tests use. Quiet when they are there.
 deps:

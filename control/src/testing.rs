@@ -1,5 +1,10 @@
 //! What the fuzzer runs, and what must hold of whatever it finds. Its corpus is replayed by the tests.
 
+mod api;
+mod files;
+mod gossip;
+mod template;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
@@ -7,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use hyper::{Method, body::Bytes};
+use hyper::body::Bytes;
 use weaved_api::balancer::SwitchState;
 
 use crate::{
@@ -21,6 +26,8 @@ use crate::{
         rules,
     },
 };
+
+pub use self::{files::fuzz_files, gossip::fuzz_gossip, template::fuzz_template};
 
 /// A store of one node behind the HTTP API. Its one voter decides at once.
 #[derive(Debug)]
@@ -41,12 +48,14 @@ impl Keys for Alone {
     }
 }
 
-/// A request to the HTTP API: the first line is path and parameters, the rest is the body.
+/// A request to the HTTP API: the first line is a method, or none for PUT, path and parameters; the rest is the body.
 pub fn fuzz_consul(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (head, body) = (String::from_utf8_lossy(&data[..end]), data.get(end + 1..).unwrap_or_default());
-    let (path, query) = head.split_once('?').map_or((&*head, None), |(path, query)| (path, Some(query)));
-    if let Ok(ask) = Ask::new(Method::PUT, path, query, Bytes::copy_from_slice(body)) {
+    let (method, target) = api::method_of(&head);
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    if let Ok(ask) = Ask::new(method, path, query, Bytes::copy_from_slice(body)) {
+        api::fuzz_routes(&ask);
         if let Ok(Some(blocking)) = ask.query.blocking() {
             assert!(blocking.seen > 0 && !blocking.wait.is_zero(), "{blocking:?}");
         }
@@ -121,8 +130,7 @@ pub fn fuzz_balancer(data: &[u8]) {
         }
         Err(error) => {
             assert!((1..=text.split('\n').count()).contains(&error.line), "{error:?}");
-            let is_a_line = !error.message.is_empty() && !error.message.contains(char::is_control);
-            assert!(is_a_line, "{error:?}");
+            assert_is_a_line(Some(&error.message));
         }
     }
 }
@@ -143,6 +151,11 @@ fn assert_balanceable(file: &BalancerFile) {
     }
     let names = state.services.iter().map(|service| &service.name);
     assert!(names.eq(file.facts().iter().map(|facts| &facts.name)));
+}
+
+/// What people are told.
+fn assert_is_a_line(said: Option<&str>) {
+    assert!(said.is_none_or(|said| !said.is_empty() && !said.contains(char::is_control)), "{said:?}");
 }
 
 fn container(number: usize) -> ContainerFacts {
@@ -170,30 +183,47 @@ fn assert_usable(definition: &Definition) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
-    fn replay(target: &str, fuzz: impl Fn(&[u8])) {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 3);
+    pub(super) fn folder(target: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    }
+
+    /// Each input whole, and cut short in so many places, or everywhere if it is not longer.
+    pub(super) fn replay(target: &str, cuts: usize, fuzz: impl Fn(&[u8])) {
+        let files: Vec<_> = std::fs::read_dir(folder(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 2);
         for file in files {
             let bytes = std::fs::read(&file).unwrap();
-            (0..=bytes.len()).for_each(|len| fuzz(&bytes[..len]));
+            fuzz(&bytes);
+            (0..bytes.len()).step_by(bytes.len().div_ceil(cuts).max(1)).for_each(|len| fuzz(&bytes[..len]));
         }
     }
 
     #[test]
     fn every_request_of_the_corpus_is_answered_or_refused_also_cut_short() {
-        replay("consul", fuzz_consul);
+        replay("consul", usize::MAX, fuzz_consul);
+    }
+
+    #[test]
+    fn every_text_of_the_corpus_is_understood_or_refused_also_cut_short() {
+        replay("files", usize::MAX, fuzz_files);
+    }
+
+    #[test]
+    fn every_template_of_the_corpus_is_rendered_or_refused_also_cut_short() {
+        replay("template", usize::MAX, fuzz_template);
     }
 
     #[test]
     fn every_container_of_the_corpus_is_registered_or_noted_also_cut_short() {
-        replay("labels", fuzz_labels);
+        replay("labels", usize::MAX, fuzz_labels);
     }
 
     #[test]
     fn every_file_of_the_corpus_is_understood_or_refused_in_one_line_also_cut_short() {
-        replay("balancer", fuzz_balancer);
+        replay("balancer", usize::MAX, fuzz_balancer);
     }
 }

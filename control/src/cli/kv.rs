@@ -3,7 +3,7 @@
 //! Reads show what this host knows, and complain on standard error where it is not with the others; `get --consistent`
 //! asks a majority about a guarded key.
 
-mod transfer;
+pub(crate) mod transfer;
 mod watch;
 
 use std::io::{self, Read, Write};

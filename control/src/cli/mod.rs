@@ -17,7 +17,7 @@ mod forget;
 mod gateway;
 mod hide;
 mod history;
-mod kv;
+pub(crate) mod kv;
 mod launch;
 pub mod output;
 mod ps;

@@ -70,12 +70,22 @@ async fn obstacle(programs: [&str; 2], packets: Packets<'_>) -> Option<String> {
         Ok(text) => text,
         Err(reason) => return Some(reason),
     };
-    match save::parse(&text) {
+    obstacle_among(&text, programs[1], packets)
+}
+
+fn obstacle_among(text: &str, program: &str, packets: Packets<'_>) -> Option<String> {
+    match save::parse(text) {
         // Where there is nothing to print, nobody asks.
-        Ok(tables) if tables.is_empty() => Some(format!("{} prints no rules", programs[1])),
+        Ok(tables) if tables.is_empty() => Some(format!("{program} prints no rules")),
         Ok(tables) => judge::obstacle(&tables, packets),
         Err(error) => Some(error.to_string()),
     }
+}
+
+/// The same for the fuzzer.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn obstacle_in(text: &str, bridge: &str, range: Option<Ipv4Net>) -> Option<String> {
+    obstacle_among(text, "iptables-save", Packets { bridge, range })
 }
 
 /// What the first of the programs that exists prints.

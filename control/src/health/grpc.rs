@@ -98,7 +98,7 @@ async fn judge(response: Response<Incoming>) -> Result<(Health, String), String>
 }
 
 /// Field 1 of the message; 0, which is UNKNOWN, where it is left out.
-fn status_of(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn status_of(bytes: &[u8]) -> Option<u64> {
     let len = u32::from_be_bytes(bytes.get(1..PREFIX_LEN)?.try_into().ok()?) as usize;
     let mut message = bytes.get(PREFIX_LEN..PREFIX_LEN + len).filter(|_| bytes[0] == 0)?;
     let mut status = 0;

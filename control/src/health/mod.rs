@@ -10,6 +10,8 @@ pub mod schedule;
 mod spec;
 mod tls;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use grpc::status_of as grpc_status;
 pub use spec::{
     Certificates, CheckSpec, DEFAULT_INTERVAL, DEFAULT_TIMEOUT, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD,
     MAX_TIMEOUT, MIN_DEREGISTER_AFTER, MIN_INTERVAL, Probe,

@@ -45,9 +45,10 @@ pub struct Template {
     pub command_timeout: Duration,
 }
 
+/// As it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawConfig {
+pub(crate) struct RawConfig {
     #[serde(default)]
     wait: Option<RawWait>,
     #[serde(default)]
@@ -79,16 +80,7 @@ struct RawWait {
 
 /// Reads the configuration and the templates that it names. The error is one line.
 pub fn load(path: &Path) -> Result<Vec<Template>, String> {
-    let text = read_bounded(path)?;
-    let raw: RawConfig = toml::from_str(&text).map_err(|error| {
-        let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
-        format!("{}:{line}:{column}: {}", path.display(), error.message())
-    })?;
-    let count = raw.template.len();
-    if !(1..=limits::MAX_TEMPLATES).contains(&count) {
-        let most = limits::MAX_TEMPLATES;
-        return Err(format!("{}: {count} templates; write 1 to {most} sections [[template]]", path.display()));
-    }
+    let raw = parse(path, &read_bounded(path)?)?;
     let base = path.parent().unwrap_or(Path::new(""));
     let wait = raw.wait;
     let templates = raw.template.into_iter().map(|template| template.check(base, wait));
@@ -98,6 +90,20 @@ pub fn load(path: &Path) -> Result<Vec<Template>, String> {
         Some(twice) => Err(format!("{}: two templates write {}", path.display(), twice.destination.display())),
         None => Ok(templates),
     }
+}
+
+/// Reads the configuration alone.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<RawConfig, String> {
+    let raw: RawConfig = toml::from_str(text).map_err(|error| {
+        let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+        format!("{}:{line}:{column}: {}", path.display(), error.message())
+    })?;
+    let count = raw.template.len();
+    if !(1..=limits::MAX_TEMPLATES).contains(&count) {
+        let most = limits::MAX_TEMPLATES;
+        return Err(format!("{}: {count} templates; write 1 to {most} sections [[template]]", path.display()));
+    }
+    Ok(raw)
 }
 
 impl RawTemplate {

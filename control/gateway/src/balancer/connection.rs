@@ -276,11 +276,7 @@ async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> io::Result<Option<Guarded<T>>> {
     let asked = Arc::clone(client);
     let service = service_fn(move |request| answer(Arc::clone(&asked), request));
-    // NOTE(perf): the number of headers is left at the library's 100, here and in the pool. With a number that is set it takes 8 KB from the
-    // heap for each head that it reads.
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size((limits.head_bytes as usize).max(8192));
-    let mut serving = Box::new(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let mut serving = Box::new(http1_builder(limits).serve_connection(TokioIo::new(io), service).with_upgrades());
     let served = poll_fn(|cx| match Pin::new(&mut *serving).poll(cx) {
         Poll::Pending if client.activity.is_resting() => Poll::Ready(None),
         outcome => outcome.map(Some),
@@ -292,6 +288,15 @@ async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Some(parts) if !parts.read_buf.is_empty() => Err(io::Error::other("put to rest with a request")),
         parts => Ok(parts.map(|parts| parts.io.into_inner())),
     }
+}
+
+/// How the library serves a connection.
+pub(super) fn http1_builder(limits: ClientLimits) -> http1::Builder {
+    // NOTE(perf): the number of headers is left at the library's 100, here and in the pool. With a number that is set it takes 8 KB from the
+    // heap for each head that it reads.
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size((limits.head_bytes as usize).max(8192));
+    builder
 }
 
 fn answer(
@@ -353,7 +358,7 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<SocketAd
 }
 
 /// One of many, for tests.
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(super) fn sample() -> Arc<Client> {
     use weaved_api::balancer::{Listener, Trust};
 

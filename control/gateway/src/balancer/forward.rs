@@ -390,7 +390,7 @@ fn is_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Whom the request is for: the host as the client wrote it.
-fn authority(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
+pub(super) fn authority(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
     if request.method() == Method::CONNECT {
         return Err(Refusal::NoTunnels);
     }

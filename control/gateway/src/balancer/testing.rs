@@ -1,5 +1,7 @@
 //! What the fuzzers run.
 
+mod library;
+
 use super::{
     head::Scanner,
     proxy_protocol::{Header, parse},
@@ -8,13 +10,15 @@ use super::{
 /// Longest head in these tests.
 const MAX_HEAD_BYTES: usize = 8192;
 
-/// Any bytes of a client of HTTP/1: whatever they are, it does not matter how the network cuts them.
+/// Any bytes of a client of HTTP/1: whatever they are, it does not matter how the network cuts them, and the HTTP library
+/// reads the same requests in them.
 pub fn fuzz_http(bytes: &[u8]) {
     let whole = Scanner::new(MAX_HEAD_BYTES).scan(bytes).is_ok();
     let mut scanner = Scanner::new(MAX_HEAD_BYTES);
     let piecewise = bytes.chunks(3).all(|piece| scanner.scan(piece).is_ok());
     // A head that comes whole and is too long is the library's to refuse.
     assert!(whole == piecewise || bytes.len() > MAX_HEAD_BYTES, "{bytes:?}");
+    library::assert_same_requests(bytes);
 }
 
 /// Any bytes where a PROXY header should be: a verdict stays, whatever comes behind.

@@ -1,8 +1,15 @@
-//! A small cluster for tests, and what the fuzzer runs.
+//! A small cluster for tests, and what the fuzzers run.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use hickory_proto::op::{Message, MessageType};
+use hickory_proto::{
+    op::{Message, MessageType, Query},
+    rr::{Name, RecordType},
+};
 use rand::{SeedableRng, rngs::StdRng};
 use weaved_api::{
     Generation,
@@ -11,10 +18,16 @@ use weaved_api::{
 };
 
 use super::{
+    cache::{Cache, Key},
+    names::lower_text,
     respond::{Recursion, Step, Transport, respond},
+    upstream,
     zone::Zone,
 };
-use crate::{limits::MAX_UDP_ANSWER_BYTES, stats::Counters};
+use crate::{
+    limits::{MAX_CACHE_TTL, MAX_UDP_ANSWER_BYTES},
+    stats::Counters,
+};
 
 /// Two hosts that answer, one that does not; containers `web1`, `web2`, `db`, `gone`; the service `web` in two colours with one
 /// instance critical and one on the dead host; `ill` without a living instance; `api` on a host's own address.
@@ -79,19 +92,82 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("this is an address")
 }
 
-/// Any bytes as a datagram: whatever they are, the answer is one that a client can read, belongs to the question and fits.
+/// A zone is made once for each thread: it would be most of the work.
+fn with_zone<T>(run: impl FnOnce(&Zone) -> T) -> T {
+    thread_local! {
+        static ZONE: Zone = Zone::new(state());
+    }
+    ZONE.with(run)
+}
+
+/// Any bytes as a question: whatever they are, the answer is one that a client can read, belongs to the question and fits.
 pub fn fuzz_dns(bytes: &[u8]) {
-    let (zone, counters) = (Zone::new(state()), Counters::default());
-    let mut random = StdRng::seed_from_u64(1);
-    let step = respond(bytes, Transport::Udp, Recursion::Offered, Some(&zone), &counters, &mut random);
-    let reply = match step {
+    with_zone(|zone| {
+        asked(bytes, Transport::Udp, Recursion::Offered, Some(zone));
+        asked(bytes, Transport::Tcp, Recursion::Refused, Some(zone));
+        asked(bytes, Transport::Udp, Recursion::Offered, None);
+    });
+}
+
+fn asked(bytes: &[u8], transport: Transport, recursion: Recursion, zone: Option<&Zone>) {
+    let (counters, mut random) = (Counters::default(), StdRng::seed_from_u64(1));
+    let reply = match respond(bytes, transport, recursion, zone, &counters, &mut random) {
         Step::Drop => return,
         Step::Reply(reply) => reply,
         // The same bytes as what another resolver might answer.
-        Step::Forward(request) => request.finish(Message::from_vec(bytes).ok().as_ref(), &counters),
+        Step::Forward(request) => {
+            assert_eq!(recursion, Recursion::Offered);
+            request.finish(Message::from_vec(bytes).ok().as_ref(), &counters)
+        }
     };
-    assert!(reply.len() <= MAX_UDP_ANSWER_BYTES, "{} bytes", reply.len());
-    assert_eq!(reply[..2], bytes[..2], "the id is the question's");
-    let reply = Message::from_vec(&reply).expect("an answer of ours can be read");
+    assert_answers(&reply, bytes, transport);
+}
+
+fn assert_answers(reply: &[u8], question: &[u8], transport: Transport) {
+    let room = if transport == Transport::Udp { MAX_UDP_ANSWER_BYTES } else { usize::from(u16::MAX) };
+    assert!(reply.len() <= room, "{} bytes", reply.len());
+    assert_eq!(reply[..2], question[..2], "the id is the question's");
+    let reply = Message::from_vec(reply).expect("an answer of ours can be read");
     assert_eq!(reply.metadata.message_type, MessageType::Response);
+}
+
+/// Id of the questions that [`fuzz_upstream`] asks.
+const ID: u16 = 0x1234;
+
+/// The question that an input is the answer to, by its first byte.
+fn question_of(kind: u8) -> Message {
+    let kinds = [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::TXT];
+    let name = Name::from_ascii("www.ExAmple.com.").expect("this is a name");
+    let query = Query::query(name, kinds[usize::from(kind) % kinds.len()]);
+    let mut question = upstream::question(&query, kind & 0x80 != 0);
+    question.metadata.id = ID;
+    question
+}
+
+/// Any bytes as the answer of another resolver, or of somebody who says that he is one: what belongs to the question is kept
+/// no longer than it may be, and passed on as an answer that the client can read; what does not is not.
+pub fn fuzz_upstream(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let question = question_of(*kind);
+    let Ok(found) = Message::from_vec(bytes) else { return };
+    if !upstream::belongs(&found, &question) {
+        return;
+    }
+    assert_eq!(bytes[..2], ID.to_be_bytes());
+    let found = Arc::new(found);
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    let key = Key { name: lower_text(question.queries[0].name()), kind: RecordType::A, dnssec: false };
+    cache.insert(key.clone(), &found, now);
+    let later = cache.find(&key, now + Duration::from_secs(2));
+    assert!(cache.find(&key, now + MAX_CACHE_TTL).is_none());
+    let asked = question.to_vec().expect("a question of ours can be written");
+    for message in [Some(&*found), later.as_deref(), None] {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let (counters, mut random) = (Counters::default(), StdRng::seed_from_u64(1));
+            let step =
+                with_zone(|zone| respond(&asked, transport, Recursion::Offered, Some(zone), &counters, &mut random));
+            let Step::Forward(request) = step else { panic!("it is not ours: {step:?}") };
+            assert_answers(&request.finish(message, &counters), &asked, transport);
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(super) async fn ask(
     tokio::time::timeout(patience, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-fn question(query: &Query, dnssec: bool) -> Message {
+pub(super) fn question(query: &Query, dnssec: bool) -> Message {
     let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.queries.push(query.clone());
@@ -71,7 +71,8 @@ async fn over_tcp(upstream: SocketAddr, question: &Message, bytes: &[u8]) -> io:
     if belongs(&answer, question) { Ok(answer) } else { Err(io::Error::other("the answer is to another question")) }
 }
 
-fn belongs(answer: &Message, question: &Message) -> bool {
+/// True for an answer to this question and to no other.
+pub(super) fn belongs(answer: &Message, question: &Message) -> bool {
     answer.metadata.message_type == MessageType::Response
         && answer.metadata.id == question.metadata.id
         && answer.queries == question.queries

@@ -24,9 +24,9 @@ use crate::{
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// One entry of the file. Consul's newer versions add fields that do not matter here.
-#[derive(Serialize, Deserialize)]
-struct Exported {
-    key: String,
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exported {
+    pub(crate) key: String,
     #[serde(default)]
     flags: u64,
     #[serde(default)]
@@ -65,7 +65,7 @@ fn read(file: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// All or nothing: a file with one bad key changes nothing.
-fn parse(bytes: &[u8]) -> Result<Vec<Exported>, Failure> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Exported>, Failure> {
     let entries: Vec<Exported> = serde_json::from_slice(bytes).map_err(|error| {
         Failure::refused(format!("this is no export of keys and values ({error}); nothing was changed"))
     })?;

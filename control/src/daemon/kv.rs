@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Daemon;
 use crate::{
     kv::{
-        Answer, Batch, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait,
+        Answer, Batch, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait, Watched,
         limits::{MAX_WAIT, MAX_WATCHERS},
     },
     node::Node,
@@ -229,8 +229,12 @@ impl KvDesk {
 /// What a read waits for, if it does.
 fn waits_for(request: &Request) -> Option<(Topic, Wait)> {
     match request {
-        Request::Read { topic, wait: Some(wait), .. } => Some((topic.clone(), *wait)),
-        Request::Sessions { id, wait: Some(wait) } => Some((Kv::sessions_topic(*id), *wait)),
+        Request::Read { topic, wait: Some(wait), .. } | Request::Watch { what: Watched::Keys(topic), wait } => {
+            Some((topic.clone(), *wait))
+        }
+        Request::Sessions { id, wait: Some(wait) } | Request::Watch { what: Watched::Sessions(id), wait } => {
+            Some((Kv::sessions_topic(*id), *wait))
+        }
         _ => None,
     }
 }
@@ -239,6 +243,7 @@ fn read(kv: &Kv, request: &Request) -> Answer {
     match request {
         Request::Read { topic, after, .. } => kv.read(topic, after.as_deref()).map(KvReply::Rows),
         Request::Sessions { id, .. } => Ok(KvReply::Sessions(kv.sessions(*id))),
+        Request::Watch { .. } => Ok(KvReply::Watched),
         _ => unreachable!("only reads wait"),
     }
 }
@@ -366,6 +371,22 @@ mod tests {
         let (_, mut answer) = scene.wait(Topic::Key("a".into()), 0);
         assert!(matches!(answer.try_recv().unwrap(), Ok(KvReply::Rows(rows)) if rows.rows.len() == 1));
         assert!(scene.desk.deadlines.is_empty() && scene.desk.watchers.is_empty());
+    }
+
+    #[test]
+    fn a_watch_is_told_that_there_is_news_and_not_what_it_is() {
+        let mut scene = scene();
+        scene.put("a/1");
+        let wait = Wait { index: scene.node.kv().latest_index(), at_most_ms: 60_000 };
+        let watch = |scene: &mut Scene, what| scene.ask(Request::Watch { what, wait }).1;
+        let mut keys = watch(&mut scene, Watched::Keys(Topic::Prefix("a/".into())));
+        let mut sessions = watch(&mut scene, Watched::Sessions(None));
+        assert_eq!(scene.desk.parked.len(), 2);
+        scene.put("a/2");
+        assert_eq!(keys.try_recv().unwrap(), Ok(KvReply::Watched));
+        assert!(sessions.try_recv().is_err(), "a key is no session");
+        let mut late = watch(&mut scene, Watched::Keys(Topic::Prefix("a/".into())));
+        assert_eq!(late.try_recv().unwrap(), Ok(KvReply::Watched), "what is there already is not waited for");
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Kv {
             members: Members::default(),
             keeper: Keeper::new(now),
             doomed: Doomed::default(),
-            contact: Contact::new(now),
+            contact: Contact::none(now),
             spread: Spread::new(rng, now),
             parts: Reassembly::default(),
             guard,
@@ -152,6 +152,7 @@ impl Kv {
             Request::Read { topic, after, .. } => self.read(&topic, after.as_deref()).map(Reply::Rows),
             Request::Reach => Ok(Reply::Reach(self.reach(now))),
             Request::Sessions { id, .. } => Ok(Reply::Sessions(self.sessions(id))),
+            Request::Watch { .. } => Ok(Reply::Watched),
             Request::DeletePrefix { prefix } => self.delete_prefix(&prefix, now, wall_us).map(Reply::Written),
             Request::Transaction { steps } => self.transact(&steps, now, wall_us).map(Reply::Transacted),
             Request::ReadConsistent { key } => match Key::new(&key) {
@@ -305,7 +306,13 @@ impl Kv {
     pub fn reach(&mut self, now: Instant) -> Reach {
         let voters = self.guard.electorate().map(|electorate| &electorate.voters);
         let answering = voters.map_or(0, |voters| voters.intersection(&self.members.live).count());
-        self.contact.look(answering, voters.map_or(0, BTreeSet::len), now)
+        self.contact.look(answering, voters.map_or(0, BTreeSet::len), now);
+        self.contact.reach(now)
+    }
+
+    /// The same as it was seen last.
+    pub fn contact(&self) -> Contact {
+        self.contact
     }
 
     /// Sessions that live: one, or all.

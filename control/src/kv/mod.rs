@@ -43,8 +43,10 @@ pub use entry::{Entry, Lineage, Value};
 pub use guard::{Consensus, Decided, Electorate, FoundAnewError, GuardedStore, OpId, World};
 pub use key::Key;
 pub use machine::{Kv, KvCounters, Members, RequestId};
-pub use reach::Reach;
-pub use request::{Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait};
+pub use reach::{Contact, Reach};
+pub use request::{
+    Answer, KvConfig, KvError, Quota, Reply, Request, Row, Rows, SessionRow, Sessions, Topic, Wait, Watched,
+};
 pub use rows::{Batch, Damaged, StoredRows, Table};
 pub use session::{
     Behaviour, DEFAULT_LOCK_DELAY_US, MAX_LOCK_DELAY_US, NotASessionId, Phase, Session, SessionId, SessionSpec, TTL_US,

@@ -19,24 +19,31 @@ pub struct Reach {
     pub lost_for_ms: Option<u64>,
 }
 
-/// Remembers since when.
-#[derive(Debug)]
-pub(super) struct Contact {
+/// The same, with the moment since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    answering: usize,
+    voters: usize,
     lost_since: Option<Instant>,
 }
 
 impl Contact {
     /// There was none before.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { lost_since: Some(now) }
+    pub fn none(now: Instant) -> Self {
+        Self { answering: 0, voters: 0, lost_since: Some(now) }
     }
 
     /// So many of the voters are alive.
-    pub(super) fn look(&mut self, answering: usize, voters: usize, now: Instant) -> Reach {
+    pub fn look(&mut self, answering: usize, voters: usize, now: Instant) {
         let is_majority = answering > voters / 2;
-        self.lost_since = if is_majority { None } else { Some(self.lost_since.unwrap_or(now)) };
+        let lost_since = if is_majority { None } else { Some(self.lost_since.unwrap_or(now)) };
+        *self = Self { answering, voters, lost_since };
+    }
+
+    /// For readers at this moment.
+    pub fn reach(&self, now: Instant) -> Reach {
         let lost_for = self.lost_since.map(|since| now.saturating_duration_since(since));
-        Reach { answering, voters, lost_for_ms: lost_for.map(in_ms) }
+        Reach { answering: self.answering, voters: self.voters, lost_for_ms: lost_for.map(in_ms) }
     }
 }
 

@@ -74,6 +74,24 @@ pub enum Request {
         /// Waits until there is something newer.
         wait: Option<Wait>,
     },
+    /// Waits as the reads do, and is not told what there is: who reads much takes it when it is his turn. Thousands of answers
+    /// to one change would lie in memory otherwise.
+    Watch {
+        /// What is watched.
+        what: Watched,
+        /// Until when.
+        wait: Wait,
+    },
+}
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watched {
+    /// Keys.
+    Keys(Topic),
+    /// Sessions: one, or all.
+    Sessions(Option<SessionId>),
 }
 
 /// Which keys a read is about.
@@ -109,6 +127,8 @@ pub enum Reply {
     SessionMade(SessionId),
     /// Sessions.
     Sessions(Sessions),
+    /// There is something newer, or the time is up.
+    Watched,
     /// Who answers.
     Reach(Reach),
 }

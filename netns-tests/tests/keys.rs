@@ -30,6 +30,16 @@ fn modify_index(host: &Host, key: &str) -> u64 {
     rows[0]["ModifyIndex"].as_u64().unwrap_or_else(|| panic!("{key} has no index: {rows}"))
 }
 
+/// Whether a host says that it is with the others, and for how many milliseconds it says that it is not.
+fn contact(host: &Host, path: &str) -> (bool, u64) {
+    let said = curl(host, &["--include", &format!("http://127.0.0.1:8500/v1/{path}")]).stdout.to_lowercase();
+    let header = |name: &str| {
+        let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.unwrap_or_else(|| panic!("{name} is not in {said}")).to_owned()
+    };
+    (header("x-consul-knownleader") == "true", header("x-consul-lastcontact").parse().unwrap())
+}
+
 /// Nothing comes in from the cable and nothing goes out, by either version of IP: one alone would be found.
 fn cut(host: &Host) {
     filter(host, "-I");
@@ -59,6 +69,10 @@ fn who_is_cut_off_is_refused_guarded_keys_with_the_reason_while_the_majority_goe
             get(host, "backend/current") == "one" && get(host, "plain/both") == "before"
         });
     }
+    wait_until("all three vote", SOON, || {
+        c.weaved().run(&["voters"]).stdout.contains("2 of 3, 3 answer")
+            && a.weaved().run(&["voters"]).stdout.contains("2 of 3, 3 answer")
+    });
     let before = modify_index(&c, "backend/current");
 
     cut(&c);
@@ -72,9 +86,16 @@ fn who_is_cut_off_is_refused_guarded_keys_with_the_reason_while_the_majority_goe
     assert!(refused.contains("no majority answers"), "{refused}");
     let refused = curl(&c, &["--include", "http://127.0.0.1:8500/v1/kv/backend/current?consistent"]).stdout;
     assert!(refused.to_lowercase().contains("x-weaved-refusal: no-majority"), "{refused}");
-    // It reads what it has, and says that it has no majority.
+    // It reads what it has, and says that it has no majority and for how long.
     let read = curl(&c, &["--include", "http://127.0.0.1:8500/v1/kv/backend/current?raw"]).stdout;
-    assert!(read.ends_with("one") && read.to_lowercase().contains("x-consul-knownleader: false"), "{read}");
+    assert!(read.ends_with("one"), "{read}");
+    let (known_leader, first_ms) = contact(&c, "kv/backend/current?stale");
+    wait_until("it says how much older it is", SOON, || contact(&c, "catalog/nodes").1 > first_ms);
+    assert!(!known_leader && contact(&a, "kv/backend/current") == (true, 0));
+    for path in ["kv/plain/?recurse&consistent", "health/service/web?consistent"] {
+        let refused = curl(&c, &["--include", &format!("http://127.0.0.1:8500/v1/{path}")]).stdout;
+        assert!(refused.starts_with("HTTP/1.1 500") && refused.contains("No cluster leader: 1 of 3"), "{refused}");
+    }
 
     wait_until("the majority goes on", SOON, || put(&a, "backend/current", "two").starts_with("HTTP/1.1 200"));
     wait_until("and sees it", SOON, || get(&b, "backend/current") == "two");
@@ -86,6 +107,7 @@ fn who_is_cut_off_is_refused_guarded_keys_with_the_reason_while_the_majority_goe
 
     heal(&c);
     wait_until("the one that was cut off has what the majority decided", SOON, || get(&c, "backend/current") == "two");
+    wait_until("and says that it is back", SOON, || contact(&c, "kv/backend/current") == (true, 0));
     for host in [&a, &b, &c] {
         wait_until("plain keys are equal everywhere", SOON, || {
             get(host, "plain/both") == "minority, later" && get(host, "plain/minority") == "x"

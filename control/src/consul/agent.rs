@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -65,7 +65,7 @@ struct Update {
 
 /// Answers below `/v1/agent`; None for paths that there are not.
 pub async fn answer(ask: &Ask, rest: &str, agent: &AgentHandle, views: &Views) -> Result<Option<Answer>, Answer> {
-    let is_get = ask.method == Method::GET;
+    let is_get = ask.is_get();
     let answer = match rest.split_once('/').unwrap_or((rest, "")) {
         ("self", "") if is_get => itself(&views.borrow()),
         ("members", "") if is_get => {
@@ -107,7 +107,7 @@ async fn service(ask: &Ask, rest: &str, agent: &AgentHandle, views: &Views) -> R
             done(agent.call(AgentRequest::Deregister(InstanceId(id.to_owned()))).await)?
         }
         ("maintenance", id) if ask.is_put() => maintain(ask, Some(InstanceId(id.to_owned())), agent).await?,
-        (_, "") if ask.method == Method::GET => {
+        (_, "") if ask.is_get() => {
             let view = seen(ask, views, |view| view.index).await?;
             let own = own(&view, agent).await?;
             match own.instances.iter().find(|listed| listed.instance.id.0 == rest) {

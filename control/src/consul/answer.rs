@@ -5,19 +5,21 @@
 
 use hyper::{
     Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use serde::Serialize;
 
-use super::{json::BodyError, query::QueryError};
+use super::{json::BodyError, methods::Methods, query::QueryError};
+use crate::kv::Reach;
 
 /// The state that an answer was made from.
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
-/// Milliseconds since the server heard from its leader; clients compare it with what they find too stale.
+/// Milliseconds since the server heard from its leader: here, since this node knew a majority of the voters to be alive. Clients
+/// compare it with what they find too stale.
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 /// Why a change was refused, in a word for programs. Ours: Consul's own clients look at the status.
 const REFUSAL: HeaderName = HeaderName::from_static("x-weaved-refusal");
-/// Whether compare-and-set can be decided.
+/// Whether a majority of the voters is alive, as far as this node knows: what needs one can be decided then.
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 
 /// What a handler says; headers and layout are the server's.
@@ -31,6 +33,8 @@ pub struct Answer {
     pub index: Option<u64>,
     /// Why it is refused, in a word for programs.
     pub refusal: Option<&'static str>,
+    /// The methods that there are for the path, where another was tried.
+    pub allow: Option<Methods>,
 }
 
 /// A body and what kind it is.
@@ -51,8 +55,8 @@ pub enum Body {
 pub struct Standing {
     /// The index for answers that have none of their own.
     pub index: u64,
-    /// Whether this node sees a majority of the cluster.
-    pub has_majority: bool,
+    /// Whether this node is with the others.
+    pub reach: Reach,
 }
 
 impl Answer {
@@ -103,6 +107,13 @@ impl Answer {
         self
     }
 
+    /// The same, with the methods that the path has.
+    #[must_use]
+    pub fn allowing(mut self, methods: Methods) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
     /// What travels.
     pub fn into_response(self, standing: Standing, layout: Layout) -> Response<Vec<u8>> {
         let index = self.index.unwrap_or(standing.index).max(1);
@@ -116,8 +127,12 @@ impl Answer {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(INDEX, HeaderValue::from(index));
-        headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
-        headers.insert(KNOWN_LEADER, HeaderValue::from_static(if standing.has_majority { "true" } else { "false" }));
+        let lost_for_ms = standing.reach.lost_for_ms;
+        headers.insert(LAST_CONTACT, HeaderValue::from(lost_for_ms.unwrap_or(0)));
+        headers.insert(KNOWN_LEADER, HeaderValue::from_static(if lost_for_ms.is_none() { "true" } else { "false" }));
+        if let Some(methods) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(methods.names()));
+        }
         if let Some(refusal) = self.refusal {
             headers.insert(REFUSAL, HeaderValue::from_static(refusal));
         }
@@ -128,7 +143,7 @@ impl Answer {
     }
 
     fn with(status: StatusCode, body: Body) -> Self {
-        Self { status, body, index: None, refusal: None }
+        Self { status, body, index: None, refusal: None, allow: None }
     }
 }
 
@@ -166,15 +181,30 @@ impl From<BodyError> for Answer {
 mod tests {
     use super::*;
 
-    const STANDING: Standing = Standing { index: 0, has_majority: false };
+    const STANDING: Standing = standing(None);
+
+    const fn standing(lost_for_ms: Option<u64>) -> Standing {
+        Standing { index: 0, reach: Reach { answering: 1, voters: 3, lost_for_ms } }
+    }
 
     #[test]
     fn every_answer_has_an_index_of_at_least_one() {
         for answer in [Answer::nothing(), Answer::done().at(0), Answer::bad("why")] {
             let response = answer.into_response(STANDING, Layout::Compact);
             assert_eq!(response.headers()[INDEX], "1");
-            assert_eq!(response.headers()[LAST_CONTACT], "0");
-            assert_eq!(response.headers()[KNOWN_LEADER], "false");
+        }
+    }
+
+    #[test]
+    fn every_answer_says_whether_the_node_is_with_the_others_and_for_how_long_it_is_not() {
+        for (lost_for_ms, last_contact, known_leader) in
+            [(None, "0", "true"), (Some(0), "0", "false"), (Some(12_345), "12345", "false")]
+        {
+            for answer in [Answer::json(&[1]), Answer::nothing(), Answer::bad("why")] {
+                let response = answer.into_response(standing(lost_for_ms), Layout::Compact);
+                assert_eq!(response.headers()[LAST_CONTACT], last_contact);
+                assert_eq!(response.headers()[KNOWN_LEADER], known_leader);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde::Serialize;
 
 use super::{
@@ -38,9 +38,6 @@ enum Wanted<'a> {
 
 /// Answers below `/v1/catalog`; None for paths that there are not.
 pub async fn catalog(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answer>, Answer> {
-    if ask.method != Method::GET {
-        return Ok(None);
-    }
     let answer = match rest.split_once('/').unwrap_or((rest, "")) {
         ("datacenters", "") => Answer::json(&[DATACENTER]),
         ("nodes", "") => {
@@ -54,7 +51,7 @@ pub async fn catalog(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answ
             let tags: BTreeMap<_, _> = view.services.iter().map(|(name, service)| (name, service.tags())).collect();
             Answer::json(&tags).at(view.names_index.0)
         }
-        ("service" | "connect", "") => return Err(Answer::bad("Missing service name")),
+        ("service", "") => return Err(Answer::bad("Missing service name")),
         ("service", name) => {
             let view = seen(ask, views, |view| view.service_index(name)).await?;
             let rows: Vec<_> =
@@ -70,9 +67,6 @@ pub async fn catalog(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answ
 
 /// Answers below `/v1/health`; None for paths that there are not.
 pub async fn health(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answer>, Answer> {
-    if ask.method != Method::GET {
-        return Ok(None);
-    }
     let answer = match rest.split_once('/').unwrap_or((rest, "")) {
         ("service" | "checks", "") => return Err(Answer::bad("Missing service name")),
         ("service", name) => {
@@ -138,6 +132,18 @@ pub fn refuse_foreign(query: &Query) -> Result<(), Answer> {
         let reason =
             "filter= is not supported; leave it out and filter what comes, or use tag=, passing and node-meta=";
         return Err(Answer::bad(reason));
+    }
+    for (name, what) in [("ns", "Namespaces"), ("partition", "Partitions")] {
+        if query.get(name).is_some_and(|other| !["", "default"].contains(&other)) {
+            return Err(Answer::bad(format!(
+                "Invalid query parameter: {name:?} - {what} are not there, only `default`"
+            )));
+        }
+    }
+    if query.get("peer").is_some_and(|peer| !peer.is_empty()) {
+        return Err(Answer::bad(
+            "Invalid query parameter: \"peer\" - there are no other clusters that this one imports from",
+        ));
     }
     Ok(())
 }

@@ -7,16 +7,17 @@ use std::future::Future;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{Method, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     answer::Answer,
     blocking::with_jitter,
+    methods::Methods,
     query::{Query, QueryError},
     request::Ask,
     shapes::KeyValue,
 };
-use crate::kv::{self, Change, KvError, Reply, Request, Row, Rows, Rule, SessionId, Topic, Value, Wait};
+use crate::kv::{self, Change, KvError, Reply, Request, Row, Rows, Rule, SessionId, Topic, Value, Wait, Watched};
 
 /// The store, as the routes see it.
 pub trait Keys: Send + Sync {
@@ -29,16 +30,41 @@ pub trait Keys: Send + Sync {
     fn call_from(&self, request: Request, source: &str) -> impl Future<Output = kv::Answer> + Send;
 }
 
-/// Answers of several pages that are gathered at once: each may hold rows of the whole store.
+/// Answers of several pages that are gathered at once, and lists of all sessions: each may hold rows of the whole store.
 const MAX_GATHERED: usize = 2;
+/// Answers of one page that are read at once. One change may wake thousands that wait for it.
+const MAX_PAGES: usize = 16;
 
-/// Whose turn it is to gather an answer of several pages.
+/// Whose turn it is to read much.
 #[derive(Debug)]
-pub struct Turns(Semaphore);
+pub struct Turns {
+    pages: Semaphore,
+    several: Semaphore,
+}
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Semaphore::new(MAX_GATHERED))
+        Self { pages: Semaphore::new(MAX_PAGES), several: Semaphore::new(MAX_GATHERED) }
+    }
+}
+
+impl Turns {
+    /// Waits for news, if that is asked for, and then for a turn to read it. Who waits holds nothing of it.
+    pub(super) async fn after(
+        &self,
+        what: Watched,
+        wait: Option<Wait>,
+        keys: &impl Keys,
+    ) -> Result<Option<SemaphorePermit<'_>>, Answer> {
+        let room = if matches!(what, Watched::Sessions(None)) { &self.several } else { &self.pages };
+        if let Some(wait) = wait {
+            match keys.call(Request::Watch { what, wait }).await {
+                Ok(Reply::Watched) => {}
+                Ok(_) => return Err(something_else()),
+                Err(error) => return Err(refusal(&error)),
+            }
+        }
+        Ok(room.acquire().await.ok())
     }
 }
 
@@ -48,7 +74,7 @@ pub async fn answer(ask: &Ask, key: &str, keys: &impl Keys, turns: &Turns) -> Re
         Method::GET | Method::HEAD => get(ask, key, keys, turns).await,
         Method::PUT | Method::POST => put(ask, key, keys).await,
         Method::DELETE => delete(ask, key, keys).await,
-        _ => Err(super::not_allowed(&ask.method)),
+        _ => Err(super::not_allowed(&ask.method, Methods::Key)),
     }
 }
 
@@ -62,11 +88,9 @@ async fn get(ask: &Ask, key: &str, keys: &impl Keys, turns: &Turns) -> Result<An
     let wait = query
         .blocking()?
         .map(|blocking| Wait { index: blocking.seen, at_most_ms: with_jitter(blocking.wait).as_millis() as u64 });
-    let rows = match topic {
-        Topic::Key(key) if query.has("consistent") && wait.is_none() => {
-            rows_of(keys.call(Request::ReadConsistent { key }).await)?
-        }
-        topic => all_rows(topic, wait, keys, turns).await?,
+    let (rows, _turn) = match topic {
+        Topic::Key(key) => (one(key, wait, query, keys).await?, None),
+        Topic::Prefix(_) => all_rows(topic, wait, keys, turns).await?,
     };
     let index = rows.index;
     let answer = if query.has("keys") {
@@ -81,26 +105,43 @@ async fn get(ask: &Ask, key: &str, keys: &impl Keys, turns: &Turns) -> Result<An
     Ok(answer.at(index))
 }
 
-/// A page follows the other; only the first waits for news. Where there are several, they are read from the beginning in
-/// their turn, so that what waits for its turn holds none.
-async fn all_rows(topic: Topic, wait: Option<Wait>, keys: &impl Keys, turns: &Turns) -> Result<Rows, Answer> {
-    let only = page(&topic, wait, None, keys).await?;
-    if only.more_after.is_none() {
-        return Ok(only);
+/// A key that is waited for is told as this node has it; what `consistent` asks for is decided when there is news.
+async fn one(key: String, wait: Option<Wait>, query: &Query, keys: &impl Keys) -> Result<Rows, Answer> {
+    kv::Key::new(&key).map_err(|error| refusal(&error))?;
+    let is_consistent = query.has("consistent");
+    if is_consistent && wait.is_none() {
+        return rows_of(keys.call(Request::ReadConsistent { key }).await);
     }
-    drop(only);
-    let _turn = turns.0.acquire().await;
-    let mut all = page(&topic, None, None, keys).await?;
+    let rows = rows_of(keys.call(Request::Read { topic: Topic::Key(key.clone()), wait, after: None }).await)?;
+    if is_consistent { rows_of(keys.call(Request::ReadConsistent { key }).await) } else { Ok(rows) }
+}
+
+/// A page follows the other. Where there are several, they are read from the beginning in their turn, so that what waits for its
+/// turn holds none. The turn is over when the answer is made.
+async fn all_rows<'a>(
+    topic: Topic,
+    wait: Option<Wait>,
+    keys: &impl Keys,
+    turns: &'a Turns,
+) -> Result<(Rows, Option<SemaphorePermit<'a>>), Answer> {
+    let turn = turns.after(Watched::Keys(topic.clone()), wait, keys).await?;
+    let only = page(&topic, None, keys).await?;
+    if only.more_after.is_none() {
+        return Ok((only, turn));
+    }
+    drop((only, turn));
+    let turn = turns.several.acquire().await.ok();
+    let mut all = page(&topic, None, keys).await?;
     while let Some(after) = all.more_after.take() {
-        let next = page(&topic, None, Some(after), keys).await?;
+        let next = page(&topic, Some(after), keys).await?;
         all.rows.extend(next.rows);
         all.more_after = next.more_after;
     }
-    Ok(all)
+    Ok((all, turn))
 }
 
-async fn page(topic: &Topic, wait: Option<Wait>, after: Option<String>, keys: &impl Keys) -> Result<Rows, Answer> {
-    rows_of(keys.call(Request::Read { topic: topic.clone(), wait, after }).await)
+async fn page(topic: &Topic, after: Option<String>, keys: &impl Keys) -> Result<Rows, Answer> {
+    rows_of(keys.call(Request::Read { topic: topic.clone(), wait: None, after }).await)
 }
 
 /// The names of keys; with a separator only up to its first place behind the prefix, each once.
@@ -179,15 +220,20 @@ pub fn shape(row: &Row) -> KeyValue {
 fn rows_of(answer: kv::Answer) -> Result<Rows, Answer> {
     match answer {
         Ok(Reply::Rows(rows)) => Ok(rows),
-        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Ok(_) => Err(something_else()),
         Err(error) => Err(refusal(&error)),
     }
+}
+
+/// A broken invariant that is not worth ending for.
+pub(super) fn something_else() -> Answer {
+    Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")
 }
 
 fn written(answer: kv::Answer) -> Result<Answer, Answer> {
     match answer {
         Ok(Reply::Written(is_done)) => Ok(Answer::json(&is_done)),
-        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Ok(_) => Err(something_else()),
         Err(error) => Err(refusal(&error)),
     }
 }

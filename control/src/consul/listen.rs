@@ -16,6 +16,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::{
+    counters::Counters,
     room::{Limits, Room},
     server::{self, Handler, MAX_CONNECTIONS},
 };
@@ -35,19 +36,21 @@ pub fn start(
     handler: impl Handler,
     wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
+    counters: Arc<Counters>,
 ) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::refused(format!("cannot start the HTTP API: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let run = move || runtime.block_on(keep_listening(Arc::new(handler), wanted, state));
+    let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS)), counters));
+    let run = move || runtime.block_on(keep_listening(Arc::new(handler), room, wanted, state));
     thread::Builder::new().name("http".into()).spawn(run).map(drop).map_err(cannot)
 }
 
 async fn keep_listening(
     handler: Arc<impl Handler>,
+    room: Arc<Room>,
     mut wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
 ) {
-    let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS))));
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     let mut missing = Missing::default();
     loop {
@@ -126,9 +129,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::consul::{
-        answer::{Answer, Standing},
-        request::Ask,
+    use crate::{
+        consul::{
+            answer::{Answer, Standing},
+            request::Ask,
+        },
+        kv::Reach,
     };
 
     struct Hello;
@@ -139,7 +145,7 @@ mod tests {
         }
 
         fn standing(&self) -> Standing {
-            Standing { index: 1, has_majority: true }
+            Standing { index: 1, reach: Reach { answering: 1, voters: 1, lost_for_ms: None } }
         }
 
         fn admits(&self, _token: Option<&str>) -> bool {
@@ -176,7 +182,7 @@ mod tests {
         let taken = local.local_addr().unwrap();
         let (_wanted, addresses) = watch::channel(BTreeSet::from([address, taken]));
         let (sender, mut state) = watch::channel(Listening::new());
-        start(Hello, addresses, sender).unwrap();
+        start(Hello, addresses, sender, Arc::default()).unwrap();
         let told = state.wait_for(|listening| listening.contains_key(&taken)).await.unwrap().clone();
         assert!(!told.contains_key(&address), "{told:?}");
     }
@@ -187,7 +193,7 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let (wanted, addresses) = watch::channel(BTreeSet::from([address]));
         let (sender, mut state) = watch::channel(Listening::new());
-        start(Hello, addresses, sender).unwrap();
+        start(Hello, addresses, sender, Arc::default()).unwrap();
         let told = state.wait_for(|listening| listening.contains_key(&address)).await.unwrap().clone();
         assert!(told[&address].as_ref().unwrap().contains("in use"), "{told:?}");
         drop(taken);

@@ -14,9 +14,11 @@ pub mod answer;
 pub mod blocking;
 pub mod catalog;
 pub mod convert;
+pub mod counters;
 pub mod json;
 pub mod kv;
 pub mod listen;
+pub mod methods;
 mod patient;
 pub mod query;
 pub mod request;
@@ -25,6 +27,7 @@ pub mod routes;
 pub mod server;
 pub mod session;
 pub mod shapes;
+pub mod share;
 pub mod txn;
 
 #[cfg(test)]
@@ -32,11 +35,11 @@ mod tests;
 
 use hyper::{Method, StatusCode};
 
-use self::answer::Answer;
+use self::{answer::Answer, methods::Methods};
 
 /// The path is there, but not for this method.
-fn not_allowed(method: &Method) -> Answer {
-    Answer::refused(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
+fn not_allowed(method: &Method, methods: Methods) -> Answer {
+    Answer::refused(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed")).allowing(methods)
 }
 
 /// Consul has it and we have not.

@@ -3,11 +3,14 @@
 //! An answer lies in memory until its client has taken it. One that stops reading, or reads a byte now and then, would keep
 //! it there for ever; its connection ends instead, and the room is free for others.
 //!
+//! It also notes how far its client is, so that what ends a connection can be told apart.
+//!
 //! INVARIANT: a connection on which nothing is to be written has no timer: ten thousand queries that wait cost none.
 
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,24 +25,45 @@ pub(super) const TAKE_PATIENCE: Duration = Duration::from_secs(30);
 /// See [`TAKE_PATIENCE`].
 pub(super) const LEAST_TAKEN_BYTES: usize = 64 << 10;
 
+/// How far a client is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    has_begun: AtomicBool,
+    is_cut: AtomicBool,
+}
+
+impl Progress {
+    /// It has said something that was not answered yet.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// It has not taken its answer.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+}
+
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct Patient<T> {
+pub(super) struct Patient<'a, T> {
     inner: T,
+    progress: &'a Progress,
     /// Runs while the client has to take something.
     timer: Option<Pin<Box<Sleep>>>,
     /// Since the timer runs.
     taken_bytes: usize,
 }
 
-impl<T> Patient<T> {
-    pub(super) fn new(inner: T) -> Self {
-        Self { inner, timer: None, taken_bytes: 0 }
+impl<'a, T> Patient<'a, T> {
+    pub(super) fn new(inner: T, progress: &'a Progress) -> Self {
+        Self { inner, progress, timer: None, taken_bytes: 0 }
     }
 
     fn on_written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(len_bytes)) => {
+                self.progress.has_begun.store(false, Ordering::Relaxed);
                 self.taken_bytes += len_bytes;
                 if self.taken_bytes >= LEAST_TAKEN_BYTES {
                     self.rest();
@@ -53,6 +77,7 @@ impl<T> Patient<T> {
                     Box::pin(sleep(TAKE_PATIENCE))
                 });
                 ready!(timer.as_mut().poll(cx));
+                self.progress.is_cut.store(true, Ordering::Relaxed);
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }
@@ -64,13 +89,18 @@ impl<T> Patient<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<'_, T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.progress.has_begun.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<'_, T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.on_written(cx, written)
@@ -115,11 +145,13 @@ mod tests {
     /// Sends an answer to a client that does this. How it ended, and after how long.
     async fn send(client: impl AsyncFnOnce(DuplexStream)) -> (io::Result<()>, Duration) {
         let (far, near) = duplex(1024);
-        let mut near = Patient::new(near);
+        let progress = Progress::default();
+        let mut near = Patient::new(near, &progress);
         let began = Instant::now();
         let sending = async {
             let sent = near.write_all(&vec![0; ANSWER_BYTES]).await;
             let took = began.elapsed();
+            assert_eq!(progress.is_cut(), sent.is_err());
             drop(near);
             (sent, took)
         };
@@ -162,7 +194,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_on_which_nothing_is_written_is_left_alone() {
         let (mut far, near) = duplex(1024);
-        let mut near = Patient::new(near);
+        let progress = Progress::default();
+        let mut near = Patient::new(near, &progress);
         near.write_all(&[0; 100]).await.unwrap();
         near.flush().await.unwrap();
         assert!(near.timer.is_none());

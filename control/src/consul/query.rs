@@ -3,7 +3,8 @@
 //! Most flags count by being there, whatever stands behind the `=` (`recurse=None`, `keys=True`, `stale=` are all sent by
 //! real clients). Times are Go's (`60000ms`, `1m0s`).
 //!
-//! INVARIANT: at most [`MAX_PARAMETERS`] are kept; a query of more is refused.
+//! INVARIANT: at most [`MAX_PARAMETERS`] and [`MAX_QUERY_BYTES`] are kept, of thousands of queries that wait each; a query of more is
+//! refused.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::go_duration;
 
 /// More than any client sends.
 const MAX_PARAMETERS: usize = 64;
+/// Longer than any client sends: a note about a check is the longest thing.
+const MAX_QUERY_BYTES: usize = 8 << 10;
 /// How long a blocking query waits without `wait`.
 const DEFAULT_WAIT: Duration = Duration::from_mins(5);
 /// The longest that one waits.
@@ -37,6 +40,9 @@ pub enum QueryError {
     /// Too many.
     #[error("more than {MAX_PARAMETERS} parameters")]
     TooMany,
+    /// Too long.
+    #[error("more than {MAX_QUERY_BYTES} bytes of parameters")]
+    TooLong,
     /// Another one that has to be a number and is none.
     #[error("Invalid {0} value: {1:?}")]
     Number(&'static str, String),
@@ -54,6 +60,9 @@ pub struct Blocking {
 impl Query {
     /// The parameters of a query string, without its `?`.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
+        if text.len() > MAX_QUERY_BYTES {
+            return Err(QueryError::TooLong);
+        }
         let parameters: Vec<_> =
             form_urlencoded::parse(text.as_bytes()).into_owned().take(MAX_PARAMETERS + 1).collect();
         if parameters.len() > MAX_PARAMETERS {
@@ -92,13 +101,14 @@ impl Query {
         self.get(name).map(parse).transpose()
     }
 
-    /// What a blocking query waits for; None for one that is answered at once.
+    /// What a blocking query waits for; None for one that is answered at once. An empty value is none, as with Consul.
     pub fn blocking(&self) -> Result<Option<Blocking>, QueryError> {
-        let wait = match self.get("wait") {
+        let given = |name| self.get(name).filter(|text| !text.is_empty());
+        let wait = match given("wait") {
             Some(text) => go_duration::parse(text).ok_or(QueryError::Wait)?,
             None => DEFAULT_WAIT,
         };
-        let seen: u64 = match self.get("index") {
+        let seen: u64 = match given("index") {
             Some(text) => text.parse().map_err(|_| QueryError::Index)?,
             None => 0,
         };
@@ -148,16 +158,25 @@ mod tests {
         assert_eq!(blocking("index=7&wait=60000ms"), Blocking { seen: 7, wait: Duration::from_mins(1) });
         assert_eq!(blocking("index=7").wait, DEFAULT_WAIT);
         assert_eq!(blocking("index=7&wait=24h").wait, MAX_WAIT);
+        assert_eq!(blocking("index=7&wait=0s").wait, DEFAULT_WAIT);
+        assert_eq!(blocking("index=7&wait=").wait, DEFAULT_WAIT);
+        assert_eq!(query("index=&wait=").blocking(), Ok(None));
     }
 
     #[test]
     fn what_cannot_be_read_is_refused_in_consuls_words() {
         let refused = |text: &str| query(text).blocking().unwrap_err().to_string();
         assert_eq!(refused("index=abc"), "Invalid index");
-        assert_eq!(refused("index=-1"), "Invalid index");
-        assert_eq!(refused("index=1&wait=soon"), "Invalid wait time");
+        for index in ["-1", "0x7", "7.0", "1e3", "18446744073709551616", "%207"] {
+            assert_eq!(refused(&format!("index={index}")), "Invalid index", "{index}");
+        }
+        for wait in ["soon", "10", "-5s", "5", "1d", "NaNs", "infs", "99999999999999h"] {
+            assert_eq!(refused(&format!("index=1&wait={wait}")), "Invalid wait time", "{wait}");
+            assert_eq!(refused(&format!("wait={wait}")), "Invalid wait time", "also where nothing waits: {wait}");
+        }
         assert!(Query::parse("stale&consistent").unwrap_err().to_string().starts_with("Cannot specify ?stale"));
         assert_eq!(Query::parse(&"a&".repeat(100)), Err(QueryError::TooMany));
+        assert_eq!(Query::parse(&format!("filter={}", "a".repeat(MAX_QUERY_BYTES))), Err(QueryError::TooLong));
         assert!(query("cas=x").number("cas").is_err());
     }
 }

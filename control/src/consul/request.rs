@@ -4,9 +4,12 @@ use hyper::{Method, body::Bytes};
 use percent_encoding::percent_decode_str;
 
 use super::{answer::Answer, query::Query};
+use crate::kv::limits::MAX_KEY_BYTES;
 
 /// The longest path: a key of the longest kind, each byte of it encoded.
 pub const MAX_PATH_BYTES: usize = 16 << 10;
+/// The same, decoded: what a query that waits keeps.
+const MAX_DECODED_BYTES: usize = MAX_KEY_BYTES + 64;
 
 /// A request for one of our paths.
 #[derive(Clone, Debug)]
@@ -32,6 +35,9 @@ impl Ask {
         }
         let path = percent_decode_str(encoded).decode_utf8();
         let path = path.map_err(|_| Answer::bad("the path is not UTF-8"))?.into_owned();
+        if path.len() > MAX_DECODED_BYTES {
+            return Err(Answer::bad(format!("the path is longer than a key may be: {MAX_KEY_BYTES} bytes")));
+        }
         Ok(Self { method, path, query: Query::parse(query.unwrap_or_default())?, body, source: String::new() })
     }
 
@@ -39,6 +45,11 @@ impl Ask {
     pub fn behind(&self, first: &str) -> Option<&str> {
         let rest = self.path.strip_prefix(first)?;
         if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+    }
+
+    /// True for what only asks.
+    pub fn is_get(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 
     /// True for both ways in which clients ask for a change: python's and Go's use PUT, consulate GET.
@@ -75,5 +86,7 @@ mod tests {
         assert_eq!(ask("/v2/kv/a").unwrap_err(), Answer::nothing());
         assert_eq!(ask("/v1/kv/%ff").unwrap_err(), Answer::bad("the path is not UTF-8"));
         assert!(ask(&format!("/v1/kv/{}", "a".repeat(20 << 10))).is_err());
+        assert!(ask(&format!("/v1/kv/{}", "%61".repeat(MAX_KEY_BYTES))).is_ok());
+        assert!(ask(&format!("/v1/kv/{}", "a".repeat(MAX_KEY_BYTES + 64))).is_err());
     }
 }

@@ -1,17 +1,21 @@
 //! Room for what is under way at once: connections, bodies of requests, answers that their clients have not taken.
 //!
-//! Bytes are counted in KiB by a semaphore of each kind. A permit lies beside its bytes and goes with the last that holds
+//! Bytes are counted in KiB, in [`Shares`] of each kind. A part of them lies beside its bytes and goes with the last that holds
 //! them, so that it is given back neither too early nor never: the HTTP library lets go of a body long before it is sent.
 //!
 //! INVARIANT: a query that waits holds nothing but the place of its connection: it has no body, and its answer is not made.
-//! INVARIANT: nothing waits for room but connections. What finds none is refused: by waiting it would hold what is lacking.
+//! INVARIANT: nothing waits for room. What finds none is refused, and counted: by waiting it would hold what is lacking.
 
 use std::sync::Arc;
 
 use hyper::{StatusCode, body::Bytes};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::answer::Answer;
+use super::{
+    answer::Answer,
+    counters::{Counters, Refusal},
+    share::{Client, Lack, Limit, Part, Shares},
+};
 use crate::kv::limits::MAX_TOTAL_BYTES;
 
 /// The longest body: a value of the key-value store, within a transaction's encoding.
@@ -24,82 +28,105 @@ const MAX_ANSWERS_BYTES: usize = 256 << 20;
 const SMALL_ANSWER_BYTES: usize = 16 << 10;
 /// What a body takes at first; twice as much each time it grows.
 const FIRST_PIECE_BYTES: usize = 4 << 10;
+/// Clients that are told at once why there is no place for them; a further one finds its connection closed.
+const MAX_TURNED_AWAY: usize = 64;
 
 const _: () = {
     assert!(MAX_BODY_BYTES.is_power_of_two(), "a body never takes more than the longest one");
     // Base64 grows by a third; what stands around a value is counted by the store, too.
-    assert!(MAX_TOTAL_BYTES / 3 * 4 < MAX_ANSWERS_BYTES / 2, "two clients at once may read the whole store");
+    assert!(MAX_TOTAL_BYTES / 3 * 4 < MAX_ANSWERS_BYTES / 2, "a client may read the whole store");
+    assert!(MAX_TOTAL_BYTES / 3 * 4 < MAX_ANSWERS_BYTES / 4 * 3 / 2, "two of them at once");
 };
 
 /// How much there is of each.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Clients at once.
-    pub connections: usize,
-    /// Bodies of requests, in sum.
-    pub bodies_bytes: usize,
-    /// Answers that are on their way, in sum.
-    pub answers_bytes: usize,
+    pub connections: Limit,
+    /// Bodies of requests, in KiB.
+    pub bodies: Limit,
+    /// Answers that are on their way, in KiB.
+    pub answers: Limit,
 }
 
 /// What is left of it.
 #[derive(Debug)]
 pub struct Room {
-    /// One for each client.
-    pub(super) connections: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    connections: Arc<Shares>,
+    bodies: Arc<Shares>,
+    answers: Arc<Shares>,
+    pub(super) turned_away: Semaphore,
+    /// What is refused for lack of it, and all else that the API counts.
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Limits {
-    /// What a node has, for so many clients.
+    /// What a node has, for so many connections.
     pub fn of_node(connections: usize) -> Self {
-        Self { connections, bodies_bytes: MAX_BODIES_BYTES, answers_bytes: MAX_ANSWERS_BYTES }
+        Self {
+            connections: Limit::of(connections, 4),
+            bodies: Limit::of(MAX_BODIES_BYTES >> 10, 4),
+            answers: Limit::of(MAX_ANSWERS_BYTES >> 10, 2),
+        }
     }
 }
 
 impl Room {
     /// All of it is free.
-    pub fn new(limits: Limits) -> Self {
-        let semaphore = |count| Arc::new(Semaphore::new(count));
+    pub fn new(limits: Limits, counters: Arc<Counters>) -> Self {
         Self {
-            connections: semaphore(limits.connections),
-            bodies: semaphore(limits.bodies_bytes >> 10),
-            answers: semaphore(limits.answers_bytes >> 10),
+            connections: Shares::new(limits.connections),
+            bodies: Shares::new(limits.bodies),
+            answers: Shares::new(limits.answers),
+            turned_away: Semaphore::new(MAX_TURNED_AWAY),
+            counters,
         }
+    }
+
+    /// A place for a connection, or what its client is told.
+    pub(super) fn connection(&self, client: Client) -> Result<Part, Answer> {
+        self.connections.take(client, 1).map_err(|lack| {
+            self.counters.on_refused(Refusal::Connection);
+            match lack {
+                Lack::Room => busy("all connections that this node has room for are taken: try again".into()),
+                Lack::Share => share("connections to this node; close some, and ask again"),
+            }
+        })
     }
 
     /// A body of which nothing has come yet.
-    pub(super) fn body(&self) -> Coming {
-        let permit = take(&self.bodies, 0).expect("nothing finds room everywhere");
-        Coming { held: Held { bytes: Vec::new(), permit }, room: Arc::clone(&self.bodies) }
+    pub(super) fn body(&self, client: Client) -> Coming<'_> {
+        Coming { held: Held { bytes: Vec::new(), part: self.bodies.none(client) }, counters: &self.counters }
     }
 
     /// An answer, on its way until its bytes are gone.
-    pub(super) fn answer(&self, mut bytes: Vec<u8>) -> Result<Bytes, Answer> {
+    pub(super) fn answer(&self, client: Client, mut bytes: Vec<u8>) -> Result<Bytes, Answer> {
         if bytes.len() <= SMALL_ANSWER_BYTES {
             return Ok(bytes.into());
         }
-        let Some(permit) = take(&self.answers, bytes.len()) else { return Err(no_room_for_answer(bytes.len())) };
+        let part = self.answers.take(client, in_kib(bytes.len())).map_err(|lack| {
+            self.counters.on_refused(Refusal::Answer);
+            no_room_for_answer(lack, bytes.len())
+        })?;
         bytes.shrink_to_fit();
-        Ok(Bytes::from_owner(Held { bytes, permit }))
+        Ok(Bytes::from_owner(Held { bytes, part }))
     }
 
     /// KiB that bodies and answers may still take.
     #[cfg(test)]
     pub(super) fn free_kib(&self) -> (usize, usize) {
-        (self.bodies.available_permits(), self.answers.available_permits())
+        (self.bodies.free(), self.answers.free())
     }
 }
 
 /// A body while it comes. What was only announced takes no room.
 #[derive(Debug)]
-pub(super) struct Coming {
+pub(super) struct Coming<'a> {
     held: Held,
-    room: Arc<Semaphore>,
+    counters: &'a Counters,
 }
 
-impl Coming {
+impl Coming<'_> {
     pub(super) fn len(&self) -> usize {
         self.held.bytes.len()
     }
@@ -120,9 +147,11 @@ impl Coming {
     }
 
     fn grow(&mut self, capacity: usize) -> Result<(), Answer> {
-        let has_bytes = self.held.permit.num_permits() << 10;
-        let more = take(&self.room, capacity.saturating_sub(has_bytes)).ok_or_else(no_room_for_body)?;
-        self.held.permit.merge(more);
+        let more = in_kib(capacity).saturating_sub(self.held.part.count());
+        self.held.part.grow(more).map_err(|lack| {
+            self.counters.on_refused(Refusal::Body);
+            no_room_for_body(lack)
+        })?;
         self.held.bytes.reserve_exact(capacity - self.held.bytes.len());
         Ok(())
     }
@@ -132,7 +161,7 @@ impl Coming {
 #[derive(Debug)]
 struct Held {
     bytes: Vec<u8>,
-    permit: OwnedSemaphorePermit,
+    part: Part,
 }
 
 impl AsRef<[u8]> for Held {
@@ -141,39 +170,63 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn take(room: &Arc<Semaphore>, len_bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let kib = u32::try_from(len_bytes.div_ceil(1 << 10)).ok()?;
-    Arc::clone(room).try_acquire_many_owned(kib).ok()
+fn in_kib(len_bytes: usize) -> usize {
+    len_bytes.div_ceil(1 << 10)
 }
 
-fn no_room_for_body() -> Answer {
-    busy("the bodies of requests that are being answered leave no room for this one: ask again".into())
+fn no_room_for_body(lack: Lack) -> Answer {
+    match lack {
+        Lack::Room => {
+            busy("the bodies of requests that are being answered leave no room for this one: ask again".into())
+        }
+        Lack::Share => share("bodies of requests under way: ask again"),
+    }
 }
 
-fn no_room_for_answer(len_bytes: usize) -> Answer {
+fn no_room_for_answer(lack: Lack, len_bytes: usize) -> Answer {
     let mib = len_bytes.div_ceil(1 << 20);
-    busy(format!(
-        "answers that their clients have not taken leave no room for one of {mib} MiB: ask again, or for less"
-    ))
+    match lack {
+        Lack::Room => busy(format!(
+            "answers that their clients have not taken leave no room for one of {mib} MiB: ask again, or for less"
+        )),
+        Lack::Share => share(&format!(
+            "answers that it has not taken, and this one has {mib} MiB more: take them first, or ask for less"
+        )),
+    }
 }
 
 fn busy(reason: String) -> Answer {
-    tracing::debug!(reason, "a request of the API is refused");
+    tracing::debug!(reason, "a client of the API is refused");
     Answer::refused(StatusCode::SERVICE_UNAVAILABLE, reason).because("busy")
+}
+
+/// Of what this client has enough.
+fn share(of_what: &str) -> Answer {
+    let reason = format!("this address has as much as one may have of {of_what}");
+    tracing::debug!(reason, "a client of the API is refused");
+    Answer::refused(StatusCode::TOO_MANY_REQUESTS, reason).because("share-taken")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOST: Client = Client::Host;
+
     fn room() -> Room {
-        Room::new(Limits { connections: 1, bodies_bytes: 64 << 10, answers_bytes: 64 << 10 })
+        let limits =
+            Limits { connections: Limit::of(4, 4), bodies: Limit::of(64, 4), answers: Limit { all: 64, share: 32 } };
+        Room::new(limits, Arc::default())
+    }
+
+    fn told(refused: &Answer) -> (u16, &str) {
+        (refused.status.as_u16(), refused.refusal.unwrap_or_default())
     }
 
     #[test]
     fn a_body_takes_room_as_it_comes_and_as_long_as_somebody_has_it() {
         let room = room();
-        let mut body = room.body();
+        let mut body = room.body(HOST);
         assert_eq!(room.free_kib().0, 64, "nothing has come");
         body.extend(&[1; 100]).unwrap();
         assert_eq!(room.free_kib().0, 60);
@@ -191,7 +244,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_refused_and_takes_none() {
         let room = room();
-        let (mut first, mut second) = (room.body(), room.body());
+        let (mut first, mut second) = (room.body(HOST), room.body(HOST));
         first.extend(&vec![0; 33 << 10]).unwrap();
         let refused = second.extend(&[0]).unwrap_err();
         assert_eq!((refused.status, refused.refusal), (StatusCode::SERVICE_UNAVAILABLE, Some("busy")));
@@ -202,11 +255,41 @@ mod tests {
     #[test]
     fn answers_take_room_but_for_small_ones() {
         let room = room();
-        let small: Vec<_> = (0..10).map(|_| room.answer(vec![0; SMALL_ANSWER_BYTES]).unwrap()).collect();
-        let large = room.answer(vec![0; 40 << 10]).unwrap();
+        let small: Vec<_> = (0..10).map(|_| room.answer(HOST, vec![0; SMALL_ANSWER_BYTES]).unwrap()).collect();
+        let large = room.answer(HOST, vec![0; 40 << 10]).unwrap();
         assert_eq!((small.len(), room.free_kib().1), (10, 24));
-        assert!(room.answer(vec![0; 25 << 10]).is_err());
+        assert!(room.answer(HOST, vec![0; 25 << 10]).is_err());
         drop(large);
-        assert!(room.answer(vec![0; 64 << 10]).is_ok());
+        assert!(room.answer(HOST, vec![0; 64 << 10]).is_ok());
+    }
+
+    #[test]
+    fn one_client_is_refused_when_it_has_its_share_and_another_is_not() {
+        let room = room();
+        let [one, another] = [5, 6].map(|last| Client::Other([10, 32, 0, last].into()));
+        let mut first = room.body(one);
+        first.extend(&vec![0; 16 << 10]).unwrap();
+        assert_eq!(told(&room.body(one).extend(&[0]).unwrap_err()), (429, "share-taken"));
+        room.body(another).extend(&[0]).unwrap();
+        let answer = room.answer(one, vec![0; 32 << 10]).unwrap();
+        assert_eq!(told(&room.answer(one, vec![0; 17 << 10]).unwrap_err()), (429, "share-taken"));
+        room.answer(one, vec![0; SMALL_ANSWER_BYTES]).unwrap();
+        drop((answer, room.answer(another, vec![0; 16 << 10]).unwrap()));
+        let place = room.connection(one).unwrap();
+        assert_eq!(told(&room.connection(one).unwrap_err()), (429, "share-taken"));
+        let counted = [Refusal::Connection, Refusal::Body, Refusal::Answer].map(|why| room.counters.refused(why));
+        assert_eq!(counted, [1, 1, 1]);
+        drop((first, place));
+        assert_eq!(room.free_kib(), (64, 64));
+    }
+
+    #[test]
+    fn where_all_places_are_taken_a_client_is_told_to_try_again() {
+        let room = room();
+        let places: Vec<_> = (0..3).map(|last| room.connection(Client::Other([10, 32, 0, last].into()))).collect();
+        assert!(places.iter().all(Result::is_ok));
+        assert_eq!(told(&room.connection(Client::Other([10, 32, 0, 9].into())).unwrap_err()), (503, "busy"));
+        let _host = room.connection(HOST).unwrap();
+        assert_eq!(told(&room.connection(HOST).unwrap_err()), (503, "busy"));
     }
 }

@@ -1,23 +1,32 @@
 //! Which path is answered by whom.
 
+use std::time::Instant;
+
 use hyper::{Method, StatusCode};
+use tokio::sync::watch;
 
 use super::{
     agent,
     answer::{Answer, Standing},
     catalog,
     kv::{self, Keys, Turns},
-    not_allowed, not_here,
+    methods, not_allowed, not_here,
     request::Ask,
     server::Handler,
     session, txn,
 };
-use crate::{daemon::Views, node::MemberState, registration::agent::AgentHandle};
+use crate::{
+    daemon::Views,
+    kv::{Contact, Reach},
+    registration::agent::AgentHandle,
+};
 
 /// Everything that routes need to answer.
 pub struct Routes<K> {
     /// What runs where.
     pub views: Views,
+    /// Whether this node is with the others.
+    pub contact: watch::Receiver<Contact>,
     /// The key-value store.
     pub keys: K,
     /// Who reads a large part of the store.
@@ -30,16 +39,13 @@ pub struct Routes<K> {
 
 impl<K: Keys + 'static> Handler for Routes<K> {
     async fn answer(&self, ask: Ask) -> Answer {
-        match self.route(&ask).await {
-            Ok(Some(answer)) | Err(answer) => answer,
-            Ok(None) => unknown(&ask),
+        match self.routed(&ask).await {
+            Ok(answer) | Err(answer) => answer,
         }
     }
 
     fn standing(&self) -> Standing {
-        let view = self.views.borrow();
-        let up_count = view.nodes.values().filter(|node| node.facts.state == MemberState::Up).count();
-        Standing { index: view.index.0, has_majority: up_count * 2 > view.nodes.len() }
+        Standing { index: self.views.borrow().index.0, reach: self.reach() }
     }
 
     fn admits(&self, token: Option<&str>) -> bool {
@@ -51,8 +57,48 @@ impl<K: Keys + 'static> Handler for Routes<K> {
 }
 
 impl<K: Keys> Routes<K> {
-    async fn route(&self, ask: &Ask) -> Result<Option<Answer>, Answer> {
+    async fn routed(&self, ask: &Ask) -> Result<Answer, Answer> {
         catalog::refuse_foreign(&ask.query)?;
+        if let Some(methods) = methods::of(&ask.path) {
+            if ask.method == Method::OPTIONS {
+                return Ok(Answer::done().allowing(methods));
+            }
+            if !methods.have(&ask.method) {
+                return Err(not_allowed(&ask.method, methods));
+            }
+        }
+        self.demand_consistency(ask)?;
+        let answer = self.route(ask).await?.ok_or_else(|| {
+            Answer::refused(StatusCode::NOT_FOUND, format!("there is no /v1/{} for {}", ask.path, ask.method))
+        })?;
+        // It may have waited for long.
+        self.demand_consistency(ask)?;
+        Ok(answer)
+    }
+
+    fn reach(&self) -> Reach {
+        self.contact.borrow().reach(Instant::now())
+    }
+
+    /// Who asks for `consistent` wants no answer from a node that is cut off. What the agent says is of this node alone.
+    fn demand_consistency(&self, ask: &Ask) -> Result<(), Answer> {
+        let is_of_cluster = ["kv", "catalog", "health", "session"].iter().any(|area| ask.behind(area).is_some());
+        if !(ask.is_get() && is_of_cluster && ask.query.has("consistent")) {
+            return Ok(());
+        }
+        match self.reach() {
+            Reach { lost_for_ms: None, .. } => Ok(()),
+            Reach { answering, voters, .. } => {
+                let reason = format!(
+                    "No cluster leader: {answering} of {voters} voters are alive, which is no majority; without `consistent` this \
+                     node answers with what it has"
+                );
+                Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, reason).because("no-majority"))
+            }
+        }
+    }
+
+    async fn route(&self, ask: &Ask) -> Result<Option<Answer>, Answer> {
         if let Some(key) = ask.behind("kv") {
             return kv::answer(ask, key, &self.keys, &self.turns).await.map(Some);
         }
@@ -67,9 +113,9 @@ impl<K: Keys> Routes<K> {
             ("catalog", rest) => catalog::catalog(ask, rest, &self.views).await,
             ("health", rest) => catalog::health(ask, rest, &self.views).await,
             ("agent", rest) => agent::answer(ask, rest, &self.agent, &self.views).await,
-            ("session", rest) => session::answer(ask, rest, &self.keys, &self.views).await,
+            ("session", rest) => session::answer(ask, rest, &self.keys, &self.turns, &self.views).await,
             ("txn", "") if ask.is_put() => txn::answer(ask, &self.keys).await.map(Some),
-            ("status", rest) if ask.method == Method::GET => Ok(catalog::status(rest, &self.views.borrow())),
+            ("status", rest) => Ok(catalog::status(rest, &self.views.borrow())),
             (
                 "event" | "query" | "coordinate" | "snapshot" | "operator" | "acl" | "connect" | "config"
                 | "discovery-chain",
@@ -80,17 +126,10 @@ impl<K: Keys> Routes<K> {
     }
 }
 
-/// A path that there is for another method, or is not at all.
-fn unknown(ask: &Ask) -> Answer {
-    const AREAS: [&str; 6] = ["catalog", "health", "agent", "session", "txn", "status"];
-    let is_known_area = AREAS.contains(&ask.path.split('/').next().unwrap_or_default());
-    if is_known_area && ask.method != Method::GET && !ask.is_put() {
-        return not_allowed(&ask.method);
-    }
-    Answer::refused(StatusCode::NOT_FOUND, format!("there is no /v1/{} for {}", ask.path, ask.method))
-}
-
 /// Takes as long for a wrong token as for a right one of its length.
 fn is_same(own: &[u8], given: &[u8]) -> bool {
     own.len() == given.len() && own.iter().zip(given).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 for the API: connections, limits, the operator's token.
 //!
-//! INVARIANT: what is under way fits its [`Room`]; a body of more than [`MAX_BODY_BYTES`] is refused before it is read
+//! INVARIANT: what is under way fits its [`Room`], and who finds none is told so; a body of more than [`MAX_BODY_BYTES`] is refused before it is read
 //! whole; what a client sends reaches a handler only with the operator's token, when there is one.
 
 use std::{convert::Infallible, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
@@ -15,24 +15,26 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket},
 };
 
 use super::{
     answer::{Answer, Layout, Standing},
-    patient::Patient,
+    counters::Refusal,
+    patient::{Patient, Progress},
     query::Query,
     request::Ask,
     room::{MAX_BODY_BYTES, Room},
+    share::Client,
 };
 
 /// Connections that may come at once and wait to be taken. Where there is no room for one its client is silent for a second and
 /// more: the library's 128 are filled by a script that starts a thousand watchers.
 const BACKLOG: u32 = 4096;
 
-/// Ten thousand parked queries, and room for those that ask.
-pub const MAX_CONNECTIONS: usize = 12_000;
+/// Ten thousand parked queries of containers, and room for those that ask: a quarter is this host's.
+pub const MAX_CONNECTIONS: usize = 14_000;
 /// How long a client may take for its headers.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may take for its body.
@@ -41,6 +43,10 @@ const BODY_PATIENCE: Duration = Duration::from_mins(1);
 const MAX_HEADER_BYTES: usize = 32 << 10;
 /// What is noted of a client's name for itself.
 const MAX_AGENT_CHARS: usize = 100;
+/// How long a client that finds no place may take for the answer.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
+/// What of its request is read and thrown away meanwhile: a connection that is closed with something unread loses the answer.
+const FAREWELL_BYTES: u64 = 64 << 10;
 /// After a refused `accept`: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,45 +64,105 @@ pub trait Handler: Send + Sync + 'static {
 
 /// Serves one listener for ever. Several listeners share one room.
 pub async fn serve(listener: TcpListener, handler: Arc<impl Handler>, room: Arc<Room>) {
-    while let Ok(place) = Arc::clone(&room.connections).acquire_owned().await {
+    let mut is_failing = false;
+    loop {
         match listener.accept().await {
-            Ok((stream, client)) => {
+            Ok((stream, from)) => {
+                is_failing = false;
+                let client = Client::of(from.ip(), stream.local_addr().map_or(from.ip(), |own| own.ip()));
                 let (handler, room) = (Arc::clone(&handler), Arc::clone(&room));
-                tokio::spawn(async move {
-                    converse(stream, client.ip(), &*handler, &room).await;
-                    drop(place);
-                });
+                tokio::spawn(async move { receive(stream, (from.ip(), client), &*handler, &room).await });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection of the API");
+                if !is_failing {
+                    tracing::warn!(%error, "cannot accept connections of the API; tried again until it can be done");
+                }
+                is_failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Answers what comes on one connection, until it ends.
-async fn converse(
+/// Answers what comes on one connection, or says that there is no place for it.
+async fn receive(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
-    client: IpAddr,
+    (address, client): (IpAddr, Client),
     handler: &impl Handler,
     room: &Room,
 ) {
+    match room.connection(client) {
+        Ok(place) => {
+            room.counters.on_connection();
+            converse(stream, (address, client), handler, room).await;
+            room.counters.on_closed();
+            drop(place);
+        }
+        Err(refused) => turn_away(stream, refused, handler, room).await,
+    }
+}
+
+/// Says why, whatever is asked, and ends the connection.
+async fn turn_away(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    refused: Answer,
+    handler: &impl Handler,
+    room: &Room,
+) {
+    let Ok(_turn) = room.turned_away.try_acquire() else { return };
+    let answer = printed(refused.into_response(handler.standing(), Layout::Compact));
+    let saying = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
+    };
+    // A client that does not want to know has gone.
+    drop(tokio::time::timeout(FAREWELL_PATIENCE, saying).await);
+}
+
+/// An answer to somebody who is not listened to.
+fn printed(response: Response<Vec<u8>>) -> Vec<u8> {
+    let (head, body) = response.into_parts();
+    let mut text =
+        format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", head.status, body.len()).into_bytes();
+    for (name, value) in &head.headers {
+        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    text.extend(b"\r\n");
+    text.extend(body);
+    text
+}
+
+/// Answers what comes on one connection, until it ends.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    client: (IpAddr, Client),
+    handler: &impl Handler,
+    room: &Room,
+) {
+    let progress = Progress::default();
     let service = service_fn(|request| respond(request, client, handler, room));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
         .max_buf_size(MAX_HEADER_BYTES)
         .half_close(false)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, &progress)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection of the API ended");
+        // Who has nothing to ask for that long has not been slow.
+        let is_slow = progress.is_cut() || error.is_timeout() && progress.has_begun();
+        if is_slow {
+            room.counters.on_refused(Refusal::Timeout);
+        } else if error.is_parse() {
+            room.counters.on_refused(Refusal::BadRequest);
+        }
     }
 }
 
 async fn respond<B>(
     request: Request<B>,
-    client: IpAddr,
+    (address, client): (IpAddr, Client),
     handler: &impl Handler,
     room: &Room,
 ) -> Result<Response<Full<Bytes>>, Infallible>
@@ -104,53 +170,71 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    room.counters.on_request();
     let layout = layout_of(request.uri().query());
-    let source = source_of(request.method(), client, request.headers());
-    let answer = match read(request, handler, room).await {
-        Ok(ask) => handler.answer(Ask { source, ..ask }).await,
+    let source = source_of(request.method(), address, request.headers());
+    let answer = match read(request, client, handler, room).await {
+        Ok(ask) => counted(handler.answer(Ask { source, ..ask }).await, room),
         Err(answer) => answer,
     };
     let (head, bytes) = answer.into_response(handler.standing(), layout).into_parts();
-    Ok(match room.answer(bytes) {
+    Ok(match room.answer(client, bytes) {
         Ok(bytes) => Response::from_parts(head, Full::new(bytes)),
         Err(refused) => refused.into_response(handler.standing(), layout).map(|line| Full::new(line.into())),
     })
 }
 
-async fn read<B>(request: Request<B>, handler: &impl Handler, room: &Room) -> Result<Ask, Answer>
+/// The same, counted if it says that the request is none.
+fn counted(answer: Answer, room: &Room) -> Answer {
+    if matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED) {
+        room.counters.on_refused(Refusal::BadRequest);
+    }
+    answer
+}
+
+/// Each refusal is counted here.
+async fn read<B>(request: Request<B>, client: Client, handler: &impl Handler, room: &Room) -> Result<Ask, Answer>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
     let query = head.uri.query();
-    let parameters = Query::parse(query.unwrap_or_default())?;
+    let parameters = Query::parse(query.unwrap_or_default()).map_err(|error| counted(error.into(), room))?;
     let token = token_of(&head.headers).or_else(|| parameters.get("token"));
     if !handler.admits(token) {
+        room.counters.on_refused(Refusal::Token);
         return Err(Answer::refused(StatusCode::FORBIDDEN, "Permission denied"));
     }
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(too_large());
+        return Err(too_large(room));
     }
-    let body = tokio::time::timeout(BODY_PATIENCE, whole(body, room)).await;
-    let body = body.map_err(|_| Answer::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come"))??;
+    let body = tokio::time::timeout(BODY_PATIENCE, whole(body, client, room)).await;
+    let body = body.map_err(|_| {
+        room.counters.on_refused(Refusal::BodyUnfinished);
+        Answer::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come")
+    })??;
     // Of what only asks nobody looks at the body, and it may wait for long.
     let only_asks = matches!(head.method, Method::GET | Method::HEAD);
-    Ask::new(head.method, head.uri.path(), query, if only_asks { Bytes::new() } else { body })
+    let body = if only_asks { Bytes::new() } else { body };
+    Ask::new(head.method, head.uri.path(), query, body).map_err(|answer| counted(answer, room))
 }
 
-async fn whole<B>(body: B, room: &Room) -> Result<Bytes, Answer>
+async fn whole<B>(body: B, client: Client, room: &Room) -> Result<Bytes, Answer>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut body = pin!(body);
-    let mut coming = room.body();
+    let mut coming = room.body(client);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(unreadable)?;
+        let frame = frame.map_err(|error| {
+            room.counters.on_refused(Refusal::BodyUnfinished);
+            unreadable(error)
+        })?;
         let Ok(piece) = frame.into_data() else { continue };
         if coming.len() + piece.len() > MAX_BODY_BYTES {
-            return Err(too_large());
+            return Err(too_large(room));
         }
         coming.extend(&piece)?;
     }
@@ -162,7 +246,8 @@ fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ans
     Answer::bad(format!("the body cannot be read: {error}"))
 }
 
-fn too_large() -> Answer {
+fn too_large(room: &Room) -> Answer {
+    room.counters.on_refused(Refusal::BodyTooLong);
     let reason = format!("Request body too large, max size: {MAX_BODY_BYTES} bytes.");
     Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

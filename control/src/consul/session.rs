@@ -1,13 +1,13 @@
 //! `/v1/session`: who may hold locks.
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
     answer::Answer,
     blocking::with_jitter,
     json,
-    kv::{Keys, refusal},
+    kv::{Keys, Turns, refusal, something_else},
     request::Ask,
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     go_duration,
     kv::{
         Behaviour, DEFAULT_LOCK_DELAY_US, KvError, Reply, Request, SessionId, SessionRow, SessionSpec, Sessions, Wait,
+        Watched,
     },
 };
 
@@ -56,7 +57,13 @@ struct Shape {
 }
 
 /// Answers below `/v1/session`; None for paths that there are not.
-pub async fn answer(ask: &Ask, rest: &str, keys: &impl Keys, views: &Views) -> Result<Option<Answer>, Answer> {
+pub async fn answer(
+    ask: &Ask,
+    rest: &str,
+    keys: &impl Keys,
+    turns: &Turns,
+    views: &Views,
+) -> Result<Option<Answer>, Answer> {
     let answer = match rest.split_once('/').unwrap_or((rest, "")) {
         ("create", "") if ask.is_put() => create(ask, keys, views).await?,
         ("destroy" | "renew" | "info", "") => return Err(Answer::bad("Missing session")),
@@ -65,10 +72,10 @@ pub async fn answer(ask: &Ask, rest: &str, keys: &impl Keys, views: &Views) -> R
             Err(error) => return Err(refusal(&error)),
         },
         ("renew", id) if ask.is_put() => renew(id_of(id)?, keys).await?,
-        ("info", id) if ask.method == Method::GET => listed(ask, Some(id_of(id)?), keys, |_| true).await?,
-        ("list", "") if ask.method == Method::GET => listed(ask, None, keys, |_| true).await?,
-        ("node", node) if ask.method == Method::GET => {
-            listed(ask, None, keys, |row| row.session.spec.node_name == node).await?
+        ("info", id) if ask.is_get() => listed(ask, Some(id_of(id)?), (keys, turns), |_| true).await?,
+        ("list", "") if ask.is_get() => listed(ask, None, (keys, turns), |_| true).await?,
+        ("node", node) if ask.is_get() => {
+            listed(ask, None, (keys, turns), |row| row.session.spec.node_name == node).await?
         }
         _ => return Ok(None),
     };
@@ -105,7 +112,7 @@ async fn create(ask: &Ask, keys: &impl Keys, views: &Views) -> Result<Answer, An
     };
     match keys.call(Request::SessionCreate { spec }).await {
         Ok(Reply::SessionMade(id)) => Ok(Answer::json(&Made { id: id.to_string() })),
-        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Ok(_) => Err(something_else()),
         Err(error) => Err(refusal(&error)),
     }
 }
@@ -136,7 +143,7 @@ async fn renew(id: SessionId, keys: &impl Keys) -> Result<Answer, Answer> {
     match keys.call(Request::Sessions { id: Some(id), wait: None }).await {
         Ok(Reply::Sessions(sessions)) if sessions.sessions.is_empty() => Err(gone(id)),
         Ok(Reply::Sessions(sessions)) => Ok(shapes(&sessions, |_| true)),
-        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Ok(_) => Err(something_else()),
         Err(error) => Err(refusal(&error)),
     }
 }
@@ -144,16 +151,17 @@ async fn renew(id: SessionId, keys: &impl Keys) -> Result<Answer, Answer> {
 async fn listed(
     ask: &Ask,
     id: Option<SessionId>,
-    keys: &impl Keys,
+    (keys, turns): (&impl Keys, &Turns),
     is_wanted: impl Fn(&SessionRow) -> bool,
 ) -> Result<Answer, Answer> {
     let wait = ask
         .query
         .blocking()?
         .map(|blocking| Wait { index: blocking.seen, at_most_ms: with_jitter(blocking.wait).as_millis() as u64 });
-    match keys.call(Request::Sessions { id, wait }).await {
+    let _turn = turns.after(Watched::Sessions(id), wait, keys).await?;
+    match keys.call(Request::Sessions { id, wait: None }).await {
         Ok(Reply::Sessions(sessions)) => Ok(shapes(&sessions, is_wanted)),
-        Ok(_) => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        Ok(_) => Err(something_else()),
         Err(KvError::NoSession { .. }) => Ok(Answer::json(&[(); 0])),
         Err(error) => Err(refusal(&error)),
     }
@@ -183,4 +191,51 @@ fn shape(row: &SessionRow) -> Shape {
 
 fn id_of(text: &str) -> Result<SessionId, Answer> {
     text.parse().map_err(|error: crate::kv::NotASessionId| Answer::bad(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Mutex};
+
+    use hyper::{Method, body::Bytes};
+    use tokio::sync::watch;
+    use weaved_api::PeerId;
+
+    use super::*;
+    use crate::{
+        catalogue::{Index, View},
+        kv,
+    };
+
+    /// There are no sessions; writes down what it is asked.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<Request>>);
+
+    impl Keys for Recorder {
+        async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
+            let is_watch = matches!(request, Request::Watch { .. });
+            self.0.lock().unwrap().push(request);
+            Ok(if is_watch { Reply::Watched } else { Reply::Sessions(Sessions::default()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_sessions_is_woken_first_and_reads_them_in_his_turn() {
+        let (_sender, views) = watch::channel(std::sync::Arc::new(View::starting(PeerId([1; 32]), Index(1))));
+        let keys = Recorder::default();
+        for path in ["list", "node/a"] {
+            let query = Some("index=7&wait=10s");
+            let ask = Ask::new(Method::GET, &format!("/v1/session/{path}"), query, Bytes::new()).unwrap();
+            answer(&ask, path, &keys, &Turns::default(), &views).await.unwrap();
+        }
+        let asked: BTreeSet<_> = keys.0.lock().unwrap().iter().map(|request| format!("{request:?}")).collect();
+        let asked: Vec<_> = asked.iter().map(String::as_str).collect();
+        assert!(
+            matches!(asked[..], ["Sessions { id: None, wait: None }", ..])
+                && asked[1..]
+                    .iter()
+                    .all(|request| request.starts_with("Watch { what: Sessions(None), wait: Wait { index: 7")),
+            "{asked:?}"
+        );
+    }
 }

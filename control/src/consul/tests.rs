@@ -1,6 +1,6 @@
 //! What clients read of services, path by path, from a view that is made by hand.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use hyper::{Method, StatusCode, body::Bytes};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::{
         Check, CheckId, Drain, Health, Index, Instance, InstanceId, InstanceView, NodeFacts, NodeView, Readiness,
         ServiceView, Source, Standing, View,
     },
-    kv,
+    kv::{self, Contact},
     node::MemberState,
     registration::{
         agent::{AgentHandle, AgentView},
@@ -118,7 +118,9 @@ async fn get_with(view: View, node_checks: Vec<Check>, path: &str) -> Answer {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     match Ask::new(Method::GET, path, Some(query), Bytes::new()) {
         Ok(ask) => {
-            Routes { views, keys: NoKeys, turns: Turns::default(), agent: agent(own), token: None }.answer(ask).await
+            let (_told, contact) = watch::channel(Contact::none(Instant::now()));
+            let (turns, agent) = (Turns::default(), agent(own));
+            Routes { views, contact, keys: NoKeys, turns, agent, token: None }.answer(ask).await
         }
         Err(answer) => answer,
     }
@@ -225,6 +227,10 @@ async fn the_agent_tells_its_own_and_the_health_its_states() {
 async fn what_cannot_be_answered_is_refused_and_not_answered_wrongly() {
     for (path, status) in [
         ("/v1/health/service/web?dc=elsewhere", StatusCode::INTERNAL_SERVER_ERROR),
+        ("/v1/health/service/web?ns=team", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/web?partition=team", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/web?peer=elsewhere", StatusCode::BAD_REQUEST),
+        ("/v1/health/service/web?ns=default&partition=&peer=&dc=dc1", StatusCode::OK),
         ("/v1/health/service/web?index=x", StatusCode::BAD_REQUEST),
         ("/v1/health/service/web?stale&consistent", StatusCode::BAD_REQUEST),
         ("/v1/health/service/", StatusCode::BAD_REQUEST),

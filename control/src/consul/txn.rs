@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     answer::Answer,
     json,
-    kv::{Keys, refusal, shape},
+    kv::{Keys, refusal, shape, something_else},
     request::Ask,
     shapes::KeyValue,
 };
@@ -71,7 +71,7 @@ pub async fn answer(ask: &Ask, keys: &impl Keys) -> Result<Answer, Answer> {
     match keys.call_from(Request::Transaction { steps }, &ask.source).await.map_err(|error| refusal(&error))? {
         Reply::Transacted(Transacted::Done(rows)) => Ok(done(&rows)),
         Reply::Transacted(Transacted::Failed(failed)) => Err(undone(failed)),
-        _ => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        _ => Err(something_else()),
     }
 }
 
@@ -92,7 +92,7 @@ async fn alone(key: String, change: Change, keys: &impl Keys, source: &str) -> R
         Reply::Written(false) => {
             Err(undone(vec![(0, format!("failed to change key {key:?}, its index or lock is another"))]))
         }
-        _ => Err(Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, "the store has answered something else")),
+        _ => Err(something_else()),
     }
 }
 

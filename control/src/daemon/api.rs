@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
+    sync::Arc,
 };
 
 use tokio::sync::watch;
@@ -11,11 +12,13 @@ use tokio::sync::watch;
 use super::{Daemon, KvClient};
 use crate::{
     consul::{
+        counters::Counters,
         kv::Keys,
         listen::{self, Listening},
         routes::Routes,
     },
     failure::Failure,
+    serve::report::HttpReport,
     state::settings::HttpSettings,
 };
 
@@ -28,6 +31,7 @@ pub(super) struct Api {
     wanted: watch::Sender<BTreeSet<SocketAddr>>,
     listening: watch::Receiver<Listening>,
     problem: Option<String>,
+    counters: Arc<Counters>,
 }
 
 impl Api {
@@ -38,13 +42,16 @@ impl Api {
     ) -> Self {
         let (wanted, addresses) = watch::channel(BTreeSet::new());
         let (state, listening) = watch::channel(Listening::new());
-        let started = read_token(settings.token_file.as_deref())
-            .and_then(|token| settings.port.map_or(Ok(()), |_| listen::start(routes(token), addresses, state)));
+        let counters = Arc::<Counters>::default();
+        let counting = Arc::clone(&counters);
+        let started = read_token(settings.token_file.as_deref()).and_then(|token| {
+            settings.port.map_or(Ok(()), |_| listen::start(routes(token), addresses, state, counting))
+        });
         let problem = started.err().map(|failure| failure.to_string());
         if let Some(problem) = &problem {
             tracing::error!(problem, "the HTTP API does not run");
         }
-        Self { port: settings.port, wanted, listening, problem }
+        Self { port: settings.port, wanted, listening, problem, counters }
     }
 
     /// What somebody should look at.
@@ -55,6 +62,11 @@ impl Api {
                 .map(|problem| format!("the HTTP API cannot listen on {address}: {problem}; it tries again"))
         };
         self.problem.iter().cloned().chain(self.listening.borrow().iter().filter_map(refused)).collect()
+    }
+
+    /// What it counts.
+    pub(super) fn report(&self) -> HttpReport {
+        HttpReport { open: self.counters.open(), counters: self.counters.all() }
     }
 
     fn listen_on(&self, gateway: Option<IpAddr>) {

@@ -56,7 +56,7 @@ use crate::{
     firewall,
     gateway_client::{GatewayClient, GatewayNews},
     host::{interfaces, process::PidFile},
-    kv::StoredRows,
+    kv::{Contact, StoredRows},
     metrics::{self, serve::Sources},
     node::{Container, DockerUse, Node, NodeConfig, NodeEvent, Persisted},
     paths::{Part, Paths},
@@ -92,6 +92,7 @@ struct Daemon {
     links: Links,
     targets: watch::Sender<Vec<Target>>,
     views: watch::Sender<Arc<View>>,
+    contact: watch::Sender<Contact>,
     api: Api,
     /// Generation of iptables' rules that the data plane asks about.
     rules_question: watch::Sender<Option<u32>>,
@@ -245,8 +246,11 @@ impl Daemon {
         };
         node.handle_docker_use(docker_use(&docker, memory.wishes.docker_slice.is_some()), Instant::now());
         let views = watch::Sender::new(Arc::clone(node.view()));
-        let (shown, keys, registrations) = (views.subscribe(), kv_client.clone(), agent.clone());
-        let routes = |token| Routes { views: shown, keys, turns: Turns::default(), agent: registrations, token };
+        let contact = watch::Sender::new(node.kv().contact());
+        let (shown, told, keys, registrations) =
+            (views.subscribe(), contact.subscribe(), kv_client.clone(), agent.clone());
+        let routes =
+            |token| Routes { views: shown, contact: told, keys, turns: Turns::default(), agent: registrations, token };
         let api = Api::start(&memory.settings.http, routes);
         Self {
             memory,
@@ -257,6 +261,7 @@ impl Daemon {
             links: Links::default(),
             targets: watch::Sender::new(parsed),
             views,
+            contact,
             api,
             rules_question: watch::Sender::default(),
             rules: None,
@@ -306,6 +311,7 @@ impl Daemon {
     /// Everything that the node wants done, in the order that it asks for.
     fn drain(&mut self, now: Instant) {
         self.store();
+        self.tell_contact();
         self.kv_desk.drain(&mut self.node, &self.memory.kv_file, now);
         while let Some((to, bytes)) = self.node.poll_send() {
             self.dropped_count += u64::from(!self.dataplane.send(Request::SendControl { to, bytes }));

@@ -50,6 +50,7 @@ impl Daemon {
             targets,
             docker: self.docker.clone(),
             services: ServicesSummary::of(&self.views.borrow()),
+            http: self.api.report(),
             exposed: self.memory.wishes.exposed,
         }
     }

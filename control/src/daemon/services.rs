@@ -40,6 +40,12 @@ impl Daemon {
         });
     }
 
+    /// Shows whether this node is with the others, if that has changed.
+    pub(super) fn tell_contact(&self) {
+        let contact = self.node.kv().contact();
+        self.contact.send_if_modified(|known| std::mem::replace(known, contact) != contact);
+    }
+
     /// Answers when there is a view to answer from; the loop does not wait for that.
     pub(super) fn tell_services(&self, question: Question, reply: oneshot::Sender<Reply>) {
         let mut views = self.views.subscribe();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use weaved_api::{FeatureStatus, Generation, PeerId, Stats, TargetFailure, balancer::BalancerReport};
+use weaved_api::{Counter, FeatureStatus, Generation, PeerId, Stats, TargetFailure, balancer::BalancerReport};
 
 use crate::{
     docker::{
@@ -37,6 +37,9 @@ pub struct StatusReport {
     /// Services of all hosts.
     #[serde(default)]
     pub services: ServicesSummary,
+    /// Clients of the HTTP API.
+    #[serde(default)]
+    pub http: HttpReport,
     /// Whether the host's own address is announced.
     pub exposed: bool,
     /// What somebody should look at, one line each.
@@ -76,6 +79,15 @@ pub struct GatewayReport {
     /// What its balancer does; None before it has said so.
     #[serde(default)]
     pub balancer: Option<BalancerReport>,
+}
+
+/// What the HTTP API counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpReport {
+    /// Connections of clients at this moment.
+    pub open: u64,
+    /// What only grows.
+    pub counters: Vec<Counter>,
 }
 
 /// One target.

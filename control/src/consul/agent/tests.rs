@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use hyper::body::Bytes;
+use hyper::{Method, body::Bytes};
 use tokio::sync::watch;
 use weaved_api::PeerId;
 

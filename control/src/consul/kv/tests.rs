@@ -134,6 +134,27 @@ async fn a_query_with_an_index_waits_in_the_store() {
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_is_refused_at_once_and_not_waited_for() {
+    for path in ["/v1/kv/%00?index=20", "/v1/kv/%00"] {
+        let (answer, asked) = ask(Method::GET, path, "", Ok(rows(&[]))).await;
+        assert_eq!((answer.status, answer.refusal, asked), (StatusCode::BAD_REQUEST, Some("bad-key"), None), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_guarded_key_and_wants_what_is_decided_asks_the_majority_when_there_is_news() {
+    let query = "?consistent&index=20&wait=10s";
+    let ask = Ask::new(Method::GET, "/v1/kv/backend/web", Some(&query[1..]), Bytes::new()).unwrap();
+    let keys = Recorder { asked: Mutex::default(), answer: Ok(rows(&[("backend/web", "blue")])) };
+    super::answer(&ask, "backend/web", &keys, &Turns::default()).await.unwrap();
+    let asked = keys.asked.into_inner().unwrap();
+    assert!(
+        matches!(&asked[..], [Request::Read { wait: Some(_), .. }, Request::ReadConsistent { key }] if key == "backend/web"),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
 async fn deletions_say_what_they_delete() {
     let delete = async |path| ask(Method::DELETE, path, "", Ok(Reply::Written(true))).await.1;
     let one = |rule| Some(Request::Write { key: "a".into(), change: Change::Delete { rule } });
@@ -158,6 +179,56 @@ async fn without_a_majority_a_change_is_refused_with_the_reason_in_words_and_in_
     let (answer, _) = ask(Method::PUT, "/v1/kv/backend/current?cas=1", "green", Err(error)).await;
     assert_eq!((answer.status, answer.refusal), (StatusCode::INTERNAL_SERVER_ERROR, Some("no-majority")));
     assert!(matches!(&answer.body, Body::Text(text) if text.contains("1 of 3 voters")));
+}
+
+/// A page of one key, read when the gate opens; and how many have been asked for.
+struct Herd {
+    news: Semaphore,
+    gate: Semaphore,
+    reading: Mutex<usize>,
+}
+
+impl Keys for Herd {
+    async fn call_from(&self, request: Request, _source: &str) -> kv::Answer {
+        match request {
+            Request::Watch { what: Watched::Keys(topic), wait } => {
+                assert_eq!((topic, wait.index), (Topic::Prefix("a/".into()), 20));
+                drop(self.news.acquire().await.unwrap());
+                Ok(Reply::Watched)
+            }
+            Request::Read { wait: None, .. } => {
+                *self.reading.lock().unwrap() += 1;
+                drop(self.gate.acquire().await.unwrap());
+                Ok(rows(&[("a/b", "")]))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_many_that_one_change_wakes_a_few_read_at_once() {
+    let herd = Herd { news: Semaphore::new(0), gate: Semaphore::new(0), reading: Mutex::default() };
+    let shared = Arc::new((herd, Turns::default()));
+    let wait = |shared: Arc<(Herd, Turns)>| async move {
+        let ask = Ask::new(Method::GET, "/v1/kv/a/", Some("recurse&index=20"), Bytes::new()).unwrap();
+        super::answer(&ask, "a/", &shared.0, &shared.1).await.unwrap()
+    };
+    let waiting: Vec<_> = (0..100).map(|_| tokio::spawn(wait(Arc::clone(&shared)))).collect();
+    let settle = async || {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    settle().await;
+    assert_eq!(*shared.0.reading.lock().unwrap(), 0, "there is no news");
+    shared.0.news.add_permits(1);
+    settle().await;
+    assert_eq!(*shared.0.reading.lock().unwrap(), MAX_PAGES);
+    shared.0.gate.add_permits(1);
+    for answer in waiting {
+        assert!(json(&answer.await.unwrap()).contains(r#""Key":"a/b""#));
+    }
 }
 
 /// Three pages of one key each; the second and the third come when the gate opens.

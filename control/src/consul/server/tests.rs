@@ -7,13 +7,24 @@ use tokio::{
 };
 
 use super::*;
-use crate::consul::{patient::TAKE_PATIENCE, room::Limits};
+use crate::{
+    consul::{
+        patient::TAKE_PATIENCE,
+        room::Limits,
+        share::{Client, Limit},
+    },
+    kv::Reach,
+};
 
 /// What `/v1/large` is answered with. Three of them fit.
 const LARGE_BYTES: usize = 300 << 10;
-const LIMITS: Limits = Limits { connections: 4, bodies_bytes: 1 << 20, answers_bytes: 1 << 20 };
+const LIMITS: Limits = Limits {
+    connections: Limit { all: 400, share: 2 },
+    bodies: Limit { all: 1024, share: 256 },
+    answers: Limit { all: 1024, share: 512 },
+};
 /// What nobody uses of bodies and answers, in KiB.
-const ALL_FREE: (usize, usize) = (LIMITS.bodies_bytes >> 10, LIMITS.answers_bytes >> 10);
+const ALL_FREE: (usize, usize) = (LIMITS.bodies.all, LIMITS.answers.all);
 
 /// Says what it was asked; `/v1/wait` when there is news.
 #[derive(Default)]
@@ -32,7 +43,7 @@ impl Handler for Echo {
     }
 
     fn standing(&self) -> Standing {
-        Standing { index: 3, has_majority: true }
+        Standing { index: 3, reach: Reach { answering: 1, voters: 1, lost_for_ms: None } }
     }
 
     fn admits(&self, token: Option<&str>) -> bool {
@@ -43,7 +54,7 @@ impl Handler for Echo {
 async fn say(request: String) -> String {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, Arc::new(Echo::default()), Arc::new(Room::new(LIMITS))));
+    let server = tokio::spawn(serve(listener, Arc::new(Echo::default()), Arc::new(Room::new(LIMITS, Arc::default()))));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -101,15 +112,21 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        Self { handler: Arc::default(), room: Arc::new(Room::new(LIMITS)) }
+        Self { handler: Arc::default(), room: Arc::new(Room::new(LIMITS, Arc::default())) }
     }
 
-    /// A client that has said this, and been heard.
+    /// A client on this host that has said this, and been heard.
     async fn client(&self, said: &str) -> DuplexStream {
+        self.client_from(Client::Host, said).await
+    }
+
+    async fn client_from(&self, client: Client, said: &str) -> DuplexStream {
         let (mut far, near) = duplex(4 << 10);
         let (handler, room) = (Arc::clone(&self.handler), Arc::clone(&self.room));
-        tokio::spawn(async move { converse(near, IpAddr::from([10, 32, 0, 5]), &*handler, &room).await });
-        far.write_all(said.as_bytes()).await.unwrap();
+        let address = IpAddr::from([10, 32, 0, 5]);
+        tokio::spawn(async move { receive(near, (address, client), &*handler, &room).await });
+        // Who is turned away may not be listened to.
+        drop(far.write_all(said.as_bytes()).await);
         self.settle().await;
         far
     }
@@ -119,6 +136,10 @@ impl Server {
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn refused(&self, why: Refusal) -> u64 {
+        self.room.counters.refused(why)
     }
 
     /// What a client is answered that takes it at once.
@@ -155,6 +176,7 @@ async fn answers_that_nobody_takes_leave_no_room_for_further_ones() {
         refused.contains("x-weaved-refusal: busy") && refused.contains("\r\nanswers that their clients"),
         "{refused}"
     );
+    assert_eq!(server.refused(Refusal::Answer), 1);
     assert!(server.answer(&get("/v1/x?token=secret", "")).await.starts_with("HTTP/1.1 200"), "small ones go on");
     let taken = rest(slow.remove(0)).await;
     assert!(taken.starts_with("HTTP/1.1 200") && taken.len() > LARGE_BYTES);
@@ -169,6 +191,7 @@ async fn who_takes_nothing_of_an_answer_is_cut_and_its_room_is_free() {
     tokio::time::sleep(TAKE_PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(server.room.free_kib(), ALL_FREE);
     assert!(rest(client).await.len() < LARGE_BYTES);
+    assert_eq!(server.refused(Refusal::Timeout), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,12 +205,14 @@ async fn bodies_that_do_not_end_leave_no_room_for_further_ones() {
     assert_eq!(server.room.free_kib(), (0, ALL_FREE.1));
     let refused = server.answer(&put("Content-Length: 4\r\n", "blue")).await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("\r\nthe bodies of requests"), "{refused}");
+    assert_eq!(server.refused(Refusal::Body), 1);
     drop(first);
     server.settle().await;
     let taken = server.answer(&put("Content-Length: 4\r\n", "blue")).await;
     assert!(taken.starts_with("HTTP/1.1 200") && taken.contains(r#""bytes":4"#), "{taken}");
     tokio::time::sleep(BODY_PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(server.room.free_kib(), ALL_FREE, "who does not go on is answered that it is too late");
+    assert_eq!(server.refused(Refusal::BodyUnfinished), 2, "one broke off, one was late");
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,4 +231,122 @@ async fn what_was_only_announced_and_queries_that_wait_take_no_room() {
     server.handler.news.notify_waiters();
     let told = rest(clients.swap_remove(2)).await;
     assert!(told.contains(r#""path":"wait""#), "{told}");
+}
+
+fn other(last: u8) -> Client {
+    Client::Other(IpAddr::from([10, 32, 0, last]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_its_share_of_connections_is_told_so_and_others_go_on() {
+    let server = Server::new();
+    let wait = get("/v1/wait?token=secret", "");
+    let parked = [server.client_from(other(1), &wait).await, server.client_from(other(1), &wait).await];
+    let refused = rest(server.client_from(other(1), &get("/v1/x?token=secret", "")).await).await;
+    assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\n"), "{refused}");
+    assert!(refused.contains("x-weaved-refusal: share-taken") && refused.contains("x-consul-index: 3"), "{refused}");
+    assert!(refused.contains("\r\n\r\nthis address has as much as one may have of connections"), "{refused}");
+    assert_eq!((server.refused(Refusal::Connection), server.room.counters.open()), (1, 2));
+    let ask = get("/v1/x?token=secret", "");
+    for client in [other(2), Client::Host] {
+        assert!(rest(server.client_from(client, &ask).await).await.starts_with("HTTP/1.1 200"), "{client:?}");
+    }
+    drop(parked);
+    server.settle().await;
+    assert_eq!(server.room.counters.open(), 0);
+    assert!(rest(server.client_from(other(1), &ask).await).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_turned_away_and_stay_are_left_after_a_moment() {
+    let server = Server::new();
+    let wait = get("/v1/wait?token=secret", "");
+    let _parked = [server.client_from(other(1), &wait).await, server.client_from(other(1), &wait).await];
+    let free = server.room.turned_away.available_permits();
+    let mut staying = Vec::new();
+    for _ in 0..free {
+        staying.push(server.client_from(other(1), "").await);
+    }
+    assert_eq!(server.room.turned_away.available_permits(), 0);
+    assert_eq!(rest(server.client_from(other(1), "").await).await, "", "a further one is told nothing");
+    tokio::time::sleep(2 * FAREWELL_PATIENCE).await;
+    assert_eq!(server.room.turned_away.available_permits(), free);
+    assert!(rest(staying.remove(0)).await.starts_with("HTTP/1.1 429"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_or_an_answer_beyond_the_share_of_its_address_is_refused_and_counted() {
+    let server = Server::new();
+    let half = "x".repeat(200 << 10);
+    let announced = format!("Content-Length: {}\r\n", 300 << 10);
+    let _begun = server.client_from(other(1), &put(&announced, &half)).await;
+    let small = put("Content-Length: 4\r\n", "blue");
+    let refused = rest(server.client_from(other(1), &small).await).await;
+    assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("of bodies of requests under way"), "{refused}");
+    assert!(rest(server.client_from(other(2), &small).await).await.starts_with("HTTP/1.1 200"));
+    let _slow = server.client_from(other(3), &large()).await;
+    let refused = rest(server.client_from(other(3), &large()).await).await;
+    assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("of answers that it has not taken"), "{refused}");
+    assert!(rest(server.client_from(other(2), &large()).await).await.starts_with("HTTP/1.1 200"));
+    assert_eq!((server.refused(Refusal::Body), server.refused(Refusal::Answer)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_understood_or_not_allowed_is_counted() {
+    let server = Server::new();
+    for (said, why, status) in [
+        (get("/v1/x", ""), Refusal::Token, "403"),
+        (get("/v1/x?stale&consistent&token=secret", ""), Refusal::BadRequest, "400"),
+        (get("/v1/%ff?token=secret", ""), Refusal::BadRequest, "400"),
+        (get(&format!("/v1/x?token=secret&filter={}", "x".repeat(10 << 10)), ""), Refusal::BadRequest, "400"),
+        ("nonsense\r\n\r\n".into(), Refusal::BadRequest, "400"),
+        (get("/v1/x", &format!("A: {}\r\n", "x".repeat(40 << 10))), Refusal::BadRequest, "431"),
+        (put(&format!("Content-Length: {}\r\n", MAX_BODY_BYTES + 1), ""), Refusal::BodyTooLong, "413"),
+    ] {
+        let before = server.refused(why);
+        let answer = server.answer(&said).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{why:?}: {answer}");
+        assert_eq!(server.refused(why), before + 1, "{why:?}: {answer}");
+    }
+    let total: u64 =
+        server.room.counters.all().iter().filter(|one| one.name != "connections").map(|one| one.value).sum();
+    assert_eq!(total, 5 + 7, "five became requests, and each of seven is counted once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_comes_in_drops_ends_the_connection_and_one_that_says_nothing_is_not_slow() {
+    let server = Server::new();
+    let mut slow = server.client("GET /v1/x?token=secret HTTP/1.1\r\n").await;
+    let idle = server.client("").await;
+    let mut quick = server.client("GET /v1/x?token=secret HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(slow.write_all(b"A: b\r\n").await);
+    }
+    assert_eq!(server.room.counters.open(), 0);
+    assert_eq!(server.refused(Refusal::Timeout), 1, "only the one that began");
+    assert_eq!(rest(idle).await, "");
+    let mut answer = String::new();
+    quick.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_behind_a_query_that_waits_is_answered_after_it_and_in_its_turn() {
+    let server = Server::new();
+    let first = "GET /v1/wait?token=secret HTTP/1.1\r\nHost: x\r\n\r\n";
+    let client = server.client(&format!("{first}{}", get("/v1/x?token=secret", ""))).await;
+    server.handler.news.notify_waiters();
+    let told = rest(client).await;
+    let (wait, x) = (told.find(r#""path":"wait""#), told.find(r#""path":"x""#));
+    assert!(wait.is_some() && wait < x, "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_alone_has_no_body() {
+    let server = Server::new();
+    let head = get("/v1/x?token=secret", "").replace("GET", "HEAD");
+    let answer = server.answer(&head).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("content-length: "), "{answer}");
 }

@@ -15,6 +15,7 @@ mod balancer;
 mod cluster;
 mod dataplane;
 mod gateway;
+mod http;
 mod page;
 mod process;
 pub mod serve;
@@ -58,6 +59,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page::new(encoder);
         cluster::write(&mut page, &self.status)?;
+        http::write(&mut page, &self.status.http)?;
         dataplane::write(&mut page, &self.status)?;
         gateway::write(&mut page, self.gateway.as_ref())?;
         balancer::write(&mut page, self.balancer.as_ref())?;

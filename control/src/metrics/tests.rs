@@ -9,6 +9,7 @@ use weaved_api::{
 };
 
 use super::{gateway::REFUSALS, *};
+use crate::consul::counters::Counters;
 use crate::daemon;
 
 fn counter(name: &str, help: &str, value: u64) -> Counter {
@@ -153,6 +154,29 @@ async fn every_counter_of_the_balancer_is_on_the_page_and_refusals_are_one_famil
     let row = row.expect("docs/metrics.md has a row of refusals");
     for reason in REFUSALS {
         assert!(counters.iter().any(|counter| counter.name == reason), "the balancer counts no {reason}");
+        assert!(row.contains(&format!("`{reason}`")), "docs/metrics.md does not have {reason}");
+    }
+}
+
+#[tokio::test]
+async fn every_counter_of_the_http_api_is_on_the_page_and_its_refusals_are_one_family_that_is_documented() {
+    let page = page();
+    let counters = Counters::default().all();
+    for name in counters.iter().map(|counter| &*counter.name) {
+        let line = if http::REFUSALS.contains(&name) {
+            format!("weaved_http_refusals_total{{reason=\"{name}\"}} 0")
+        } else {
+            assert!(!name.contains("refused"), "{name} is a refusal");
+            format!("weaved_http_{name}_total 0")
+        };
+        assert!(page.lines().any(|there| there == line), "{line} is not in\n{page}");
+    }
+    let row = include_str!("../../../docs/metrics.md")
+        .lines()
+        .find(|line| line.starts_with("| `weaved_http_refusals_total`"));
+    let row = row.expect("docs/metrics.md has a row of refusals");
+    for reason in http::REFUSALS {
+        assert!(counters.iter().any(|counter| counter.name == reason), "the API counts no {reason}");
         assert!(row.contains(&format!("`{reason}`")), "docs/metrics.md does not have {reason}");
     }
 }

@@ -248,6 +248,39 @@ fn stop_and_reset_of_nothing_are_done_already() {
     assert!(!node.has_state() && !Path::new(&node.path("run")).exists());
 }
 
+/// What a host has in its state directory after it has met another one and was stopped.
+fn stopped_member(node: &Node) {
+    use weaved::{
+        cluster::{Incarnation, Version},
+        ipam::{Overlay, StoredIpam},
+        launch::{Ask, Plan},
+        node::{KnownPeer, Persisted},
+        state::Store,
+    };
+    let store = Store::new(Path::new(&node.path("state")));
+    let plan = Plan::make(&store, &Ask { host_name: "a".into(), ..Ask::default() }).unwrap();
+    plan.save(&store).unwrap();
+    let other = KnownPeer { id: weaved_api::PeerId([2; 32]), name: "b".into(), endpoints: Vec::new() };
+    let met = Persisted {
+        id: plan.identity.id,
+        overlay: Overlay::new(plan.settings.range, plan.settings.slice_prefix).unwrap(),
+        ipam: StoredIpam { ring: None, slice: None },
+        version_floor: Version(0),
+        incarnation: Incarnation(0),
+        peers: vec![other],
+    };
+    store.save(&met).unwrap();
+}
+
+#[test]
+fn a_host_that_others_count_on_does_not_leave_unheard_unless_it_is_forced_to() {
+    let node = Node::new();
+    stopped_member(&node);
+    node.weaved(&["reset"])
+        .refuses(1, &["weaved is not running, so nobody hears", "`weaved launch` first, or --force"]);
+    assert!(Path::new(&node.path("state/node.json")).exists());
+}
+
 #[test]
 fn a_token_needs_a_network() {
     Node::new().weaved(&["token"]).refuses(1, &["weaved launch"]);

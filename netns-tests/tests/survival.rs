@@ -210,6 +210,21 @@ fn reset_leaves_no_interface_route_rule_file_or_process() {
     assert!(!lab.processes().is_empty());
 }
 
+#[test]
+fn a_host_that_was_stopped_does_not_leave_unheard_unless_it_is_forced_to() {
+    let Some(mut lab) = Lab::open("unheard") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    lab.launch_cluster(&[&a, &b]);
+    b.weaved().run(&["stop"]).ok();
+    let said = b.weaved().run(&["reset"]).refused(1);
+    assert!(said.contains("nobody hears that this host leaves"), "{said}");
+    b.weaved().launch(&[]);
+    a.weaved().wait_for_peers(1);
+    b.weaved().run(&["stop"]).ok();
+    let forced = b.weaved().run(&["reset", "--force"]).ok();
+    assert!(forced.stderr.contains("stays a voter") && !b.weaved().state_dir().exists(), "{forced}");
+}
+
 /// All that the kernel shows of a host's network configuration.
 fn traces(host: &Host) -> Vec<String> {
     let commands: [&[&str]; 7] = [

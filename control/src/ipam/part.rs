@@ -64,6 +64,11 @@ impl RingPart {
         part
     }
 
+    /// Everybody who owns something of it.
+    pub fn owners(&self) -> &[PeerId] {
+        &self.owners
+    }
+
     /// Runs, which may have gaps between them, in parts of at most `budget_len` bytes each.
     pub(super) fn pack(seed: RingSeed, overlay: Overlay, runs: &[Run], budget_len: usize) -> Vec<Self> {
         let mut parts = Vec::new();

@@ -299,6 +299,24 @@ fn a_second_launch_is_refused_while_the_first_runs() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_left_is_none() {
+    let node = Node::new();
+    stopped_member(&node);
+    for arguments in [&["token"][..], &["version", "--json"], &["docker-config", "--systemd-unit"], &["--help"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = |stdout: Stdio| {
+            let command = &mut node.command();
+            ended(&command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).output().unwrap())
+        };
+        ended(full.into()).refuses(1, &["cannot write the output", "No space left"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let left = ended(writer.into());
+        assert_eq!((left.code, left.stderr.as_str()), (0, ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn version_and_unit_need_nothing() {
     let node = Node::new();
     assert!(node.weaved(&["version"]).stdout.starts_with("weaved "));

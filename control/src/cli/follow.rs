@@ -1,6 +1,6 @@
 //! What verbs share that follow something until they are interrupted: they outlast a restart of control.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use super::output;
 use crate::failure::Failure;
@@ -18,15 +18,5 @@ pub(super) fn until_answered<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> 
             Err(_) => {}
         }
         std::thread::sleep(RETRY);
-    }
-}
-
-/// A reader that has gone away ends the verb, and is no error.
-pub(super) fn unless_reader_left(written: io::Result<()>) -> Result<(), Failure> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::refused(format!("cannot write what was read: {error}")))
-        }
-        _ => Ok(()),
     }
 }

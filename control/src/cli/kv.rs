@@ -10,10 +10,7 @@ use std::io::{self, Read, Write};
 
 use serde::Serialize;
 
-use super::{
-    follow::unless_reader_left,
-    output::{self, Table, ago},
-};
+use super::output::{self, Table, ago};
 use crate::{
     failure::Failure,
     kv::{Change, Reach, Reply, Request, Row, Rows, Rule, Topic, Value, limits::MAX_VALUE_BYTES},
@@ -278,7 +275,7 @@ fn raw(bytes: &[u8]) -> Result<(), Failure> {
     use io::IsTerminal as _;
     let mut stdout = io::stdout().lock();
     let end: &[u8] = if stdout.is_terminal() && !bytes.ends_with(b"\n") { b"\n" } else { b"" };
-    unless_reader_left(stdout.write_all(bytes).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush()))
+    output::written(stdout.write_all(bytes).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush()))
 }
 
 fn from_stdin() -> Result<Value, Failure> {

@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
         Ok(line) => Paths::new(&line.state_dir, &line.run_dir).and_then(|paths| line.verb.run(&paths)),
         Err(error) => usage(&error),
     };
-    match outcome {
+    match outcome.and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::complain(&failure);

@@ -1,10 +1,13 @@
 //! How verbs talk: lines on standard output, complaints on standard error, tables, and a spinner for what takes long.
 //!
+//! A line that cannot be written, for a full disk say, is remembered: the verb goes on, and fails at its end ([`finish`]).
+//!
 //! INVARIANT: a reader that goes away (`weaved status | head`) is no error.
 
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -16,9 +19,31 @@ use crate::failure::Failure;
 /// What ends earlier needs no spinner.
 const SPINNER_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Why the first line that could not be written was not.
+static LOST: OnceLock<Failure> = OnceLock::new();
+
 /// One line, or several, for people.
 pub fn say(text: impl fmt::Display) {
-    drop(writeln!(io::stdout().lock(), "{text}"));
+    if let Err(failure) = written(writeln!(io::stdout().lock(), "{text}")) {
+        // The first one counts.
+        drop(LOST.set(failure));
+    }
+}
+
+/// What writing to standard output came to.
+pub fn written(outcome: io::Result<()>) -> Result<(), Failure> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::refused(format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// At the end of a verb: whether all that was said is written.
+pub fn finish() -> Result<(), Failure> {
+    let flushed = written(io::stdout().lock().flush());
+    LOST.get().map_or(flushed, |failure| Err(failure.clone()))
 }
 
 /// What is wrong, on standard error.
@@ -149,6 +174,13 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_has_left_is_no_failure_and_a_full_disk_is_one() {
+        assert_eq!(written(Err(io::ErrorKind::BrokenPipe.into())), Ok(()));
+        let full = written(Err(io::ErrorKind::StorageFull.into())).unwrap_err().to_string();
+        assert!(full.starts_with("cannot write the output: "), "{full}");
+    }
 
     #[test]
     fn columns_line_up_and_names_cannot_move_the_cursor() {

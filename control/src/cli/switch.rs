@@ -1,9 +1,6 @@
 //! `weaved switch`: one word, and the whole cluster serves another version.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::{io::IsTerminal as _, time::Duration};
 
 use super::output;
 use crate::{
@@ -177,10 +174,8 @@ fn show(line: &Progress, as_json: bool) -> Result<(), Failure> {
     let text = format!("{:>6} ms  {phase:<8} {host}{}", line.at_ms, line.text);
     // Names come from other hosts: they must not move the cursor.
     let text = if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text };
-    let mut out = std::io::stdout().lock();
-    let is_terminal = out.is_terminal();
-    let dim = if is_terminal { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-    drop(writeln!(out, "{}{text}{}", dim.0, dim.1));
+    let dim = if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    output::say(format!("{}{text}{}", dim.0, dim.1));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     follow::until_answered,
+    output,
     services::{place, state},
 };
 use crate::{
@@ -65,8 +66,9 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         let instances: BTreeMap<Key, InstanceReport> =
             report.instances.into_iter().map(|instance| (key(&instance), instance)).collect();
         for line in difference(&known, &instances, report.index) {
-            if print(&line, args.json).is_err() {
-                return Ok(());
+            let printed = print(&line, args.json);
+            if printed.is_err() {
+                return output::written(printed);
             }
         }
         known = instances;

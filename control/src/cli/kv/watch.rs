@@ -7,7 +7,7 @@ use std::{
 
 use super::{report, rows, shown, with_further_pages};
 use crate::{
-    cli::follow::{unless_reader_left, until_answered},
+    cli::{follow::until_answered, output},
     failure::Failure,
     kv::{Request, Rows, Topic, Wait},
     paths::Paths,
@@ -32,7 +32,7 @@ pub(super) fn watch(
         if let Some(rows) = answer {
             let told = tell(&rows, key, json, out);
             if told.is_err() {
-                return unless_reader_left(told);
+                return output::written(told);
             }
             index = rows.index;
             left -= 1;

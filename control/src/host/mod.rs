@@ -1,7 +1,8 @@
-//! What this machine says about itself: processes, routes, rights, free ports.
+//! What this machine says about itself: processes, routes, rights, free ports; and how a file of its operator is replaced.
 
 pub mod interfaces;
 pub mod open_files;
 pub mod preflight;
 pub mod process;
+pub mod replace;
 pub mod routes;

@@ -12,8 +12,8 @@ use super::{
     functions::Facts,
     quiet::Quiet,
     render::{self, Outcome},
-    write::{self, Candidate},
 };
+use crate::host::replace::{Candidate, is_current};
 
 /// A template and its state.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Job {
 
     async fn deliver(&mut self, content: &[u8]) -> Done {
         let destination = &self.template.destination;
-        if write::is_current(destination, content, self.template.mode) {
+        if is_current(destination, content, self.template.mode) {
             return if self.reload == Reload::Owed { self.reload().await } else { Done::Unchanged };
         }
         if let Err(reason) = self.replace(content).await {

@@ -24,4 +24,3 @@ pub mod quiet;
 pub mod render;
 pub mod runner;
 pub mod watch;
-pub mod write;

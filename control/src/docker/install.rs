@@ -3,9 +3,12 @@
 //! The operator's file is copied to `daemon.json.weaved-backup` before the first change; the copy is never
 //! overwritten. What was done is remembered in the state directory before it is done, so that `--uninstall` and
 //! `reset` can undo it after any interruption.
+//!
+//! INVARIANT: a file that was there keeps its owner and mode, its copy has them too, and a symbolic link stays one.
 
 use std::{
     fs, io,
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -13,10 +16,7 @@ use super::{
     config::{self, DockerOptions, Installed, OnConflict},
     systemd,
 };
-use crate::{
-    failure::Failure,
-    state::{Store, file},
-};
+use crate::{failure::Failure, host::replace::Candidate, state::Store};
 
 /// Where things are written.
 #[derive(Clone, Debug)]
@@ -50,11 +50,11 @@ pub fn install(
     options: &DockerOptions,
     on_conflict: OnConflict,
 ) -> Result<Outcome, Failure> {
-    let path = &places.daemon_json;
+    let path = &real_path(&places.daemon_json)?;
     let old = read(path)?;
     let drop_in = places.units.as_deref().map(systemd::drop_in_path);
     let mut installed = match store.load::<Installed>().map_err(Failure::refused)? {
-        Some(installed) if installed.daemon_json == *path => installed,
+        Some(installed) if real_path(&installed.daemon_json)? == *path => installed,
         Some(other) => {
             let hint = "take that back first with `weaved docker-config --uninstall`";
             return Err(Failure::refused(format!("installed in {} already; {hint}", other.daemon_json.display())));
@@ -85,17 +85,17 @@ pub fn uninstall(store: &Store) -> Result<Outcome, Failure> {
     let Some(installed) = store.load::<Installed>().map_err(Failure::refused)? else {
         return Ok(Outcome::Unchanged);
     };
-    let path = &installed.daemon_json;
+    let path = &real_path(&installed.daemon_json)?;
     if let Some(text) = read(path)? {
         let backup = read(&backup_path(path))?;
         match installed.unmerge(&text).map_err(|error| refused(path, &error))? {
             // The operator's own bytes, when nothing else has changed since.
-            Some(undone) => match backup.filter(|backup| config::same_document(backup, &undone)) {
+            Some(text) => match backup.filter(|backup| config::same_document(backup, &text)) {
                 Some(original) => {
                     write(path, &original)?;
                     remove(&backup_path(path))?;
                 }
-                None => write(path, &undone)?,
+                None => write(path, &text)?,
             },
             None => remove(path)?,
         }
@@ -111,6 +111,30 @@ pub fn uninstall(store: &Store) -> Result<Outcome, Failure> {
     Ok(Outcome::Changed)
 }
 
+/// Counted from the root, because `--uninstall` may be typed elsewhere.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::refused(format!("{}: {error}", path.display())))
+}
+
+/// The file itself, where the path leads over symbolic links; it need not exist.
+fn real_path(path: &Path) -> Result<PathBuf, Failure> {
+    let path = absolute(path)?;
+    match fs::canonicalize(&path) {
+        Ok(real) => Ok(real),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.is_symlink() {
+                let hint = "make that file, or remove the link";
+                return Err(Failure::refused(format!(
+                    "{} is a link to a file that is not there; {hint}",
+                    path.display()
+                )));
+            }
+            Ok(path)
+        }
+        Err(error) => Err(Failure::refused(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
 fn backup_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".weaved-backup");
@@ -120,9 +144,17 @@ fn backup_path(path: &Path) -> PathBuf {
 fn back_up(path: &Path) -> Result<(), Failure> {
     let backup = backup_path(path);
     match read(path)? {
-        Some(text) if !backup.exists() => write(&backup, &text),
+        Some(text) if !backup.exists() => copy(path, &backup, &text).map_err(|error| cannot_write(&backup, &error)),
         _ => Ok(()),
     }
+}
+
+/// A file beside another one, with this text and the owner and mode of that one.
+fn copy(path: &Path, to: &Path, text: &str) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    let candidate = Candidate::write(to, text.as_bytes(), Some(metadata.mode() & 0o777))?;
+    chown(candidate.path(), Some(metadata.uid()), Some(metadata.gid()))?;
+    candidate.commit()
 }
 
 fn read(path: &Path) -> Result<Option<String>, Failure> {
@@ -135,9 +167,12 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
-    parent
-        .and_then(|()| file::write_durably(path, text.as_bytes(), 0o644))
-        .map_err(|error| Failure::refused(format!("cannot write {}: {error}", path.display())))
+    let written = parent.and_then(|()| Candidate::write(path, text.as_bytes(), None)).and_then(Candidate::commit);
+    written.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::refused(format!("cannot write {}: {error}", path.display()))
 }
 
 fn remove(path: &Path) -> Result<(), Failure> {
@@ -155,6 +190,8 @@ fn refused(path: &Path, error: &config::MergeError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     struct Host {
@@ -240,5 +277,45 @@ mod tests {
         assert_eq!(read(&backup_path(&host.places.daemon_json)).unwrap().unwrap(), "{\"debug\": true}");
         uninstall(&host.store).unwrap();
         assert!(config::same_document(&host.file().unwrap(), "{\"debug\": false}"));
+    }
+    #[test]
+    fn a_private_file_and_its_copy_stay_private_and_keep_their_owner() {
+        let host = Host::new();
+        let path = &host.places.daemon_json;
+        fs::write(path, "{\"debug\": true}").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root {
+            chown(path, Some(65534), Some(65533)).unwrap();
+        }
+        let rights = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.mode() & 0o777, metadata.uid(), metadata.gid())
+        };
+        let before = rights(path);
+        assert!(!is_root || before == (0o600, 65534, 65533));
+        host.install(OnConflict::Refuse).unwrap();
+        assert_eq!((rights(path), rights(&backup_path(path))), (before, before));
+        uninstall(&host.store).unwrap();
+        assert_eq!(rights(path), before);
+        fs::remove_file(path).unwrap();
+        host.install(OnConflict::Refuse).unwrap();
+        assert_eq!(rights(path).0, 0o644, "a new file");
+    }
+
+    #[test]
+    fn a_link_stays_a_link_to_the_file_that_is_changed() {
+        let host = Host::new();
+        let (link, file) = (&host.places.daemon_json, host.places.daemon_json.with_file_name("managed.json"));
+        symlink("managed.json", link).unwrap();
+        let refusal = host.install(OnConflict::Refuse).unwrap_err().to_string();
+        assert!(refusal.contains("is a link to a file that is not there"), "{refusal}");
+        fs::write(&file, "{}").unwrap();
+        host.install(OnConflict::Refuse).unwrap();
+        assert!(link.is_symlink() && fs::read_to_string(&file).unwrap().contains("10.32.3.0/24"));
+        assert_eq!(host.install(OnConflict::Refuse), Ok(Outcome::Unchanged));
+        assert_eq!(uninstall(&host.store), Ok(Outcome::Changed));
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
     }
 }

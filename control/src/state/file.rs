@@ -111,16 +111,16 @@ pub fn save<R: Record>(path: &Path, record: &R) -> Result<(), StateError> {
     bytes.push(b'\n');
     bytes.extend_from_slice(&body);
     bytes.push(b'\n');
-    write_durably(path, &bytes, 0o600).map_err(unwritable)
+    write_durably(path, &bytes).map_err(unwritable)
 }
 
 /// Replaces a file whole, or leaves it whole.
-pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = dir.join(format!(".{name}.new"));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)

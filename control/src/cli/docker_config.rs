@@ -6,7 +6,7 @@ use super::output;
 use crate::{
     docker::{
         config::OnConflict,
-        install::{self, Outcome, Places},
+        install::{self, Outcome, Places, Undone},
         systemd,
     },
     failure::Failure,
@@ -63,9 +63,10 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
     }
     let store = Store::new(&paths.state_dir);
     if args.uninstall {
-        match install::uninstall(&store)? {
-            Outcome::Changed => output::say("Docker's configuration is as before; restart Docker"),
-            Outcome::Unchanged => output::say("nothing was installed"),
+        let undone = install::uninstall(&store)?;
+        tell_undone(&undone);
+        if undone == Undone::Nothing {
+            output::say("nothing was installed");
         }
         return Ok(());
     }
@@ -102,4 +103,16 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Nothing where nothing was installed.
+pub(super) fn tell_undone(undone: &Undone) {
+    match undone {
+        Undone::Changed => output::say("Docker's configuration is as before; restart Docker"),
+        Undone::Missing(file) => output::complain(format!(
+            "{} is not there any more, so nothing was taken back in it; restart Docker",
+            file.display()
+        )),
+        Undone::Nothing => {}
+    }
 }

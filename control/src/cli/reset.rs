@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use super::output;
+use super::{docker_config::tell_undone, output};
 use crate::{
     docker::install,
     failure::{Failure, FailureKind},
@@ -53,8 +53,7 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         interfaces::delete_devices(settings.as_ref())?;
     }
     match install::uninstall(&store) {
-        Ok(install::Outcome::Changed) => output::say("Docker's configuration is as before; restart Docker"),
-        Ok(install::Outcome::Unchanged) => {}
+        Ok(undone) => tell_undone(&undone),
         Err(error) if args.force => output::complain(error),
         Err(error) => return Err(error),
     }

@@ -36,6 +36,17 @@ pub enum Outcome {
     Unchanged,
 }
 
+/// What taking an installation back came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undone {
+    /// Docker must be restarted to hear of it.
+    Changed,
+    /// Nothing was installed.
+    Nothing,
+    /// There is no file here any more to take anything out of. The rest is taken back.
+    Missing(PathBuf),
+}
+
 /// The text that an installation would write.
 pub fn preview(places: &Places, options: &DockerOptions, on_conflict: OnConflict) -> Result<String, Failure> {
     let old = read(&places.daemon_json)?.unwrap_or_default();
@@ -52,7 +63,8 @@ pub fn install(
 ) -> Result<Outcome, Failure> {
     let path = &real_path(&places.daemon_json)?;
     let old = read(path)?;
-    let drop_in = places.units.as_deref().map(systemd::drop_in_path);
+    let units = places.units.as_deref().map(absolute).transpose()?;
+    let drop_in = units.as_deref().map(systemd::drop_in_path);
     let mut installed = match store.load::<Installed>().map_err(Failure::refused)? {
         Some(installed) if real_path(&installed.daemon_json)? == *path => installed,
         Some(other) => {
@@ -81,12 +93,14 @@ pub fn install(
 }
 
 /// Takes back what [`install`] did. Nothing installed is nothing to do.
-pub fn uninstall(store: &Store) -> Result<Outcome, Failure> {
+pub fn uninstall(store: &Store) -> Result<Undone, Failure> {
     let Some(installed) = store.load::<Installed>().map_err(Failure::refused)? else {
-        return Ok(Outcome::Unchanged);
+        return Ok(Undone::Nothing);
     };
     let path = &real_path(&installed.daemon_json)?;
+    let mut undone = Undone::Missing(path.clone());
     if let Some(text) = read(path)? {
+        undone = Undone::Changed;
         let backup = read(&backup_path(path))?;
         match installed.unmerge(&text).map_err(|error| refused(path, &error))? {
             // The operator's own bytes, when nothing else has changed since.
@@ -108,7 +122,7 @@ pub fn uninstall(store: &Store) -> Result<Outcome, Failure> {
         drop(drop_in.parent().map(fs::remove_dir));
     }
     store.remove::<Installed>().map_err(Failure::refused)?;
-    Ok(Outcome::Changed)
+    Ok(undone)
 }
 
 /// Counted from the root, because `--uninstall` may be typed elsewhere.
@@ -241,11 +255,11 @@ mod tests {
         assert!(host.file().unwrap().contains("10.32.3.0/24"));
         let drop_in = systemd::drop_in_path(host.places.units.as_ref().unwrap());
         assert!(drop_in.exists());
-        assert_eq!(uninstall(&host.store), Ok(Outcome::Changed));
+        assert_eq!(uninstall(&host.store), Ok(Undone::Changed));
         assert_eq!(host.file().unwrap(), original);
         assert_eq!(host.entries(), ["daemon.json"]);
         assert!(!drop_in.parent().unwrap().exists());
-        assert_eq!(uninstall(&host.store), Ok(Outcome::Unchanged));
+        assert_eq!(uninstall(&host.store), Ok(Undone::Nothing));
     }
 
     #[test]
@@ -264,7 +278,7 @@ mod tests {
         let error = host.install(OnConflict::Refuse).unwrap_err().to_string();
         assert!(error.contains("daemon.json") && error.contains("bip"), "{error}");
         assert_eq!((host.file().unwrap().as_str(), host.entries().len()), (original, 1));
-        assert_eq!(uninstall(&host.store), Ok(Outcome::Unchanged));
+        assert_eq!(uninstall(&host.store), Ok(Undone::Nothing));
     }
 
     #[test]
@@ -314,8 +328,35 @@ mod tests {
         host.install(OnConflict::Refuse).unwrap();
         assert!(link.is_symlink() && fs::read_to_string(&file).unwrap().contains("10.32.3.0/24"));
         assert_eq!(host.install(OnConflict::Refuse), Ok(Outcome::Unchanged));
-        assert_eq!(uninstall(&host.store), Ok(Outcome::Changed));
+        assert_eq!(uninstall(&host.store), Ok(Undone::Changed));
         assert!(link.is_symlink());
         assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
+    }
+
+    #[test]
+    fn paths_are_remembered_from_the_root_whatever_the_directory() {
+        let mut host = Host::new();
+        let below_here = |path: &Path| {
+            let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+            up.join(path.strip_prefix("/").unwrap())
+        };
+        let (file, units) = (host.places.daemon_json.clone(), host.places.units.clone().unwrap());
+        host.places = Places { daemon_json: below_here(&file), units: Some(below_here(&units)) };
+        host.install(OnConflict::Refuse).unwrap();
+        let installed = host.store.load::<Installed>().unwrap().unwrap();
+        assert!(installed.daemon_json.is_absolute() && installed.drop_in.as_ref().unwrap().is_absolute());
+        assert_eq!(host.install(OnConflict::Refuse), Ok(Outcome::Unchanged));
+        assert_eq!(uninstall(&host.store), Ok(Undone::Changed));
+        assert!(!file.exists() && !systemd::drop_in_path(&units).exists());
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_told_and_the_rest_taken_back() {
+        let host = Host::new();
+        host.install(OnConflict::Refuse).unwrap();
+        fs::remove_file(&host.places.daemon_json).unwrap();
+        assert_eq!(uninstall(&host.store), Ok(Undone::Missing(host.places.daemon_json.clone())));
+        assert!(!systemd::drop_in_path(host.places.units.as_ref().unwrap()).exists());
+        assert_eq!(uninstall(&host.store), Ok(Undone::Nothing));
     }
 }

@@ -25,7 +25,7 @@ const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest name of DNS (RFC 1035 §2.3.4).
 const MAX_NAME_BYTES: usize = 253;
 
-/// A host and, where it is not the usual one, its port.
+/// A host and, where it is not [`defaults::PORT`], its port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     host: String,
@@ -77,8 +77,9 @@ impl fmt::Display for Target {
 
 impl Target {
     /// Its addresses now. Waits for the resolver.
-    pub fn resolve(&self, usual_port: u16) -> Result<Vec<SocketAddr>, String> {
-        let port = self.port.unwrap_or(usual_port);
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        // Not the port of this host: that one was chosen for what is the case here.
+        let port = self.port.unwrap_or(defaults::PORT);
         if let Ok(address) = self.host.parse::<IpAddr>() {
             return Ok(vec![(address, port).into()]);
         }
@@ -90,14 +91,14 @@ impl Target {
 }
 
 /// Resolves the targets whenever they change, and again and again.
-pub async fn keep_resolved(mut targets: watch::Receiver<Vec<Target>>, usual_port: u16, found: mpsc::Sender<Resolved>) {
+pub async fn keep_resolved(mut targets: watch::Receiver<Vec<Target>>, found: mpsc::Sender<Resolved>) {
     loop {
         let now = targets.borrow_and_update().clone();
         let lookups: Vec<_> = now
             .into_iter()
             .map(|target| {
                 let name = target.to_string();
-                (name, tokio::task::spawn_blocking(move || target.resolve(usual_port)))
+                (name, tokio::task::spawn_blocking(move || target.resolve()))
             })
             .collect();
         let mut resolved = Resolved::new();
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_address_resolves_without_a_resolver() {
-        let resolve = |text: &str| text.parse::<Target>().unwrap().resolve(6783).unwrap();
+        let resolve = |text: &str| text.parse::<Target>().unwrap().resolve().unwrap();
         assert_eq!(resolve("192.0.2.1"), ["192.0.2.1:6783".parse().unwrap()]);
         assert_eq!(resolve("[2001:db8::1]:7"), ["[2001:db8::1]:7".parse().unwrap()]);
     }
@@ -148,7 +149,7 @@ mod tests {
     async fn a_change_of_the_targets_is_resolved_at_once() {
         let (targets, receiver) = watch::channel(vec![]);
         let (sender, mut found) = mpsc::channel(1);
-        tokio::spawn(keep_resolved(receiver, 6783, sender));
+        tokio::spawn(keep_resolved(receiver, sender));
         assert!(found.recv().await.unwrap().is_empty());
         targets.send_replace(vec!["127.0.0.9".parse().unwrap()]);
         let resolved = found.recv().await.unwrap();

@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  weaved connect hostB 192.0.2.7:7000")]
 pub(super) struct Args {
-    /// Hosts, by name or address, with :PORT if it is not the usual one
+    /// Hosts, by name or address, with :PORT where it is not 6783
     #[arg(required = true, value_name = "PEER")]
     peers: Vec<Target>,
     /// Forget all other targets
@@ -40,9 +40,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
-    let report = client::status(paths)?;
+    client::status(paths)?;
     for peer in &args.peers {
-        peer.resolve(report.settings.port).map_err(|error| {
+        peer.resolve().map_err(|error| {
             Failure::refused(format!(
                 "no such host: {peer} ({error}); give its address, or put its name into DNS or /etc/hosts; nothing was \
                  changed"

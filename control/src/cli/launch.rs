@@ -39,7 +39,7 @@ const MAX_SECRET_BYTES: u64 = 4096;
                   weaved launch --token-file t hostA           join hostA's, with the output of `weaved token` there\n  \
                   ssh hostA weaved token | weaved launch --token-file - hostA")]
 pub(super) struct Args {
-    /// Hosts to connect to, by name or address, with :PORT if it is not the usual one
+    /// Hosts to connect to, by name or address, with :PORT where it is not 6783
     #[arg(value_name = "PEER")]
     peers: Vec<Target>,
     /// File with the join token; - for standard input
@@ -51,7 +51,7 @@ pub(super) struct Args {
     /// Stay in the foreground, for systemd
     #[arg(long)]
     foreground: bool,
-    /// UDP port for everything [default: 6783]
+    /// UDP port of this host for everything; others that connect to it must name another one, as HOST:7000 [default: 6783]
     #[arg(long)]
     port: Option<u16>,
     /// Addresses of all containers of all hosts; the same on all hosts [default: 10.32.0.0/12]
@@ -186,10 +186,8 @@ fn launch(args: &Args, ask: &Ask, paths: &Paths, lock: VerbLock) -> Result<(), F
 
 /// What would make the launch fail later, or fail quietly.
 fn check_host(paths: &Paths, plan: &Plan, peers: &[Target]) -> Result<(), Failure> {
-    let unresolved: Vec<String> = peers
-        .iter()
-        .filter_map(|peer| peer.resolve(plan.settings.port).err().map(|error| format!("{peer} ({error})")))
-        .collect();
+    let unresolved: Vec<String> =
+        peers.iter().filter_map(|peer| peer.resolve().err().map(|error| format!("{peer} ({error})"))).collect();
     if !unresolved.is_empty() {
         return Err(Failure::refused(format!(
             "no such host: {}; give its address, or put its name into DNS or /etc/hosts; nothing was changed",

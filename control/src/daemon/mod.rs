@@ -185,7 +185,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
-    tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), settings.port, resolved_sender));
+    tokio::spawn(targets::keep_resolved(daemon.targets.subscribe(), resolved_sender));
     let overlay = firewall::Overlay { bridge: settings.bridge.clone(), range: settings.range };
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
     if settings.docker != DockerChoice::Off {

@@ -43,7 +43,8 @@ pub fn has_tun_device() -> Result<(), Failure> {
 pub fn port_is_free(port: u16) -> Result<(), Failure> {
     let taken = |error: std::io::Error| {
         if error.kind() == std::io::ErrorKind::AddrInUse {
-            let hint = "choose another with --port, on this host only, or end that program";
+            let hint = "end that program, or choose another with --port on this host, which others name then when they \
+                        connect to it (HOST:7000)";
             Failure::refused(format!("UDP port {port} is in use by another program; {hint}"))
         } else {
             Failure::refused(format!("cannot use UDP port {port}: {error}; choose another with --port"))
@@ -91,7 +92,7 @@ mod tests {
         let holder = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = holder.local_addr().unwrap().port();
         let error = port_is_free(port).unwrap_err().to_string();
-        assert!(error.contains(&port.to_string()) && error.contains("--port"), "{error}");
+        assert!(error.contains(&port.to_string()) && error.contains("--port") && error.contains("HOST:"), "{error}");
         drop(holder);
         assert_eq!(port_is_free(port), Ok(()));
     }

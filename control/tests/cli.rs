@@ -148,6 +148,14 @@ fn wrong_usage_is_told_in_one_line() {
 }
 
 #[test]
+fn a_missing_verb_is_asked_for_also_where_the_environment_says_something() {
+    let node = Node::new();
+    for (arguments, see) in [(&[][..], "`weaved --help`"), (&["kv"], "`weaved kv --help`")] {
+        node.weaved(arguments).refuses(2, &["what should be done?", see]);
+    }
+}
+
+#[test]
 fn help_of_each_verb_has_an_example() {
     let node = Node::new();
     let all = node.weaved(&["--help"]);

@@ -135,7 +135,7 @@ fn usage(error: &clap::Error) -> Result<(), Failure> {
             output::say(text.trim_end());
             Ok(())
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             let verb = verb_of(&text).unwrap_or("weaved");
             Err(Failure::usage(format!("what should be done? `{verb} --help` lists the verbs")))
         }
@@ -154,7 +154,9 @@ fn usage(error: &clap::Error) -> Result<(), Failure> {
 /// The program and the verb that was meant, as they stand in the line about usage.
 fn verb_of(text: &str) -> Option<&str> {
     let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "))?;
-    Some(usage.split(['[', '<', '-']).next().unwrap_or(usage).trim_end())
+    // Verbs have hyphens, too.
+    let end = [" [", " <", " -"].into_iter().filter_map(|begin| usage.find(begin)).min();
+    Some(usage[..end.unwrap_or(usage.len())].trim_end())
 }
 
 /// The word that is most like the one that is not known.
@@ -194,6 +196,14 @@ mod tests {
             (
                 "weaved switch web green --drian 3s",
                 "unexpected argument '--drian' found, did you mean `--drain`?; see `weaved switch --help`",
+            ),
+            (
+                "weaved docker-config --instal",
+                "unexpected argument '--instal' found, did you mean `--install`?; see `weaved docker-config --help`",
+            ),
+            (
+                "weaved dns-lookup",
+                "the following required arguments were not provided: <NAME>; see `weaved dns-lookup --help`",
             ),
             ("weaved kv", "what should be done? `weaved kv --help` lists the verbs"),
             ("weaved", "what should be done? `weaved --help` lists the verbs"),

@@ -9,7 +9,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -50,6 +50,18 @@ pub fn init(target: &LogTarget, paths: &Paths) -> Result<(), Failure> {
 /// Opens the log for appending, as standard error of a detached process.
 pub fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// The end of a log, in whole lines.
+pub fn tail(path: &Path, at_most: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let begin = file.metadata()?.len().saturating_sub(at_most);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut bytes = Vec::new();
+    file.take(at_most).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let cut = if begin == 0 { 0 } else { text.find('\n').map_or(0, |newline| newline + 1) };
+    Ok(text[cut..].to_owned())
 }
 
 struct BoundedLog {
@@ -98,6 +110,16 @@ impl Write for BoundedLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_log_begins_with_a_whole_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, "first\nsecond\nthird\n").unwrap();
+        assert_eq!(tail(&path, 1000).unwrap(), "first\nsecond\nthird\n");
+        assert_eq!(tail(&path, 10).unwrap(), "third\n");
+        assert!(tail(&dir.path().join("none"), 10).is_err());
+    }
 
     #[test]
     fn two_writers_together_never_pass_the_bound_and_lose_no_recent_line() {

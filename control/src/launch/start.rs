@@ -1,8 +1,6 @@
 //! Starts the processes and waits until they are of use.
 
 use std::{
-    fs::File,
-    io::{Read, Seek, SeekFrom},
     process::Child,
     thread,
     time::{Duration, Instant},
@@ -15,7 +13,7 @@ use crate::{
     defaults,
     failure::Failure,
     host::process::Process,
-    lifecycle,
+    lifecycle, logging,
     paths::{Part, Paths},
     serve::{
         client,
@@ -93,12 +91,7 @@ pub fn wait_for_slice(paths: &Paths, mut report: StatusReport) -> Result<StatusR
 fn last_words(paths: &Paths) -> String {
     let path = paths.log();
     let tail = || {
-        let mut file = File::open(&path).ok()?;
-        let len = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(LOG_TAIL_BYTES))).ok()?;
-        let mut tail = Vec::new();
-        file.take(LOG_TAIL_BYTES).read_to_end(&mut tail).ok()?;
-        let tail = String::from_utf8_lossy(&tail).into_owned();
+        let tail = logging::tail(&path, LOG_TAIL_BYTES).ok()?;
         let is_error =
             |line: &&str| line.starts_with("weaved: ") || line.contains("ERROR") || line.contains("panicked");
         let line =

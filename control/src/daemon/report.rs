@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use weaved_api::Stats;
+use weaved_api::{Stats, TargetFailure};
 use weaved_dataplane::container_ends::ContainerEnds;
 
 use super::Daemon;
@@ -76,12 +76,16 @@ impl Daemon {
         }
         for target in targets {
             match &target.state {
+                // A list of peers that is the same on all hosts names this one, too.
+                TargetState::Failed(TargetFailure::Ourselves)
+                | TargetState::Resolving
+                | TargetState::Connecting
+                | TargetState::Connected(_) => {}
                 TargetState::Failed(failure) => problems.push(format!("{}: {}", target.target, explain(*failure))),
                 TargetState::Unresolved(reason) => problems.push(format!(
                     "{} does not resolve ({reason}): correct its name in DNS or /etc/hosts, or `weaved forget` it",
                     target.target
                 )),
-                TargetState::Resolving | TargetState::Connecting | TargetState::Connected(_) => {}
             }
         }
         for member in &cluster.members {

@@ -17,7 +17,7 @@ use crate::{
     paths::{Part, Paths},
     serve::{
         client,
-        report::{StatusReport, TargetState, explain},
+        report::{StatusReport, TargetReport, TargetState, explain},
     },
 };
 
@@ -69,22 +69,30 @@ pub fn wait_for_slice(paths: &Paths, mut report: StatusReport) -> Result<StatusR
     let deadline = Instant::now() + defaults::SLICE_PATIENCE;
     let mut spinner = Spinner::new("joining the cluster");
     while !(report.has_slice() && report.is_up()) && Instant::now() < deadline {
-        let hopeless = report.targets.iter().find_map(|target| match &target.state {
-            TargetState::Failed(failure) if *failure != TargetFailure::NoAnswer => Some((target, *failure)),
-            _ => None,
-        });
-        if let Some((target, failure)) = hopeless {
-            return Err(Failure::refused(format!(
-                "weaved runs, but could not join {}: {}; with another secret: `weaved reset`, then launch again",
-                target.target,
-                explain(failure)
-            )));
+        if let Some(failure) = hopeless(&report.targets) {
+            return Err(failure);
         }
         spinner.tick();
         thread::sleep(POLL_INTERVAL);
         report = client::status(paths)?;
     }
     Ok(report)
+}
+
+/// Why this host will not join: no target is left that may help. A list of peers may name this host, too.
+fn hopeless(targets: &[TargetReport]) -> Option<Failure> {
+    let is_ourselves = |target: &&TargetReport| target.state == TargetState::Failed(TargetFailure::Ourselves);
+    let mut others = targets.iter().filter(|target| !is_ourselves(target)).peekable();
+    let first = *others.peek()?;
+    let failure = first.hopeless()?;
+    let advice = match failure {
+        // Only with another secret there is nothing here to lose.
+        TargetFailure::OtherSecret => "; to join with that secret: `weaved reset`, then launch again",
+        _ => "; it is tried again, see `weaved status`",
+    };
+    others.all(|target| target.hopeless().is_some()).then(|| {
+        Failure::refused(format!("weaved runs, but could not join {}: {}{advice}", first.target, explain(failure)))
+    })
 }
 
 /// The last line of the log that tells of an error, and where to read more.
@@ -99,4 +107,31 @@ fn last_words(paths: &Paths) -> String {
         Some(format!("last error: {}; ", line.trim_start_matches("weaved: ")))
     };
     format!("{}the log is {}", tail().unwrap_or_default(), path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str, state: TargetState) -> TargetReport {
+        TargetReport { target: name.into(), addresses: Vec::new(), state }
+    }
+
+    fn failed(name: &str, failure: TargetFailure) -> TargetReport {
+        target(name, TargetState::Failed(failure))
+    }
+
+    #[test]
+    fn a_list_of_peers_may_name_this_host_and_others_that_do_not_help() {
+        let (own, open) = (failed("a", TargetFailure::Ourselves), target("b", TargetState::Connecting));
+        let secret = failed("c", TargetFailure::OtherSecret);
+        assert_eq!(hopeless(&[]), None);
+        assert_eq!(hopeless(std::slice::from_ref(&own)), None);
+        assert_eq!(hopeless(&[own.clone(), failed("b", TargetFailure::NoAnswer)]), None);
+        assert_eq!(hopeless(&[secret.clone(), open]), None);
+        let refusal = hopeless(&[own.clone(), secret]).unwrap().to_string();
+        assert!(refusal.contains("could not join c") && refusal.contains("weaved reset"), "{refusal}");
+        let refusal = hopeless(&[failed("d", TargetFailure::OtherVersion), own]).unwrap().to_string();
+        assert!(refusal.contains("could not join d") && !refusal.contains("reset"), "{refusal}");
+    }
 }

@@ -118,6 +118,17 @@ pub enum TargetState {
     Connected(PeerId),
 }
 
+impl TargetReport {
+    /// Why no patience helps. A host that does not answer may answer yet, and a list of peers may name this host, too.
+    pub fn hopeless(&self) -> Option<TargetFailure> {
+        match self.state {
+            TargetState::Failed(TargetFailure::NoAnswer | TargetFailure::Ourselves) => None,
+            TargetState::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}
+
 impl StatusReport {
     /// True when the data plane does all that is wanted of it.
     pub fn is_up(&self) -> bool {

@@ -214,6 +214,21 @@ fn two_networks_whose_addresses_docker_uses_on_both_hosts_refuse_to_merge() {
     in_b.run(&["true"]).ok();
 }
 
+#[test]
+fn one_list_of_peers_serves_all_hosts_also_those_with_another_port() {
+    let Some(mut lab) = Lab::open("list") else { return };
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let list = [b.ipv4().to_string(), format!("{}:7000", a.ipv4())];
+    a.weaved().launch(&["--port", "7000"]);
+    b.weaved().launch(&["--token-file", &a.weaved().token_file(), &list[0], &list[1]]);
+    // b is called at the usual port, though a has another one.
+    let said = a.weaved().run(&["connect", &list[0], &list[1]]).ok();
+    assert!(said.stdout.contains("connected to 192.168.77") && said.stdout.contains("is this host itself"), "{said}");
+    for host in [&a, &b] {
+        wait_until("nobody complains of himself", SOON, || host.weaved().problems().is_empty());
+    }
+}
+
 /// Makes a network on each host until both have the same slice, which is returned; the one of `a` is the older.
 ///
 /// Of a range with room for two hosts, each founder draws one half: after a few draws both have the same.

@@ -23,8 +23,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Connect to other hosts, and remember them
 ///
-/// One host of a cluster is enough: the others are found by themselves. A host that does not answer is tried again
-/// until `weaved forget`.
+/// One host of a cluster is enough: the others are found by themselves. A host that does not answer in time is told and is no
+/// failure: it is tried again until `weaved forget`. One that refuses is: exit code 1.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  weaved connect hostB 192.0.2.7:7000")]
 pub(super) struct Args {
@@ -62,9 +62,8 @@ fn wait(paths: &Paths, targets: &[String], patience: Duration) -> Result<StatusR
     loop {
         let report = client::status(paths)?;
         let is_settled = |target: &TargetReport| match target.state {
-            TargetState::Connected(_) => true,
-            TargetState::Failed(failure) => failure != TargetFailure::NoAnswer,
-            _ => false,
+            TargetState::Connected(_) | TargetState::Failed(TargetFailure::Ourselves) => true,
+            _ => target.hopeless().is_some(),
         };
         let mut asked = report.targets.iter().filter(|target| targets.contains(&target.target));
         if asked.all(is_settled) || Instant::now() >= deadline {
@@ -76,7 +75,7 @@ fn wait(paths: &Paths, targets: &[String], patience: Duration) -> Result<StatusR
 }
 
 fn tell(report: &StatusReport, targets: &[String]) -> Result<(), Failure> {
-    let mut refusal = None;
+    let mut refusals = Vec::new();
     for target in report.targets.iter().filter(|target| targets.contains(&target.target)) {
         let name = &target.target;
         match &target.state {
@@ -85,17 +84,36 @@ fn tell(report: &StatusReport, targets: &[String]) -> Result<(), Failure> {
                 let called = member.map(|member| member.name.as_str()).filter(|name| !name.is_empty());
                 output::say(format!("connected to {name} ({}, {})", called.unwrap_or("unnamed"), id.short()));
             }
-            TargetState::Failed(failure) if *failure != TargetFailure::NoAnswer => {
-                refusal = Some(Failure::refused(format!(
-                    "{name}: {}; it stays a target until `weaved forget {name}`",
-                    explain(*failure)
-                )));
-            }
-            _ => output::complain(format!(
-                "{name} does not answer yet; it is tried again until `weaved forget {name}`: is weaved running there, \
-                 and does UDP pass?"
-            )),
+            TargetState::Failed(TargetFailure::Ourselves) => output::say(format!("{name} is this host itself")),
+            _ => match target.hopeless() {
+                Some(failure) => refusals
+                    .push(format!("{name}: {}; it stays a target until `weaved forget {name}`", explain(failure))),
+                None => output::complain(format!(
+                    "{name} does not answer yet; it is tried again until `weaved forget {name}`: is weaved running there, \
+                     and does UDP pass?"
+                )),
+            },
         }
     }
-    refusal.map_or(Ok(()), Err)
+    fail_once(refusals, output::complain)
+}
+
+/// Each refusal has its line; the last one is the failure.
+fn fail_once(mut refusals: Vec<String>, complain: impl FnMut(String)) -> Result<(), Failure> {
+    let Some(last) = refusals.pop() else { return Ok(()) };
+    refusals.into_iter().for_each(complain);
+    Err(Failure::refused(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_is_told_and_all_are_one_failure() {
+        let mut told = Vec::new();
+        let outcome = fail_once(["b: no", "c: no", "d: no"].map(String::from).to_vec(), |line| told.push(line));
+        assert_eq!((told, outcome), (vec!["b: no".into(), "c: no".into()], Err(Failure::refused("d: no"))));
+        assert_eq!(fail_once(Vec::new(), |_| unreachable!("nobody has refused")), Ok(()));
+    }
 }

@@ -99,7 +99,7 @@ verbs! {
     version,
     after_help = "Examples:\n  hostA# weaved launch\n  hostA# weaved token > t                        copy t to hostB\n  \
                   hostB# weaved launch --token-file t hostA\n\nExit codes: 0 done, 1 refused with a reason, 2 wrong \
-                  usage, 3 weaved is not running or does not answer."
+                  usage, 3 weaved does not run on this host or does not answer."
 )]
 struct Line {
     #[command(subcommand)]

@@ -53,7 +53,8 @@ enum Action {
     Put {
         /// The key
         key: String,
-        /// The value; - reads standard input
+        /// The value; - reads standard input. Before one that begins with a hyphen and is no number, write --
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Only if the key's modify index is this; 0 means that it is not there
         #[arg(long, value_name = "INDEX")]

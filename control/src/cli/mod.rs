@@ -142,6 +142,11 @@ fn usage(error: &clap::Error) -> Result<(), Failure> {
         _ => {
             let essence = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
             let meant = suggestion(error).map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+            let meant = if text.contains("as a value, use '-- ") && verb_of(&text) == Some("weaved kv put") {
+                ", write -- before a value that begins with a hyphen".to_owned()
+            } else {
+                meant
+            };
             let see = match verb_of(&text) {
                 Some(verb) => format!("see `{verb} --help`"),
                 None => "see `weaved --help`, or --help behind the verb".to_owned(),
@@ -205,11 +210,22 @@ mod tests {
                 "weaved dns-lookup",
                 "the following required arguments were not provided: <NAME>; see `weaved dns-lookup --help`",
             ),
+            (
+                "weaved kv put a -x",
+                "unexpected argument '-x' found, write -- before a value that begins with a hyphen; see `weaved kv put --help`",
+            ),
             ("weaved kv", "what should be done? `weaved kv --help` lists the verbs"),
             ("weaved", "what should be done? `weaved --help` lists the verbs"),
         ];
         for (line, answer) in expected {
             assert_eq!(complaint(line), answer, "{line}");
+        }
+    }
+
+    #[test]
+    fn values_may_begin_with_a_hyphen() {
+        for line in ["weaved kv put a -5", "weaved kv put a -0.5 --flags 1", "weaved kv put a --cas 0 -- -x"] {
+            assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! A gateway that is slow or gone costs nobody else anything.
 
 use std::{
-    io,
+    fmt, io,
     os::unix::net,
     path::{Path, PathBuf},
     sync::Arc,
@@ -159,18 +159,20 @@ pub fn ask(paths: &Paths, request: &GatewayRequest) -> Result<GatewayEvent, Fail
             }
         }
     };
+    let silent = |reason: &dyn fmt::Display| {
+        Failure::unreachable(format!("the gateway does not answer ({reason}); its log is {}", paths.log().display()))
+    };
     converse().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::unreachable(format!(
-            "names are not answered here (nobody at {}); start weaved with `weaved launch`",
+            "the gateway is not running here (nobody answers at {}); start weaved with `weaved launch`",
             socket.display()
         )),
         io::ErrorKind::PermissionDenied => Failure::unreachable(format!(
             "this user may not talk to weaved at {}; try again with sudo",
             socket.display()
         )),
-        _ => {
-            Failure::unreachable(format!("the gateway does not answer ({error}); its log is {}", paths.log().display()))
-        }
+        io::ErrorKind::WouldBlock => silent(&format!("no answer for {} s", REPLY_PATIENCE.as_secs())),
+        _ => silent(&error),
     })
 }
 

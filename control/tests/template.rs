@@ -200,6 +200,7 @@ fn once_says_what_is_wrong_by_its_exit_code_and_one_line() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("t.j2:2:"), "{}", stderr(&refused));
     assert!(stderr(&refused).contains(r#"key "backend/current" is not set"#));
+    assert_eq!(stderr(&refused).lines().count(), 1, "{}", stderr(&refused));
     lab.stub.fail_with(Some(503));
     let away = lab.once();
     assert_eq!(away.status.code(), Some(3), "{}", stderr(&away));

@@ -53,7 +53,7 @@ fn wait_until_up(paths: &Paths, supervisor: &mut Child) -> Result<StatusReport, 
             if report.dataplane.applied.is_some() && !report.dataplane.problems.is_empty() {
                 return Err(Failure::refused(report.dataplane.problems.join("; ")));
             }
-            last = report.dataplane.problems.join("; ");
+            last = what_is_missing(&report.dataplane.problems, &report.problems);
         }
         if Instant::now() >= deadline {
             let patience = defaults::LAUNCH_DEADLINE.as_secs();
@@ -62,6 +62,12 @@ fn wait_until_up(paths: &Paths, supervisor: &mut Child) -> Result<StatusReport, 
         spinner.tick();
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Why a host that answers is not up yet, in words.
+fn what_is_missing(of_dataplane: &[String], all: &[String]) -> String {
+    let told = [of_dataplane, all].into_iter().find(|problems| !problems.is_empty());
+    told.map_or_else(|| "the network devices are not as they should be".into(), |problems| problems.join("; "))
 }
 
 /// Waits a while for this host's part of the address range. The newest report, with or without it.
@@ -119,6 +125,14 @@ mod tests {
 
     fn failed(name: &str, failure: TargetFailure) -> TargetReport {
         target(name, TargetState::Failed(failure))
+    }
+
+    #[test]
+    fn a_launch_that_takes_too_long_says_what_it_waited_for() {
+        let (device, disk) = (["no TAP".to_owned()], ["the disk is full".to_owned()]);
+        assert_eq!(what_is_missing(&device, &disk), "no TAP");
+        assert_eq!(what_is_missing(&[], &disk), "the disk is full");
+        assert!(!what_is_missing(&[], &[]).is_empty());
     }
 
     #[test]

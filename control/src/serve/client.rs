@@ -1,6 +1,6 @@
 //! The verbs' end of the control socket. It blocks: a verb has nothing else to do.
 
-use std::{io, os::unix::net::UnixStream, time::Duration};
+use std::{fmt, io, os::unix::net::UnixStream, time::Duration};
 
 use super::{
     protocol::{self, Done, MAX_REPLY_BYTES, Reply, Request},
@@ -14,15 +14,22 @@ const REPLY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks, and waits for the reply.
 pub fn call(paths: &Paths, request: &Request) -> Result<Reply, Failure> {
+    call_within(REPLY_PATIENCE, paths, request)
+}
+
+fn call_within(patience: Duration, paths: &Paths, request: &Request) -> Result<Reply, Failure> {
     let mut stream = UnixStream::connect(paths.control_socket()).map_err(|error| not_running(paths, &error))?;
+    let does_not_answer = |reason: &dyn fmt::Display| {
+        let log = paths.log();
+        Failure::unreachable(format!("weaved on this host does not answer ({reason}); its log is {}", log.display()))
+    };
     let silent = |error: io::Error| match error.kind() {
         io::ErrorKind::InvalidData => other_version(),
-        _ => Failure::unreachable(format!(
-            "weaved on this host does not answer ({error}); its log is {}",
-            paths.log().display()
-        )),
+        // What a socket says when its time is over.
+        io::ErrorKind::WouldBlock => does_not_answer(&format!("no answer for {} s", patience.as_secs())),
+        _ => does_not_answer(&error),
     };
-    stream.set_read_timeout(Some(REPLY_PATIENCE)).map_err(silent)?;
+    stream.set_read_timeout(Some(patience)).map_err(silent)?;
     protocol::write_message(&mut stream, request).map_err(silent)?;
     protocol::read_message(&mut stream, MAX_REPLY_BYTES).map_err(silent)
 }
@@ -98,4 +105,20 @@ fn not_running(paths: &Paths, error: &io::Error) -> Failure {
         }
         _ => format!("cannot talk to weaved at {socket}: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_control_that_is_silent_is_told_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path(), dir.path()).unwrap();
+        let _listener = UnixListener::bind(paths.control_socket()).unwrap();
+        let failure = call_within(Duration::from_millis(1), &paths, &Request::Status).unwrap_err().to_string();
+        assert!(failure.contains("does not answer (no answer for 0 s)"), "{failure}");
+    }
 }

@@ -81,7 +81,8 @@ pub async fn run(line: &CommandLine, file: &Path, deadline: Duration) -> Result<
         return Ok(());
     }
     let said = if errors.iter().all(u8::is_ascii_whitespace) { output } else { errors };
-    Err(format!("{status}: {}", shown(&String::from_utf8_lossy(&said))))
+    let said = shown(&String::from_utf8_lossy(&said));
+    Err(if said.is_empty() { format!("{status}, without a word") } else { format!("{status}: {said}") })
 }
 
 /// A command and what it has started.
@@ -151,6 +152,7 @@ mod tests {
             said.contains('3') && said.contains("bad line") && !said.contains('\u{1b}') && !said.contains("first"),
             "{said}"
         );
+        assert_eq!(shell("exit 1").unwrap_err(), "exit status: 1, without a word");
         assert!(shell("echo only here; exit 1").unwrap_err().contains("only here"));
         let missing = CommandLine::List(vec!["/no/such/program".into()]);
         assert!(outcome(&missing, Duration::from_secs(20)).unwrap_err().contains("cannot run /no/such/program"));

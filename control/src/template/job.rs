@@ -70,15 +70,20 @@ impl Job {
         rendering.outcome
     }
 
-    /// Renders, checks, writes and reloads, as far as there is something to do.
+    /// Renders, checks, writes and reloads, as far as there is something to do; logs what came of it.
     pub async fn run(&mut self, facts: &Facts) -> Done {
-        let done = match self.render(facts) {
+        let done = self.run_once(facts).await;
+        self.tell(&done);
+        done
+    }
+
+    /// The same, for who tells himself what came of it.
+    pub async fn run_once(&mut self, facts: &Facts) -> Done {
+        match self.render(facts) {
             Outcome::Incomplete => Done::Incomplete,
             Outcome::Failed(error) => Done::Kept(error.to_string()),
             Outcome::Text(content) => self.deliver(&content).await,
-        };
-        self.tell(&done);
-        done
+        }
     }
 
     async fn deliver(&mut self, content: &[u8]) -> Done {

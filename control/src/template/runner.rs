@@ -45,8 +45,11 @@ pub async fn once(api: &Api, templates: Vec<Template>) -> Result<(), Failure> {
     for template in templates {
         let mut job = Job::new(template, Instant::now());
         complete(api, &mut job, &mut facts).await?;
-        if let Done::Kept(reason) | Done::NotReloaded(reason) = job.run(&facts).await {
-            failures.push(reason);
+        match job.run_once(&facts).await {
+            Done::Kept(reason) => failures.push(reason),
+            Done::NotReloaded(reason) => failures.push(format!("written, not in force: {reason}")),
+            Done::Written => tracing::info!(path = ?job.template.destination, "written"),
+            Done::Unchanged | Done::Incomplete => {}
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failure::refused(failures.join("; "))) }

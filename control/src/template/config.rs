@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
     time::Duration,
@@ -83,8 +83,18 @@ pub fn load(path: &Path) -> Result<Vec<Template>, String> {
     let raw = parse(path, &read_bounded(path)?)?;
     let base = path.parent().unwrap_or(Path::new(""));
     let wait = raw.wait;
+    let read: BTreeSet<_> = raw.template.iter().map(|template| base.join(&template.source)).collect();
+    let read: BTreeSet<_> = read.iter().map(PathBuf::as_path).chain([path]).filter_map(real_path).collect();
     let templates = raw.template.into_iter().map(|template| template.check(base, wait));
     let templates = templates.collect::<Result<Vec<_>, _>>()?;
+    let is_read = |template: &&Template| real_path(&template.destination).is_some_and(|path| read.contains(&path));
+    if let Some(template) = templates.iter().find(is_read) {
+        return Err(format!(
+            "{}: destination {} is itself a source or this file; writing it would destroy it, name another one",
+            path.display(),
+            template.destination.display()
+        ));
+    }
     let mut seen = BTreeSet::new();
     match templates.iter().find(|template| !seen.insert(&template.destination)) {
         Some(twice) => Err(format!("{}: two templates write {}", path.display(), twice.destination.display())),
@@ -104,6 +114,11 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<RawConfig, String> {
         return Err(format!("{}: {count} templates; write 1 to {most} sections [[template]]", path.display()));
     }
     Ok(raw)
+}
+
+/// Where a path leads, over symbolic links and `..`; none where nothing is.
+fn real_path(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path).ok()
 }
 
 impl RawTemplate {
@@ -191,8 +206,6 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn loaded(config: &str) -> Result<Vec<Template>, String> {
@@ -214,6 +227,33 @@ mod tests {
         assert!(templates[0].destination.is_absolute());
         assert_eq!(templates[1].wait.max, Duration::from_secs(3));
         assert_eq!(templates[1].destination, Path::new("/tmp/x"));
+    }
+
+    #[test]
+    fn what_is_read_is_never_written() {
+        let one = |destination: &str| format!("[[template]]\nsource = 'a.j2'\ndestination = '{destination}'\n");
+        let two =
+            |destination: &str| format!("{}[[template]]\nsource = 'b.j2'\ndestination = 'out'\n", one(destination));
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.j2", "b.j2"] {
+            fs::write(dir.path().join(name), "text").unwrap();
+        }
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        std::os::unix::fs::symlink("a.j2", dir.path().join("link")).unwrap();
+        let config = dir.path().join("c.toml");
+        for (text, destination) in [
+            (one("a.j2"), "a.j2"),
+            (one("./sub/../a.j2"), "a.j2"),
+            (one("link"), "link"),
+            (two("b.j2"), "b.j2"),
+            (one("c.toml"), "c.toml"),
+        ] {
+            fs::write(&config, text).unwrap();
+            let said = load(&config).unwrap_err();
+            assert!(said.contains("is itself a source or this file") && said.contains(destination), "{said}");
+        }
+        fs::write(&config, two("sub/a.j2")).unwrap();
+        assert_eq!(load(&config).unwrap().len(), 2);
     }
 
     #[test]

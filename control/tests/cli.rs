@@ -325,6 +325,24 @@ fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_left_is_none() {
 }
 
 #[test]
+fn bash_completes_a_verb() {
+    let node = Node::new();
+    fs::write(node.path("completions"), node.weaved(&["completions", "bash"]).stdout).unwrap();
+    let complete = |words: &str| {
+        let last = words.split(' ').count() - 1;
+        let script = format!(
+            ". {}; COMP_WORDS=({words}); COMP_CWORD={last}; _weaved weaved \"${{COMP_WORDS[{last}]}}\" \"${{COMP_WORDS[{last}-1]}}\"; \
+             echo ${{COMPREPLY[@]}}",
+            node.path("completions")
+        );
+        ended(&Command::new("bash").args(["-c", &script]).output().unwrap()).stdout
+    };
+    assert_eq!(complete("weaved lau"), "launch\n");
+    assert_eq!(complete("weaved docker-config --unin"), "--uninstall\n");
+    assert_eq!(complete("weaved superv"), "\n", "it is not for people");
+}
+
+#[test]
 fn version_and_unit_need_nothing() {
     let node = Node::new();
     assert!(node.weaved(&["version"]).stdout.starts_with("weaved "));

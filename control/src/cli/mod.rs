@@ -4,6 +4,7 @@
 //! below. What a verb refuses is a [`Failure`]: one line on standard error and an exit code.
 
 mod balancer;
+mod completions;
 mod connect;
 mod control;
 mod dataplane;
@@ -39,7 +40,7 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -85,6 +86,7 @@ verbs! {
     stop => Stop,
     reset => Reset,
     demo => Demo,
+    completions => Completions,
     version => Version,
     supervise => Supervise,
     control => Control,
@@ -125,6 +127,16 @@ pub fn main() -> ExitCode {
             failure.kind().into()
         }
     }
+}
+
+/// The command line without what is not for people.
+fn visible() -> clap::Command {
+    let line = Line::command();
+    let verbs = line.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    clap::Command::new("weaved")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(line.get_arguments().cloned())
+        .subcommands(verbs)
 }
 
 /// Help is printed as it is; an error becomes one line.
@@ -176,8 +188,6 @@ fn suggestion(error: &clap::Error) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

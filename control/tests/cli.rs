@@ -343,6 +343,21 @@ fn bash_completes_a_verb() {
 }
 
 #[test]
+fn a_report_says_what_it_can_and_no_secret() {
+    let node = Node::new();
+    let empty = node.weaved(&["report"]);
+    assert!(empty.code == 0 && empty.stdout.contains("weaved is not running here"), "{}", empty.stdout);
+    stopped_member(&node);
+    fs::write(node.path("state/weaved.log"), "the last line\n").unwrap();
+    let report = node.weaved(&["report"]).stdout;
+    for word in [concat!("weaved ", env!("CARGO_PKG_VERSION")), "Linux", "\"slice_prefix\": 24", "the last line"] {
+        assert!(report.contains(word), "{word}: {report}");
+    }
+    let token = node.weaved(&["token"]).stdout;
+    assert!(token.len() > 40 && !report.contains(token.trim()));
+}
+
+#[test]
 fn version_and_unit_need_nothing() {
     let node = Node::new();
     assert!(node.weaved(&["version"]).stdout.starts_with("weaved "));

@@ -22,6 +22,7 @@ pub(crate) mod kv;
 mod launch;
 pub mod output;
 mod ps;
+mod report;
 mod reset;
 mod rollback;
 mod service;
@@ -86,6 +87,7 @@ verbs! {
     stop => Stop,
     reset => Reset,
     demo => Demo,
+    report => Report,
     completions => Completions,
     version => Version,
     supervise => Supervise,

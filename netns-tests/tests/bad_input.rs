@@ -209,13 +209,14 @@ fn a_machine_without_tun_is_told_what_to_do() {
     assert!(!host.weaved().state_dir().exists());
 }
 
-/// Makes a directory a file system of its own with almost no room.
-fn mount_small(dir: &Path) {
+/// Makes a directory a file system of its own with little room.
+fn mount_small(dir: &Path, size: &str) {
     fs::create_dir_all(dir).expect("the lab's directory can be written");
     let target = dir.display().to_string();
     let mount =
         |args: &[&str]| std::process::Command::new("mount").args(args).status().is_ok_and(|status| status.success());
-    assert!(mount(&["-t", "tmpfs", "-o", "size=256k", "none", &target]), "cannot mount on {target}");
+    let size = format!("size={size}");
+    assert!(mount(&["-t", "tmpfs", "-o", &size, "none", &target]), "cannot mount on {target}");
 }
 
 fn fill(dir: &Path) -> PathBuf {
@@ -228,7 +229,7 @@ fn fill(dir: &Path) -> PathBuf {
 #[test]
 fn a_full_disk_refuses_a_first_launch_and_the_next_one_works() {
     let Some((_lab, host)) = lonely("full") else { return };
-    mount_small(&host.weaved().state_dir());
+    mount_small(&host.weaved().state_dir(), "256k");
     let filler = fill(&host.weaved().state_dir());
     assert_refused(&host, &[], &["cannot write", "space"]);
     fs::remove_file(filler).unwrap();
@@ -239,7 +240,7 @@ fn a_full_disk_refuses_a_first_launch_and_the_next_one_works() {
 fn a_disk_that_fills_up_later_stops_no_traffic_and_damages_no_state() {
     let Some(mut lab) = Lab::open("fills") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
-    mount_small(&a.weaved().state_dir());
+    mount_small(&a.weaved().state_dir(), "256k");
     lab.launch_cluster(&[&a, &b]);
     let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
     let flood = Flood::start(&from, &to, &to.address().to_string());
@@ -253,6 +254,26 @@ fn a_disk_that_fills_up_later_stops_no_traffic_and_damages_no_state() {
     a.weaved().launch(&[]);
     assert_eq!(a.weaved().slice(), slice);
     traffic::wait_for_ping(&from, to.address());
+}
+
+#[test]
+fn keys_that_a_full_disk_has_refused_are_taken_when_it_has_room_without_a_restart() {
+    let Some((_lab, host)) = lonely("keysfull") else { return };
+    let weaved = host.weaved();
+    mount_small(&weaved.state_dir(), "3m");
+    weaved.launch(&[]);
+    let filler = fill(&weaved.state_dir());
+    let long = "x".repeat(100_000);
+    // The file has some room of its own.
+    let refused = (0..100).map(|n| weaved.run(&["kv", "put", &format!("long/{n}"), &long])).find(|put| !put.success());
+    assert_words(&refused.expect("the disk is full").refused(1), &["kv.redb", "space"]);
+    weaved.wait_for_problem(&["keys cannot be changed", "kv.redb", "free space"]);
+    fs::remove_file(filler).unwrap();
+    wait_until("keys can be changed again", SOON, || weaved.run(&["kv", "put", "after", "1"]).success());
+    assert_eq!(weaved.problems(), Vec::<String>::new());
+    let old = weaved.kill9(Part::Control);
+    weaved.wait_for_restart(Part::Control, old);
+    wait_until("it was stored", SOON, || weaved.run(&["kv", "get", "after"]).stdout.contains('1'));
 }
 
 #[test]

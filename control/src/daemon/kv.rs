@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Daemon;
+use super::{Daemon, PERSIST_RETRY};
 use crate::{
     kv::{
         Answer, Batch, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait, Watched,
@@ -31,7 +31,6 @@ use crate::{
 const QUEUE_LEN: usize = 1024;
 /// Requests that are taken together and share one write to the disk.
 const BATCH_LEN: usize = 256;
-
 /// Writes of one turn of the loop, each resting on the one before; further ones wait for the next turn.
 const STORE_ROUNDS: usize = 64;
 
@@ -123,7 +122,14 @@ pub(super) struct KvDesk {
     deadlines: BTreeSet<(Instant, RequestId)>,
     watchers: crate::kv::Watchers<RequestId>,
     pending: BTreeMap<RequestId, Client>,
-    unstored: Option<Batch>,
+    stuck: Option<Stuck>,
+}
+
+/// The disk takes nothing.
+#[derive(Debug)]
+struct Stuck {
+    reason: String,
+    retry_at: Instant,
 }
 
 impl KvDesk {
@@ -166,7 +172,7 @@ impl KvDesk {
     }
 
     /// Stores what is to be stored, answers who has an answer, wakes who waits.
-    pub(super) fn drain(&mut self, node: &mut Node, file: &KvFile, now: Instant) {
+    pub(super) fn drain(&mut self, node: &mut Node, file: &mut KvFile, now: Instant) {
         self.store(node, file, now);
         while let Some((id, answer)) = node.poll_kv_answer() {
             if let Some(client) = self.pending.remove(&id) {
@@ -186,28 +192,39 @@ impl KvDesk {
     }
 
     /// What follows from something that was stored may have to be stored too.
-    fn store(&mut self, node: &mut Node, file: &KvFile, now: Instant) {
+    fn store(&mut self, node: &mut Node, file: &mut KvFile, now: Instant) {
         for _ in 0..STORE_ROUNDS {
             let Some(batch) = node.poll_kv_persist() else { return };
-            match file.write(&batch) {
-                Ok(()) => {
-                    self.unstored = None;
-                    node.handle_kv_stored(now);
-                }
-                Err(error) => {
-                    if self.unstored.is_none() {
-                        tracing::error!(%error, "cannot store keys and values");
-                    }
-                    self.unstored = Some(Batch::new());
-                    return node.handle_kv_persist_failed(batch, &error.to_string());
-                }
+            let written = match &self.stuck {
+                Some(stuck) if now < stuck.retry_at => Err(stuck.reason.clone()),
+                _ => file.write(&batch).map_err(|error| self.on_stuck(error.to_string(), now)),
+            };
+            if let Err(reason) = written {
+                return node.handle_kv_persist_failed(batch, &reason);
             }
+            if self.stuck.take().is_some() {
+                tracing::info!("keys and values are stored again");
+            }
+            node.handle_kv_stored(now);
         }
     }
 
-    /// True while the disk takes nothing.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.unstored.is_some()
+    fn on_stuck(&mut self, reason: String, now: Instant) -> String {
+        if self.stuck.is_none() {
+            tracing::error!(reason, "cannot store keys and values");
+        }
+        self.stuck = Some(Stuck { reason: reason.clone(), retry_at: now + PERSIST_RETRY });
+        reason
+    }
+
+    /// Why the disk takes nothing, while that lasts.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.stuck.as_ref().map(|stuck| format!("keys cannot be changed: {}", stuck.reason))
+    }
+
+    /// When a write that failed is tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.stuck.as_ref().map(|stuck| stuck.retry_at)
     }
 
     fn wake(&mut self, kv: &Kv, id: RequestId) {
@@ -313,7 +330,7 @@ mod tests {
         /// Asks, and the loop goes on.
         fn ask(&mut self, request: Request) -> (RequestId, oneshot::Receiver<Answer>) {
             let asked = self.ask_among_others(request);
-            self.desk.drain(&mut self.node, &self.file, Instant::now());
+            self.desk.drain(&mut self.node, &mut self.file, Instant::now());
             asked
         }
 
@@ -359,7 +376,7 @@ mod tests {
         let wait = Some(Wait { index, at_most_ms: 60_000 });
         let (_, mut read) = scene.ask_among_others(Request::Read { topic: Topic::Key("a".into()), wait, after: None });
         assert!(written.try_recv().is_err() && read.try_recv().is_err(), "nothing is stored yet");
-        scene.desk.drain(&mut scene.node, &scene.file, Instant::now());
+        scene.desk.drain(&mut scene.node, &mut scene.file, Instant::now());
         assert_eq!(written.try_recv().unwrap(), Ok(KvReply::Written(true)));
         assert!(matches!(read.try_recv().unwrap(), Ok(KvReply::Rows(rows)) if rows.rows[0].value.as_bytes() == b"new"));
     }

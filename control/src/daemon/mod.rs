@@ -70,7 +70,7 @@ use crate::{
 const STATS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a `reset` waits until somebody has taken over what we owned.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
-/// A write that failed is tried again after this, or with the next event.
+/// A write that failed is tried again after this.
 const PERSIST_RETRY: Duration = Duration::from_secs(1);
 
 /// All that the process remembers from earlier runs.
@@ -312,7 +312,7 @@ impl Daemon {
     fn drain(&mut self, now: Instant) {
         self.store();
         self.tell_contact();
-        self.kv_desk.drain(&mut self.node, &self.memory.kv_file, now);
+        self.kv_desk.drain(&mut self.node, &mut self.memory.kv_file, now);
         while let Some((to, bytes)) = self.node.poll_send() {
             self.dropped_count += u64::from(!self.dataplane.send(Request::SendControl { to, bytes }));
         }
@@ -354,12 +354,12 @@ impl Daemon {
     fn next_wake(&self, now: Instant) -> Instant {
         let calls = self.status_calls.iter().chain(&self.leave_calls).map(|(_, deadline)| *deadline);
         let calls = calls.chain(self.progress_calls.iter().map(|call| call.deadline));
-        let is_stuck = self.persist_problem.is_some() || self.kv_desk.is_stuck();
-        let retry = is_stuck.then(|| now + PERSIST_RETRY);
-        let names = Some(self.names.due());
-        let timers = [self.node.poll_timeout(), self.desired.due(), self.kv_desk.next_deadline(), names, retry];
+        let retry = self.persist_problem.as_ref().map(|_| now + PERSIST_RETRY);
+        let keys = [self.kv_desk.next_deadline(), self.kv_desk.retry_at()];
+        let timers = [self.node.poll_timeout(), self.desired.due(), Some(self.names.due()), retry];
+        let timers = timers.into_iter().chain(keys);
         let idle = now + Duration::from_mins(1);
-        timers.into_iter().flatten().chain(calls).fold(idle, Instant::min)
+        timers.flatten().chain(calls).fold(idle, Instant::min)
     }
 
     /// After the drain: what tells the others is on its way then.
@@ -585,6 +585,24 @@ pub(crate) mod tests {
         daemon.drain(Instant::now());
         assert_eq!(daemon.desired.generation().0, 1);
         assert_eq!(daemon.persist_problem, None);
+    }
+
+    #[tokio::test]
+    async fn keys_that_cannot_be_stored_are_a_problem_until_they_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut daemon, now) = (daemon(dir.path()), Instant::now());
+        let (path, aside) = (dir.path().join("kv.redb"), dir.path().join("aside"));
+        let has_problem = |daemon: &Daemon| daemon.report(now).problems.iter().any(|line| line.contains("kv.redb"));
+        daemon.memory.kv_file.close();
+        std::fs::rename(&path, &aside).unwrap();
+        daemon.drain(now);
+        assert!(has_problem(&daemon));
+        std::fs::rename(&aside, &path).unwrap();
+        daemon.drain(now);
+        assert!(has_problem(&daemon), "it is not tried with each event");
+        assert_eq!(daemon.kv_desk.retry_at(), Some(now + PERSIST_RETRY));
+        daemon.drain(now + PERSIST_RETRY);
+        assert!(!has_problem(&daemon));
     }
 
     #[tokio::test]

@@ -65,6 +65,7 @@ impl Daemon {
         let mut problems = self.links.problems();
         problems.extend(self.names.report(now).problems);
         problems.extend(self.persist_problem.clone());
+        problems.extend(self.kv_desk.problem());
         problems.extend(self.api.problems());
         problems.extend(self.metrics_problem.borrow().clone());
         match &cluster.ipam.state {

@@ -312,7 +312,7 @@ pub enum KvError {
         /// Which.
         key: Key,
     },
-    /// The disk takes nothing. What met it first may be seen until a restart.
+    /// The disk takes nothing. What met it first may be seen, and is stored when the disk takes it.
     #[error("the store cannot be written: {reason}")]
     Disk {
         /// What the system says.

@@ -1,17 +1,20 @@
 //! The key-value store on the disk: `kv.redb`, one table for each kind of row.
 //!
 //! redb writes copy-on-write pages with checksums and switches roots with one sync, so a torn tail is the state before it.
+//! After an error it takes nothing more through the same handle: the next write opens the file anew, which recovers it.
 //!
 //! INVARIANT: [`KvFile::write`] returns when the whole batch would survive a power cut, or when none of it would.
 
 use std::{
     fs::OpenOptions,
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use redb::{Database, ReadableTable as _, TableDefinition};
 
+use super::StateError;
 use crate::kv::{Batch, StoredRows, Table};
 
 /// Name of the file in the state directory.
@@ -25,39 +28,61 @@ const TABLES: [(Table, Definition); 3] = [
     (Table::Facts, TableDefinition::new("facts 1")),
 ];
 
-/// The file cannot be used. Nothing has been changed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use {}: {source}; free space, or restore the file from a backup, or give this host up with `weaved reset --force`", path.display())]
-pub struct KvFileError {
-    /// Which file.
-    pub path: PathBuf,
-    /// What redb says.
-    #[source]
-    pub source: redb::Error,
-}
-
 /// The open file. Only one process has it at a time.
 #[derive(Debug)]
 pub struct KvFile {
     path: PathBuf,
-    database: Database,
+    /// None after an error, until the next write.
+    database: Option<Database>,
 }
 
 impl KvFile {
     /// Opens or makes the file in this directory, and reads all of it.
-    pub fn open(dir: &Path) -> Result<(Self, StoredRows), KvFileError> {
+    pub fn open(dir: &Path) -> Result<(Self, StoredRows), StateError> {
         let path = dir.join(KV_FILE);
-        let fail = |source: redb::Error| KvFileError { path: path.clone(), source };
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        drop(options.map_err(|error| fail(redb::Error::Io(error)))?);
-        let database = Database::create(&path).map_err(|error| fail(error.into()))?;
-        let rows = read_all(&database).map_err(fail)?;
-        Ok((Self { path, database }, rows))
+        drop(options.map_err(|error| explain(&path, error.into()))?);
+        let opened = Database::create(&path).map_err(redb::Error::from);
+        let read = opened.and_then(|database| Ok((read_all(&database)?, database)));
+        let (rows, database) = read.map_err(|error| explain(&path, error))?;
+        Ok((Self { path, database: Some(database) }, rows))
     }
 
-    /// Writes a batch durably.
-    pub fn write(&self, batch: &Batch) -> Result<(), KvFileError> {
-        write(&self.database, batch).map_err(|source| KvFileError { path: self.path.clone(), source })
+    /// Writes a batch durably. After an error the same batch, or one with all of its rows, has to be the next.
+    pub fn write(&mut self, batch: &Batch) -> Result<(), StateError> {
+        let database = match self.database.take() {
+            Some(database) => Ok(database),
+            None => Database::open(&self.path).map_err(redb::Error::from),
+        };
+        let written = database.and_then(|database| write(&database, batch).map(|()| database));
+        self.database = Some(written.map_err(|error| explain(&self.path, error))?);
+        Ok(())
+    }
+
+    /// As after an error.
+    #[cfg(test)]
+    pub fn close(&mut self) {
+        self.database = None;
+    }
+}
+
+/// A disk that refuses is not damage; a file that is gone or not redb's is.
+fn explain(path: &Path, error: redb::Error) -> StateError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source)
+            if !matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+            ) =>
+        {
+            StateError::Unwritable { path, source }
+        }
+        redb::Error::Io(error) => StateError::Damaged { path, reason: error.to_string() },
+        error @ (redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)) => {
+            StateError::Damaged { path, reason: error.to_string() }
+        }
+        error => StateError::Unwritable { path, source: io::Error::other(error.to_string()) },
     }
 }
 
@@ -93,7 +118,13 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering},
+        },
+    };
 
     use super::*;
 
@@ -104,7 +135,7 @@ mod tests {
     #[test]
     fn rows_are_read_back_and_removed_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, rows) = KvFile::open(dir.path()).unwrap();
+        let (mut file, rows) = KvFile::open(dir.path()).unwrap();
         assert!(rows.is_empty());
         file.write(&batch("a", Some("1"))).unwrap();
         file.write(&batch("b", Some("2"))).unwrap();
@@ -118,7 +149,7 @@ mod tests {
     fn a_copy_taken_while_it_is_open_is_recovered_to_the_last_whole_batch() {
         let dir = tempfile::tempdir().unwrap();
         let copied = tempfile::tempdir().unwrap();
-        let (file, _) = KvFile::open(dir.path()).unwrap();
+        let (mut file, _) = KvFile::open(dir.path()).unwrap();
         for n in 0..50 {
             file.write(&batch("n", Some(&n.to_string()))).unwrap();
         }
@@ -135,5 +166,59 @@ mod tests {
         let error = KvFile::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("kv.redb") && error.contains("weaved reset"), "{error}");
         assert_eq!(fs::read(dir.path().join(KV_FILE)).unwrap(), [7; 8192]);
+    }
+
+    /// A disk that has room for so many writes, then for none.
+    #[derive(Debug)]
+    struct Full {
+        file: redb::backends::FileBackend,
+        writes_left: Arc<AtomicI64>,
+    }
+
+    impl redb::StorageBackend for Full {
+        fn len(&self) -> Result<u64, io::Error> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> Result<(), io::Error> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> Result<(), io::Error> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+            if self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.file.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_takes_the_same_batch_when_it_has_room_again() {
+        // The error may come at any step of a commit.
+        for writes_left in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut file, _) = KvFile::open(dir.path()).unwrap();
+            file.write(&batch("a", Some("1"))).unwrap();
+            file.close();
+            let disk = OpenOptions::new().read(true).write(true).open(dir.path().join(KV_FILE)).unwrap();
+            let left = Arc::new(AtomicI64::new(i64::MAX));
+            let full = Full { file: redb::backends::FileBackend::new(disk).unwrap(), writes_left: Arc::clone(&left) };
+            file.database = Some(Database::builder().create_with_backend(full).unwrap());
+            left.store(writes_left, Ordering::Relaxed);
+            let error = file.write(&batch("b", Some("2"))).unwrap_err().to_string();
+            assert!(error.contains("check free space") && !error.contains("reset"), "{error}");
+            file.write(&batch("b", Some("2"))).unwrap();
+            drop(file);
+            let (_, rows) = KvFile::open(dir.path()).unwrap();
+            assert_eq!(rows.len(), 2, "{writes_left}");
+        }
     }
 }

@@ -297,6 +297,7 @@ mod tests {
     use crate::{
         kv::{Change, Rule, Value},
         node::{NodeConfig, Start},
+        state::kv_file::Origin,
     };
 
     struct Scene {
@@ -321,7 +322,7 @@ mod tests {
             local_endpoints: vec![],
         };
         let mut node = Node::new(config, None, [1; 32], Instant::now(), SystemTime::now()).unwrap();
-        let (file, rows) = KvFile::open(dir.path()).unwrap();
+        let (file, rows) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
         node.restore_kv(&rows, Instant::now()).unwrap();
         Scene { node, desk: KvDesk::default(), file, next_id: 0, _dir: dir }
     }

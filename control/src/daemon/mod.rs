@@ -62,7 +62,10 @@ use crate::{
     paths::{Part, Paths},
     registration::agent::AgentHandle,
     serve::{self, Call, protocol::Reply},
-    state::{DockerChoice, Identity, SecretRecord, Settings, Store, Wishes, kv_file::KvFile},
+    state::{
+        DockerChoice, Identity, SecretRecord, Settings, Store, Wishes,
+        kv_file::{KvFile, Origin},
+    },
     targets::{self, Resolved, Target},
 };
 
@@ -132,7 +135,7 @@ struct Inputs {
 /// Runs until it is told to end.
 pub fn run(paths: &Paths) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(paths, Part::Control)?;
-    let (memory, kv_rows) = Memory::load(paths)?;
+    let (memory, persisted, kv_rows) = Memory::load(paths)?;
     // Before the runtime: netlink has one of its own.
     let local_endpoints = interfaces::endpoints(&memory.settings);
     let mut seed = [0; 32];
@@ -148,7 +151,6 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
         start: memory.settings.start,
         local_endpoints,
     };
-    let persisted = memory.store.load::<Persisted>().map_err(Failure::refused)?;
     let mut node = Node::new(config, persisted, seed, Instant::now(), SystemTime::now()).map_err(Failure::refused)?;
     node.restore_kv(&kv_rows, Instant::now()).map_err(Failure::refused)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -213,11 +215,14 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
 }
 
 impl Memory {
-    fn load(paths: &Paths) -> Result<(Self, StoredRows), Failure> {
+    fn load(paths: &Paths) -> Result<(Self, Option<Persisted>, StoredRows), Failure> {
         let store = Store::new(&paths.state_dir);
         let missing = || Failure::refused("this host was never launched; run `weaved launch`");
         let settings = store.load().map_err(Failure::refused)?.ok_or_else(missing)?;
-        let (kv_file, kv_rows) = KvFile::open(&paths.state_dir).map_err(Failure::refused)?;
+        let persisted = store.load::<Persisted>().map_err(Failure::refused)?;
+        // It is made before the node stores anything.
+        let origin = if persisted.is_some() { Origin::Earlier } else { Origin::MayBeNew };
+        let (kv_file, kv_rows) = KvFile::open(&paths.state_dir, origin).map_err(Failure::refused)?;
         let memory = Self {
             settings,
             identity: Identity::load(&store).map_err(Failure::refused)?.ok_or_else(missing)?,
@@ -226,7 +231,7 @@ impl Memory {
             kv_file,
             store,
         };
-        Ok((memory, kv_rows))
+        Ok((memory, persisted, kv_rows))
     }
 }
 
@@ -533,7 +538,7 @@ pub(crate) mod tests {
         store.create().unwrap();
         let settings = Settings::first(&crate::state::settings::Requested::default(), "alpha", Start::Founder).unwrap();
         let secret = ClusterSecret([7; 32]);
-        let (kv_file, _) = KvFile::open(dir).unwrap();
+        let (kv_file, _) = KvFile::open(dir, Origin::MayBeNew).unwrap();
         Memory { store, settings, identity: Identity::generate(), secret, wishes: Wishes::default(), kv_file }
     }
 

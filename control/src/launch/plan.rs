@@ -9,7 +9,8 @@ use crate::{
     lifecycle::STATE_FILES,
     node::{Persisted, Start},
     state::{
-        Identity, SecretRecord, Settings, StateError, Store, Wishes, file::Record, password, settings::Requested, token,
+        Identity, SecretRecord, Settings, StateError, Store, Wishes, file::Record, kv_file::KvFile, password,
+        settings::Requested, token,
     },
     targets::{MAX_TARGETS, Target},
 };
@@ -71,7 +72,9 @@ impl Plan {
         let identity = Identity::load(store).map_err(Failure::refused)?;
         let secret = store.load::<SecretRecord>().map_err(Failure::refused)?;
         // Control would refuse it too, but only after `launch` has waited for it.
-        store.load::<Persisted>().map_err(Failure::refused)?;
+        if store.load::<Persisted>().map_err(Failure::refused)?.is_some() {
+            KvFile::require(store.dir()).map_err(Failure::refused)?;
+        }
         let mut wishes = store.load::<Wishes>().map_err(Failure::refused)?.unwrap_or_default();
         for peer in ask.peers.iter().map(ToString::to_string) {
             if !wishes.targets.contains(&peer) {
@@ -184,7 +187,10 @@ fn missing<R: Record>(store: &Store) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Instant, SystemTime};
+
     use super::*;
+    use crate::node::{Node, NodeConfig};
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -264,6 +270,30 @@ mod tests {
         Plan::make(&store, &ask()).unwrap().save(&store).unwrap();
         std::fs::write(store.path::<Persisted>(), "half of").unwrap();
         assert!(refusal(&store, &ask()).contains("node.json"));
+    }
+
+    #[test]
+    fn a_store_of_keys_that_is_gone_is_told_before_anything_starts_and_not_made_anew() {
+        let (dir, store) = store();
+        let plan = Plan::make(&store, &ask()).unwrap();
+        plan.save(&store).unwrap();
+        assert!(Plan::make(&store, &ask()).is_ok(), "control has not run yet");
+        let config = NodeConfig {
+            id: plan.identity.id,
+            name: "alpha".into(),
+            range: plan.settings.range,
+            slice_prefix: plan.settings.slice_prefix,
+            zone: plan.settings.zone.clone(),
+            guarded: vec![],
+            listen_port: 6783,
+            start: Start::Founder,
+            local_endpoints: vec![],
+        };
+        let mut node = Node::new(config, None, [1; 32], Instant::now(), SystemTime::now()).unwrap();
+        store.save(&node.poll_persist().unwrap()).unwrap();
+        let error = refusal(&store, &ask());
+        assert!(error.contains("kv.redb") && error.contains("is missing"), "{error}");
+        assert!(!dir.path().join("state/kv.redb").exists());
     }
 
     #[test]

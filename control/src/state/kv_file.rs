@@ -4,9 +4,10 @@
 //! After an error it takes nothing more through the same handle: the next write opens the file anew, which recovers it.
 //!
 //! INVARIANT: [`KvFile::write`] returns when the whole batch would survive a power cut, or when none of it would.
+//! INVARIANT: a file that was there is not made anew: it holds what this host has promised as a voter.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -28,6 +29,15 @@ const TABLES: [(Table, Definition); 3] = [
     (Table::Facts, TableDefinition::new("facts 1")),
 ];
 
+/// Whether an earlier run has made the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It may have: what there is is read, and nothing is an empty store.
+    MayBeNew,
+    /// It has: without it, and without anything in it, a voter would have forgotten what it has promised.
+    Earlier,
+}
+
 /// The open file. Only one process has it at a time.
 #[derive(Debug)]
 pub struct KvFile {
@@ -38,14 +48,36 @@ pub struct KvFile {
 
 impl KvFile {
     /// Opens or makes the file in this directory, and reads all of it.
-    pub fn open(dir: &Path) -> Result<(Self, StoredRows), StateError> {
+    pub fn open(dir: &Path, origin: Origin) -> Result<(Self, StoredRows), StateError> {
+        if origin == Origin::Earlier {
+            Self::require(dir)?;
+        }
         let path = dir.join(KV_FILE);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         drop(options.map_err(|error| explain(&path, error.into()))?);
         let opened = Database::create(&path).map_err(redb::Error::from);
         let read = opened.and_then(|database| Ok((read_all(&database)?, database)));
         let (rows, database) = read.map_err(|error| explain(&path, error))?;
+        if origin == Origin::MayBeNew {
+            // Before anything is stored by which the next run expects it.
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|error| explain(&path, error.into()))?;
+        }
         Ok((Self { path, database: Some(database) }, rows))
+    }
+
+    /// Refuses a file that is gone or has nothing in it.
+    pub fn require(dir: &Path) -> Result<(), StateError> {
+        let path = dir.join(KV_FILE);
+        let missing = |what| format!("it is {what}, though this host was launched before");
+        match fs::metadata(&path) {
+            Ok(file) if file.len() > 0 => Ok(()),
+            Ok(_) => Err(StateError::Damaged { path, reason: missing("empty") }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StateError::Damaged { path, reason: missing("missing") })
+            }
+            Err(source) => Err(StateError::Unreadable { path, source }),
+        }
     }
 
     /// Writes a batch durably. After an error the same batch, or one with all of its rows, has to be the next.
@@ -118,12 +150,9 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        sync::{
-            Arc,
-            atomic::{AtomicI64, Ordering},
-        },
+    use std::sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
     };
 
     use super::*;
@@ -135,13 +164,13 @@ mod tests {
     #[test]
     fn rows_are_read_back_and_removed_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut file, rows) = KvFile::open(dir.path()).unwrap();
+        let (mut file, rows) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
         assert!(rows.is_empty());
         file.write(&batch("a", Some("1"))).unwrap();
         file.write(&batch("b", Some("2"))).unwrap();
         file.write(&batch("a", None)).unwrap();
         drop(file);
-        let (_, rows) = KvFile::open(dir.path()).unwrap();
+        let (_, rows) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
         assert_eq!(rows, [(Table::Entries, b"b".to_vec(), b"2".to_vec())]);
     }
 
@@ -149,13 +178,13 @@ mod tests {
     fn a_copy_taken_while_it_is_open_is_recovered_to_the_last_whole_batch() {
         let dir = tempfile::tempdir().unwrap();
         let copied = tempfile::tempdir().unwrap();
-        let (mut file, _) = KvFile::open(dir.path()).unwrap();
+        let (mut file, _) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
         for n in 0..50 {
             file.write(&batch("n", Some(&n.to_string()))).unwrap();
         }
         // What a power cut leaves: the file as it lies there, never closed.
         fs::copy(dir.path().join(KV_FILE), copied.path().join(KV_FILE)).unwrap();
-        let (_, rows) = KvFile::open(copied.path()).unwrap();
+        let (_, rows) = KvFile::open(copied.path(), Origin::Earlier).unwrap();
         assert_eq!(rows, [(Table::Entries, b"n".to_vec(), b"49".to_vec())]);
     }
 
@@ -163,9 +192,22 @@ mod tests {
     fn what_is_no_store_is_named_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(KV_FILE), [7; 8192]).unwrap();
-        let error = KvFile::open(dir.path()).unwrap_err().to_string();
+        let error = KvFile::open(dir.path(), Origin::MayBeNew).unwrap_err().to_string();
         assert!(error.contains("kv.redb") && error.contains("weaved reset"), "{error}");
         assert_eq!(fs::read(dir.path().join(KV_FILE)).unwrap(), [7; 8192]);
+    }
+
+    #[test]
+    fn a_store_that_was_there_and_is_gone_or_empty_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KV_FILE);
+        let refusal = || KvFile::open(dir.path(), Origin::Earlier).unwrap_err().to_string();
+        assert!(refusal().contains("is missing") && !path.exists());
+        fs::write(&path, "").unwrap();
+        assert!(refusal().contains("is empty") && refusal().contains("weaved reset --force"));
+        assert_eq!(fs::read(&path).unwrap(), b"");
+        drop(KvFile::open(dir.path(), Origin::MayBeNew).unwrap());
+        assert!(KvFile::open(dir.path(), Origin::Earlier).is_ok());
     }
 
     /// A disk that has room for so many writes, then for none.
@@ -205,7 +247,7 @@ mod tests {
         // The error may come at any step of a commit.
         for writes_left in 0..3 {
             let dir = tempfile::tempdir().unwrap();
-            let (mut file, _) = KvFile::open(dir.path()).unwrap();
+            let (mut file, _) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
             file.write(&batch("a", Some("1"))).unwrap();
             file.close();
             let disk = OpenOptions::new().read(true).write(true).open(dir.path().join(KV_FILE)).unwrap();
@@ -217,7 +259,7 @@ mod tests {
             assert!(error.contains("check free space") && !error.contains("reset"), "{error}");
             file.write(&batch("b", Some("2"))).unwrap();
             drop(file);
-            let (_, rows) = KvFile::open(dir.path()).unwrap();
+            let (_, rows) = KvFile::open(dir.path(), Origin::MayBeNew).unwrap();
             assert_eq!(rows.len(), 2, "{writes_left}");
         }
     }

@@ -95,6 +95,11 @@ impl Store {
         remove_file(&self.path::<R>())
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The file that holds a record.
     pub fn path<R: Record>(&self) -> PathBuf {
         self.dir.join(format!("{}.json", R::NAME))

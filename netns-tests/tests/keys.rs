@@ -136,11 +136,13 @@ fn one_that_is_left_goes_on_when_the_operator_says_so(left: &Host, lost: &[&Host
     wait_until("it knows that nobody else answers", SOON, || {
         left.weaved().run(&["voters"]).ok().stdout.contains("2 of 3, 1 answer")
     });
+    left.weaved().wait_for_problem(&["no majority", "1 of 3 voters", "weaved voters"]);
     let refused = left.weaved().run(&["voters", "--found-anew"]).refused(1);
     assert!(refused.contains("this gives up") && refused.contains("--yes"), "{refused}");
     assert!(put(left, "backend/current", "alone").starts_with("HTTP/1.1 500"));
     left.weaved().run(&["voters", "--found-anew", "--yes"]).ok();
     assert!(put(left, "backend/current", "alone").ends_with("true"));
+    assert!(!left.weaved().problems().join("\n").contains("no majority"));
     lost[0].weaved().launch(&[]);
     wait_until("who comes back follows", SOON, || {
         get(lost[0], "backend/current") == "alone"

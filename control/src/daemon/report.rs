@@ -1,6 +1,6 @@
 //! The daemon's answer to `status`: everything it knows, and a list of what somebody should look at.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weaved_api::{Stats, TargetFailure};
 use weaved_dataplane::container_ends::ContainerEnds;
@@ -15,6 +15,9 @@ use crate::{
         services::ServicesSummary,
     },
 };
+
+/// Others are heard of within moments after a start: that they are not is no problem before this.
+const MAJORITY_GRACE: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Answers everybody who waits for a status.
@@ -92,6 +95,8 @@ impl Daemon {
         for member in &cluster.members {
             problems.extend(member.problem.as_ref().map(|problem| format!("{}: {problem}", member.name)));
         }
+        let lost_for = self.node.kv().lost_since().map(|since| now.saturating_duration_since(since));
+        problems.extend(no_majority(cluster, lost_for));
         problems.extend(other_guards(cluster, &self.memory.settings.guarded));
         problems.extend(other_zones(cluster, &self.memory.settings.zone));
         if let Some(stranger) = self.links.stranger(now) {
@@ -109,6 +114,18 @@ impl Daemon {
         }));
         problems
     }
+}
+
+/// What a majority has to decide is refused meanwhile.
+fn no_majority(cluster: &ClusterStatus, lost_for: Option<Duration>) -> Option<String> {
+    let voters = cluster.voters.as_ref().filter(|voters| voters.up_count() < voters.majority)?;
+    lost_for.filter(|lost_for| *lost_for >= MAJORITY_GRACE)?;
+    Some(format!(
+        "no majority: {} of {} voters answer, so changes of guarded keys, locks and switches are refused: start the other hosts or \
+         repair the network, see `weaved voters`",
+        voters.up_count(),
+        voters.voters.len()
+    ))
 }
 
 /// The founder of the network has said what is guarded; this host's launch has not.
@@ -144,4 +161,34 @@ fn docker_mismatch(docker: &DockerState, cluster: &ClusterStatus) -> Option<Stri
              restart Docker"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use weaved_api::PeerId;
+
+    use super::*;
+    use crate::{
+        daemon::tests,
+        node::{VoterStatus, VotersStatus},
+    };
+
+    #[tokio::test]
+    async fn a_majority_that_does_not_answer_is_a_problem_but_not_for_a_moment() {
+        let mut cluster = tests::status().cluster;
+        let voter = |octet, is_up| VoterStatus { id: PeerId([octet; 32]), name: octet.to_string(), is_up };
+        let voters = |all: Vec<VoterStatus>| {
+            let (majority, guarded) = (all.len() / 2 + 1, vec!["backend/".into()]);
+            Some(VotersStatus { epoch: 1, voters: all, founded_anew: 0, majority, guarded })
+        };
+        cluster.voters = voters(vec![voter(1, true), voter(2, false)]);
+        assert_eq!(no_majority(&cluster, Some(Duration::ZERO)), None);
+        assert_eq!(no_majority(&cluster, None), None);
+        let problem = no_majority(&cluster, Some(MAJORITY_GRACE)).unwrap();
+        assert!(problem.contains("1 of 2 voters") && problem.contains("weaved voters"), "{problem}");
+        cluster.voters = voters(vec![voter(1, true), voter(2, true), voter(3, false)]);
+        assert_eq!(no_majority(&cluster, Some(MAJORITY_GRACE)), None);
+        cluster.voters = None;
+        assert_eq!(no_majority(&cluster, Some(MAJORITY_GRACE)), None, "it has not heard yet who votes");
+    }
 }

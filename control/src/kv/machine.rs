@@ -302,6 +302,11 @@ impl Kv {
         }
     }
 
+    /// Since when this node has not been with the others, as it last looked.
+    pub fn lost_since(&self) -> Option<Instant> {
+        self.contact.lost_since()
+    }
+
     /// Whether this node is with the others.
     pub fn reach(&mut self, now: Instant) -> Reach {
         let voters = self.guard.electorate().map(|electorate| &electorate.voters);

@@ -33,6 +33,11 @@ impl Contact {
         Self { answering: 0, voters: 0, lost_since: Some(now) }
     }
 
+    /// Since when there has been no majority; None while there is one.
+    pub(super) fn lost_since(&self) -> Option<Instant> {
+        self.lost_since
+    }
+
     /// So many of the voters are alive.
     pub fn look(&mut self, answering: usize, voters: usize, now: Instant) {
         let is_majority = answering > voters / 2;

@@ -63,6 +63,9 @@ pub const STATE_FILES: [&str; 19] = [
     "weaved.log.1",
 ];
 
+/// What is wrong when the parts outlive their supervisor, and what helps.
+pub const UNSUPERVISED: &str = "nothing restarts the parts of weaved when they end: their supervisor has ended; run `weaved launch`, traffic goes on meanwhile";
+
 /// The right to start and end processes of a node.
 #[derive(Debug)]
 pub struct VerbLock {

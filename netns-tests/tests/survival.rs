@@ -74,6 +74,8 @@ fn parts_go_on_when_the_supervisor_is_killed_and_the_next_launch_takes_over() {
     weaved.kill9(Part::Supervisor);
     flood.wait_until_flowing();
     wait_until("status answers", SOON, || weaved.status().is_some());
+    weaved.wait_for_problem(&["supervisor has ended", "weaved launch"]);
+    assert!(weaved.run(&["upgrade"]).refused(1).contains("weaved launch"));
     let report = flood.report();
     assert_eq!(report.lost(), 0, "before the launch: {report:?}");
     let slice = weaved.slice();
@@ -81,6 +83,7 @@ fn parts_go_on_when_the_supervisor_is_killed_and_the_next_launch_takes_over() {
     flood.wait_until_flowing();
     println!("measured: launch after a killed supervisor: {:?}", flood.finish());
     assert_eq!(weaved.slice(), slice);
+    wait_until("the problem is gone", SOON, || weaved.problems().is_empty());
     let pids: BTreeSet<i32> = Part::ALL.iter().map(|part| weaved.pid(*part).unwrap()).collect();
     wait_until("one process of each part is left", SOON, || {
         weaved.processes().into_iter().collect::<BTreeSet<_>>() == pids

@@ -12,7 +12,7 @@ use super::output::{self, Spinner};
 use crate::{
     failure::Failure,
     host::process::{self, Process},
-    lifecycle::VerbLock,
+    lifecycle::{self, VerbLock},
     paths::{Part, Paths},
     serve::client,
     supervisor,
@@ -36,7 +36,10 @@ pub(super) fn run(_args: &Args, paths: &Paths) -> Result<(), Failure> {
         return Err(not_running());
     }
     let _lock = VerbLock::take(paths)?;
-    let running = Process::find(paths, Part::Supervisor).ok_or_else(not_running)?;
+    let Some(running) = Process::find(paths, Part::Supervisor) else {
+        let is_left = Part::STOP_ORDER.iter().any(|part| Process::find(paths, *part).is_some());
+        return Err(if is_left { Failure::refused(lifecycle::UNSUPERVISED) } else { not_running() });
+    };
     is_same_file(&running)?;
     if old_part(paths).is_none() {
         output::say("every part runs this executable already");

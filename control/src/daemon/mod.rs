@@ -116,6 +116,8 @@ struct Daemon {
     kv_desk: KvDesk,
     /// Why metrics are not served.
     metrics_problem: watch::Sender<Option<String>>,
+    /// Where the supervisor has its pid file; None where there is none to look for.
+    paths: Option<Paths>,
     started: Instant,
 }
 
@@ -184,6 +186,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(follower.follow(file_sender));
     let mut daemon = Daemon::new(memory, node, client, gateway_client, kv_client, handle);
     daemon.handle_balancer_file(loaded, Instant::now());
+    daemon.paths = Some(paths.clone());
     daemon.container_ends = ContainerEnds::start(settings.container_gso, &settings.bridge)
         .inspect_err(|error| tracing::warn!(%error, "containers' super-frames are as long as they are"))
         .ok();
@@ -283,6 +286,7 @@ impl Daemon {
             kv_client,
             kv_desk: KvDesk::default(),
             metrics_problem: watch::Sender::default(),
+            paths: None,
             started: Instant::now(),
         }
     }

@@ -8,7 +8,10 @@ use weaved_dataplane::container_ends::ContainerEnds;
 use super::Daemon;
 use crate::{
     docker::watch::DockerState,
+    host::process::Process,
+    lifecycle,
     node::{ClusterStatus, SliceState},
+    paths::{Part, Paths},
     serve::{
         protocol::Reply,
         report::{DataplaneReport, StatusReport, TargetReport, TargetState, explain},
@@ -70,6 +73,7 @@ impl Daemon {
         problems.extend(self.persist_problem.clone());
         problems.extend(self.kv_desk.problem());
         problems.extend(self.api.problems());
+        problems.extend(self.paths.as_ref().and_then(unsupervised));
         problems.extend(self.metrics_problem.borrow().clone());
         match &cluster.ipam.state {
             SliceState::Ready => {}
@@ -114,6 +118,11 @@ impl Daemon {
         }));
         problems
     }
+}
+
+/// The parts go on without their supervisor, until one of them ends.
+fn unsupervised(paths: &Paths) -> Option<String> {
+    Process::find(paths, Part::Supervisor).is_none().then(|| lifecycle::UNSUPERVISED.into())
 }
 
 /// What a majority has to decide is refused meanwhile.
@@ -170,8 +179,18 @@ mod tests {
     use super::*;
     use crate::{
         daemon::tests,
+        host::process::PidFile,
         node::{VoterStatus, VotersStatus},
     };
+
+    #[test]
+    fn parts_without_a_supervisor_are_a_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(&dir.path().join("state"), dir.path()).unwrap();
+        assert!(unsupervised(&paths).unwrap().contains("weaved launch"));
+        let _claimed = PidFile::claim(&paths, Part::Supervisor).unwrap();
+        assert_eq!(unsupervised(&paths), None);
+    }
 
     #[tokio::test]
     async fn a_majority_that_does_not_answer_is_a_problem_but_not_for_a_moment() {

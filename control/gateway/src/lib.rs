@@ -23,4 +23,13 @@ mod link;
 mod privileges;
 mod stats;
 
+use std::path::Path;
+
+use weaved_api::gateway::GatewayState;
+
 pub use daemon::{BALANCER_COUNTERS, Config, Office, run};
+
+/// What the gateway of this run directory was told last, if this program understands it.
+pub fn last_state(run_dir: &Path) -> Option<GatewayState> {
+    last_state::LastState::new(run_dir).load()
+}

@@ -5,12 +5,15 @@ use std::{
     time::Instant,
 };
 
+use ipnet::Ipv4Net;
 use tokio::sync::{oneshot, watch};
+use weaved_api::gateway::GatewayState;
 
 use super::Daemon;
 use crate::{
     catalogue::Instance,
     defaults,
+    docker::watch::NoSocket,
     failure::Failure,
     health::probes::Tools,
     registration::{
@@ -60,6 +63,20 @@ fn services_dir(settings: &Settings) -> PathBuf {
     settings.services_dir.clone().unwrap_or_else(|| Path::new(defaults::SERVICES_DIR).to_owned())
 }
 
+/// Without a socket there is no Docker, unless it was here before: then its containers may go on without it.
+pub(super) fn no_socket(docker_slice: Option<Ipv4Net>, told: Option<&GatewayState>) -> NoSocket {
+    // The first host of a gateway's state is its own.
+    let had_some = told.is_some_and(|told| {
+        let mut hosts = told
+            .containers
+            .iter()
+            .map(|container| container.host)
+            .chain(told.instances.iter().map(|instance| instance.host));
+        hosts.any(|host| host == 0)
+    });
+    if docker_slice.is_some() || had_some { NoSocket::Unknown } else { NoSocket::NoContainers }
+}
+
 impl Daemon {
     /// Takes the newest list of this host's instances.
     pub(super) fn handle_instances(&mut self, instances: &mut Instances, now: Instant) {
@@ -81,5 +98,34 @@ impl Daemon {
             };
             drop(reply.send(answer));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weaved_api::gateway::NamedContainer;
+
+    use super::*;
+
+    #[test]
+    fn only_where_no_container_was_ever_seen_is_a_missing_socket_taken_for_none() {
+        let told = |hosts: &[u32]| {
+            let container = |host| NamedContainer { name: "web".into(), ips: vec![], host };
+            GatewayState {
+                generation: weaved_api::Generation(1),
+                zone: defaults::ZONE.into(),
+                host: "a".into(),
+                listen: None,
+                range: "10.32.0.0/12".parse().unwrap(),
+                hosts: vec![],
+                containers: hosts.iter().copied().map(container).collect(),
+                instances: vec![],
+                balancer: weaved_api::balancer::BalancerState::default(),
+            }
+        };
+        assert_eq!(no_socket(None, None), NoSocket::NoContainers);
+        assert_eq!(no_socket(None, Some(&told(&[1, 2]))), NoSocket::NoContainers);
+        assert_eq!(no_socket(None, Some(&told(&[1, 0]))), NoSocket::Unknown);
+        assert_eq!(no_socket(Some("10.32.1.0/24".parse().unwrap()), None), NoSocket::Unknown);
     }
 }

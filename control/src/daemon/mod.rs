@@ -176,6 +176,7 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     let (client, dataplane) = DataplaneClient::start(&paths.dataplane_socket());
     // What asks in this process (the HTTP APIs) gets a clone of the client.
     let (kv_client, kv) = KvClient::new();
+    let told = weaved_gateway::last_state(&paths.run_dir);
     let (gateway_client, gateway) = GatewayClient::start(&paths.gateway_socket());
     let Agent { handle, instances, containers } = agent::start(&settings, &memory.store)?;
     let file = settings.balancer_file.clone().unwrap_or_else(|| paths.state_dir.join(defaults::BALANCER_FILE));
@@ -195,7 +196,8 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
     tokio::spawn(firewall::keep_judged(overlay, daemon.rules_question.subscribe(), rules_sender));
     if settings.docker != DockerChoice::Off {
         let (bridge, range, relist_every) = (settings.bridge, settings.range, RELIST_INTERVAL);
-        let watch = Watch { choice: settings.docker, bridge, range, relist_every };
+        let no_socket = agent::no_socket(daemon.memory.wishes.docker_slice, told.as_ref());
+        let watch = Watch { choice: settings.docker, bridge, range, relist_every, no_socket };
         tokio::spawn(watch.run(Listeners { seen: docker_sender.clone(), facts: containers }));
     }
     if let Some(address) = settings.metrics.address {

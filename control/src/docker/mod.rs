@@ -9,7 +9,7 @@ mod signals;
 pub mod systemd;
 pub mod watch;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 
@@ -32,6 +32,16 @@ pub(crate) async fn connect(choice: &DockerChoice) -> Result<Docker, String> {
     let docker = Docker::connect_with_unix(host, REQUEST_PATIENCE.as_secs(), API_DEFAULT_VERSION);
     let docker = docker.map_err(|error| one_line(&error))?;
     docker.negotiate_version().await.map_err(|error| one_line(&error))
+}
+
+/// True when there is nothing at all where Docker would listen.
+pub(crate) fn is_missing(choice: &DockerChoice) -> bool {
+    let host = match choice {
+        DockerChoice::Host(host) => host.as_str(),
+        DockerChoice::Usual => USUAL_SOCKET,
+        DockerChoice::Off => return true,
+    };
+    host.strip_prefix("unix://").is_some_and(|path| matches!(Path::new(path).try_exists(), Ok(false)))
 }
 
 /// An error of Docker's as one line.

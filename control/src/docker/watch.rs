@@ -92,6 +92,15 @@ pub struct Seen {
     pub containers: Option<Vec<Container>>,
 }
 
+/// What it means that there is no socket of Docker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSocket {
+    /// That there are no containers.
+    NoContainers,
+    /// Nothing: Docker may be restarting, and its containers go on.
+    Unknown,
+}
+
 /// Which Docker, which bridge, which addresses.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -103,6 +112,8 @@ pub struct Watch {
     pub range: Ipv4Net,
     /// Repairs what a missed event left wrong.
     pub relist_every: Duration,
+    /// Until Docker answers for the first time.
+    pub no_socket: NoSocket,
 }
 
 /// Who is told what is seen.
@@ -110,7 +121,7 @@ pub struct Watch {
 pub struct Listeners {
     /// Whether Docker is there, and who is on the overlay; each change.
     pub seen: mpsc::Sender<Seen>,
-    /// What all running containers say of themselves; the newest. None before the first look.
+    /// What all running containers say of themselves; the newest. None while that is not known.
     pub facts: watch::Sender<Option<Vec<ContainerFacts>>>,
 }
 
@@ -150,6 +161,13 @@ impl Watch {
                 }
                 Err(reason) => reason,
             };
+            if self.no_socket == NoSocket::NoContainers && super::is_missing(&self.choice) {
+                listeners.facts.send_if_modified(|known| {
+                    let is_news = known.is_none();
+                    known.get_or_insert_default();
+                    is_news
+                });
+            }
             let absent = Seen { state: DockerState::Absent { reason }, containers: None };
             if tell(absent, &listeners.seen, &mut memory.last).await.is_err() {
                 return;
@@ -275,7 +293,13 @@ mod tests {
 
     fn watching() -> Watch {
         let range = "10.32.0.0/12".parse().unwrap();
-        Watch { choice: DockerChoice::Usual, bridge: "weave".into(), range, relist_every: RELIST_INTERVAL }
+        Watch {
+            choice: DockerChoice::Usual,
+            bridge: "weave".into(),
+            range,
+            relist_every: RELIST_INTERVAL,
+            no_socket: NoSocket::Unknown,
+        }
     }
 
     fn network(name: &str, bridge: &str) -> Network {
@@ -325,6 +349,27 @@ mod tests {
         let first = seen.recv().await.unwrap();
         assert!(matches!(first, Seen { state: DockerState::Absent { .. }, containers: None }));
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_docker_without_a_socket_runs_nothing_unless_it_may_be_restarting() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let facts_with = async |no_socket| {
+            let choice = DockerChoice::Host(format!("unix://{}", socket.display()));
+            let (sender, mut seen) = mpsc::channel(8);
+            let listeners = Listeners { seen: sender, facts: watch::Sender::new(None) };
+            let facts = listeners.facts.subscribe();
+            let task = tokio::spawn(Watch { choice, no_socket, ..watching() }.run(listeners));
+            assert!(seen.recv().await.is_some());
+            task.abort();
+            facts.borrow().clone()
+        };
+        assert_eq!(facts_with(NoSocket::NoContainers).await, Some(vec![]));
+        assert_eq!(facts_with(NoSocket::Unknown).await, None);
+        // Nobody answers there, but somebody may.
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert_eq!(facts_with(NoSocket::NoContainers).await, None);
     }
 
     #[tokio::test]

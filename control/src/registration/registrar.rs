@@ -1,6 +1,6 @@
 //! The task that keeps the [`Book`]: hears all sources, runs the checks, and gives out the complete list of instances.
 //!
-//! INVARIANT: nothing is given out before Docker has been looked at once, or has not answered for [`DOCKER_PATIENCE`], and
+//! INVARIANT: nothing is given out before it is known what Docker runs, or Docker has not answered for [`DOCKER_PATIENCE`], and
 //! the files have been read: a start of ours never looks like the end of all services. What a client has registered is
 //! stored before it is answered.
 

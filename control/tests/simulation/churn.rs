@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use weaved::{
     catalogue::{Instance, Source},
-    docker::watch::{Listeners, Watch},
+    docker::watch::{Listeners, NoSocket, Watch},
     health::probes::Tools,
     registration::{
         agent::AgentHandle,
@@ -56,7 +56,8 @@ impl Registering {
         let facts = watch::Sender::new(None);
         let containers = facts.subscribe();
         let range = "10.32.0.0/12".parse().expect("a range");
-        let watching = Watch { choice, bridge: "weave".into(), range, relist_every: RELIST };
+        let watching =
+            Watch { choice, bridge: "weave".into(), range, relist_every: RELIST, no_socket: NoSocket::Unknown };
         tokio::spawn(watching.run(Listeners { seen, facts }));
 
         let setup = Setup {

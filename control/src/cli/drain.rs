@@ -18,7 +18,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  weaved drain beta\n  weaved drain beta --end")]
 pub(super) struct Args {
-    /// The host, by its name
+    /// The host, by its name, or by the first digits of its identity as `weaved status peers` shows them
     host: String,
     /// Give it its share again
     #[arg(long)]

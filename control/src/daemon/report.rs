@@ -1,6 +1,9 @@
 //! The daemon's answer to `status`: everything it knows, and a list of what somebody should look at.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use weaved_api::{Stats, TargetFailure};
 use weaved_dataplane::container_ends::ContainerEnds;
@@ -10,7 +13,7 @@ use crate::{
     docker::watch::DockerState,
     host::process::Process,
     lifecycle,
-    node::{ClusterStatus, SliceState},
+    node::{ClusterStatus, MemberState, SliceState},
     paths::{Part, Paths},
     serve::{
         protocol::Reply,
@@ -101,6 +104,7 @@ impl Daemon {
         }
         let lost_for = self.node.kv().lost_since().map(|since| now.saturating_duration_since(since));
         problems.extend(no_majority(cluster, lost_for));
+        problems.extend(shared_names(cluster));
         problems.extend(other_guards(cluster, &self.memory.settings.guarded));
         problems.extend(other_zones(cluster, &self.memory.settings.zone));
         if let Some(stranger) = self.links.stranger(now) {
@@ -109,10 +113,13 @@ impl Daemon {
             ));
         }
         problems.extend(docker_mismatch(&self.docker, cluster));
-        problems.extend(self.node.drained_hosts().into_iter().map(|(_, note)| {
+        problems.extend(self.node.drained_hosts().into_iter().map(|(id, note)| {
             let since = crate::switch::utc(note.at_us);
+            // Its name may be another host's as well.
+            let host =
+                self.node.member_called(&note.host).map_or_else(|_| id.short().to_string(), |_| note.host.clone());
             format!(
-                "{0} is drained, by {1} since {since}: `weaved drain {0} --end` gives it traffic again",
+                "{} is drained, by {} since {since}: `weaved drain {host} --end` gives it traffic again",
                 note.host, note.by
             )
         }));
@@ -123,6 +130,24 @@ impl Daemon {
 /// The parts go on without their supervisor, until one of them ends.
 fn unsupervised(paths: &Paths) -> Option<String> {
     Process::find(paths, Part::Supervisor).is_none().then(|| lifecycle::UNSUPERVISED.into())
+}
+
+/// Hosts of one name, where both are there: one that has left an older identity behind is not.
+fn shared_names(cluster: &ClusterStatus) -> Vec<String> {
+    let up = cluster.members.iter().filter(|member| member.state == MemberState::Up && !member.name.is_empty());
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::from([(cluster.name.as_str(), 1)]);
+    for member in up {
+        *counts.entry(&member.name).or_default() += 1;
+    }
+    let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+    shared
+        .map(|(name, count)| {
+            format!(
+                "{count} hosts are called {name}, so its name leads to each of them: on one of them `weaved stop`, then `weaved launch \
+                 --name OTHER`"
+            )
+        })
+        .collect()
 }
 
 /// What a majority has to decide is refused meanwhile.
@@ -180,8 +205,37 @@ mod tests {
     use crate::{
         daemon::tests,
         host::process::PidFile,
-        node::{VoterStatus, VotersStatus},
+        node::{MemberStatus, VoterStatus, VotersStatus},
     };
+
+    #[tokio::test]
+    async fn hosts_of_one_name_are_a_problem_while_they_are_there() {
+        let mut cluster = tests::status().cluster;
+        assert_eq!(shared_names(&cluster), Vec::<String>::new());
+        let member = |octet, name: &str, state| MemberStatus {
+            id: PeerId([octet; 32]),
+            name: name.into(),
+            state,
+            since_secs: 0,
+            endpoint: None,
+            endpoints: vec![],
+            slice: None,
+            containers: vec![],
+            zone: String::new(),
+            problem: None,
+        };
+        let (up, down) = (MemberState::Up, MemberState::Down);
+        // The identity that a host has left behind.
+        cluster.members = vec![member(1, &cluster.name, down), member(2, "beta", up)];
+        assert_eq!(shared_names(&cluster), Vec::<String>::new());
+        cluster.members =
+            vec![member(1, &cluster.name, up), member(2, "vm", up), member(3, "vm", up), member(4, "vm", up)];
+        let problems = shared_names(&cluster);
+        assert!(
+            problems[0].starts_with("2 hosts are called alpha") && problems[1].starts_with("3 hosts are called vm")
+        );
+        assert!(problems[0].contains("weaved launch --name OTHER"), "{problems:?}");
+    }
 
     #[test]
     fn parts_without_a_supervisor_are_a_problem() {

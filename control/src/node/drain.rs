@@ -16,6 +16,8 @@ use crate::{
 
 /// Where the keys are.
 const PREFIX: &str = "weaved/drain/";
+/// So many digits of an identity are enough to mean it.
+const MIN_DIGITS: usize = 8;
 /// Numbers of changes that somebody waits for begin here; those of switches are below.
 const OWN_REQUESTS: u64 = 1 << 63;
 
@@ -57,22 +59,10 @@ impl Node {
         self.refresh(now);
     }
 
-    /// The member of this name or identity; of several of one name the reason why it cannot be chosen.
+    /// The member of this name or identity, or whose identity alone begins so; of several the reason why it cannot be chosen.
     pub fn member_called(&self, name: &str) -> Result<PeerId, String> {
-        let ids = || self.replica.members().map(|(id, _)| id).chain([self.config.id]);
-        let found: Vec<_> = ids().filter(|&id| self.name_of(id) == name || id.to_string() == name).collect();
-        match found[..] {
-            [id] => Ok(id),
-            [] => {
-                let mut known: Vec<_> = ids().map(|id| self.name_of(id)).collect();
-                known.sort_unstable();
-                Err(format!("there is no host `{}`; there are: {}", name.escape_debug(), known.join(", ")))
-            }
-            _ => Err(format!(
-                "{} hosts are called {name}; say which by its identity, see `weaved status --json`",
-                found.len()
-            )),
-        }
+        let ids = self.replica.members().map(|(id, _)| id).chain([self.config.id]);
+        called(name, &ids.map(|id| (id, self.name_of(id))).collect::<Vec<_>>())
     }
 
     /// Hosts that are drained.
@@ -106,4 +96,49 @@ impl Node {
 
 fn key_of(host: PeerId) -> Key {
     Key::new(&format!("{PREFIX}{host}")).expect("an identity is short")
+}
+
+fn called(name: &str, hosts: &[(PeerId, String)]) -> Result<PeerId, String> {
+    let digits = name.to_ascii_lowercase();
+    let matching = |is_meant: &dyn Fn(&(PeerId, String)) -> bool| -> Vec<PeerId> {
+        hosts.iter().filter(|host| is_meant(host)).map(|(id, _)| *id).collect()
+    };
+    let mut found = matching(&|(id, known)| known == name || id.to_string() == digits);
+    if found.is_empty() && digits.len() >= MIN_DIGITS {
+        found = matching(&|(id, _)| id.to_string().starts_with(&digits));
+    }
+    match found[..] {
+        [id] => Ok(id),
+        [] => {
+            let mut known: Vec<_> = hosts.iter().map(|(_, name)| name.as_str()).collect();
+            known.sort_unstable();
+            Err(format!("there is no host `{}`; there are: {}", name.escape_debug(), known.join(", ")))
+        }
+        _ => {
+            let ids: Vec<_> = found.iter().map(|id| id.short().to_string()).collect();
+            Err(format!("{} hosts are called {name}; say which by its identity: {}", found.len(), ids.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_meant_by_its_name_its_identity_or_enough_digits_of_it() {
+        let id = |last| PeerId(std::array::from_fn(|place| if place == 4 { last } else { 0xab }));
+        let hosts = [(id(1), "vm".to_owned()), (id(2), "vm".to_owned()), (id(3), "abababab03".to_owned())];
+        let meant = |name: &str| called(name, &hosts);
+        for known in [id(1), id(2)] {
+            assert_eq!(meant(&known.to_string()), Ok(known));
+            assert_eq!(meant(&known.short().to_string()), Ok(known));
+            assert_eq!(meant(&known.short().to_string().to_uppercase()), Ok(known));
+        }
+        assert_eq!(meant("abababab03"), Ok(id(3)), "a name comes first");
+        let why = meant("vm").unwrap_err();
+        assert!(why.contains("2 hosts") && why.contains("abababab01, abababab02"), "{why}");
+        assert!(meant("abababab").unwrap_err().contains("3 hosts"));
+        assert!(meant("ababab").unwrap_err().contains("there is no host"));
+    }
 }

@@ -44,6 +44,7 @@ pub enum GatewayNews {
 /// The daemon's end.
 #[derive(Debug)]
 pub struct GatewayClient {
+    path: PathBuf,
     state: watch::Sender<Option<Arc<GatewayState>>>,
 }
 
@@ -61,7 +62,12 @@ impl GatewayClient {
         let (news, news_receiver) = mpsc::channel(EVENT_QUEUE_LEN);
         let connection = Connection { path: path.to_owned(), state: state_receiver, news, pause: FIRST_PAUSE };
         tokio::spawn(connection.run());
-        (Self { state }, news_receiver)
+        (Self { path: path.to_owned(), state }, news_receiver)
+    }
+
+    /// What the gateway was told last, perhaps by an earlier control.
+    pub fn last_state(&self) -> Option<GatewayState> {
+        weaved_gateway::last_state(self.path.parent()?)
     }
 
     /// Makes this the state, now and after each loss of the connection.

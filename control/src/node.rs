@@ -45,7 +45,7 @@ pub use config::{Container, DockerUse, NodeConfig, NodeError, Start};
 pub use drain::{DrainNote, HostDrain};
 pub use event::NodeEvent;
 pub use persisted::{KnownPeer, Persisted};
-pub use services::GRACE;
+pub use services::{GRACE, Heard};
 pub use status::{
     ClusterStatus, Conflict, Counters, IpamStatus, MemberState, MemberStatus, OwnerStatus, RangeStatus, RingStatus,
     SliceState, VoterStatus, VotersStatus,

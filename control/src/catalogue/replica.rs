@@ -172,6 +172,11 @@ impl Catalogue {
         self.copies.get(&owner).is_some_and(|copy| copy.successor.is_none() && copy.log.head().latest >= born)
     }
 
+    /// True when nothing of theirs has changed since the last [`Self::take_changed`].
+    pub fn is_taken(&self, owner: PeerId) -> bool {
+        !self.changed.contains(&owner)
+    }
+
     /// Whose instances have changed since the last time.
     pub fn take_changed(&mut self) -> BTreeSet<PeerId> {
         std::mem::take(&mut self.changed)

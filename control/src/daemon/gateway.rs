@@ -1,8 +1,8 @@
 //! What the gateway of this host is told: the names of the whole cluster, and where to answer them.
 //!
 //! Changes are gathered for [`defaults::GATHER`]. After its start control knows little at first: nothing of Docker, nothing of the
-//! others. Until it does, a gateway that still has names from before keeps them ([`SETTLE`]): a restart of control takes no name
-//! out of the answers.
+//! others. Until it does, a gateway that still has names from before keeps those of hosts that were not heard yet ([`settling`], for
+//! [`SETTLE`] at most): a restart of control takes no name out of the answers, and gives new ones at once.
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +15,14 @@ use weaved_api::{
     gateway::{GatewayEvent, GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
 };
 
-use super::requests::EXPOSED_NAME;
+use super::{requests::EXPOSED_NAME, settling};
 use crate::{
     balancer_file::{BalancerFile, Loaded},
     catalogue::{self, Drain, Health, Index, InstanceView, Readiness, View},
     defaults,
     docker::watch::DockerState,
     gateway_client::{GatewayClient, GatewayNews},
-    node::{ClusterStatus, Container, MemberState, MemberStatus, Node},
+    node::{ClusterStatus, Container, Heard, MemberState, MemberStatus, Node},
     serve::report::GatewayReport,
     state::Settings,
 };
@@ -32,6 +32,8 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(10);
 /// A host that has said good-bye may be back before this, and what is in flight there then goes on.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
+/// Somebody may be heard of without an event that says so.
+const SETTLING_REVIEW: Duration = Duration::from_millis(250);
 /// Repairs what no event has told.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 /// A gateway that is being started is no problem for so long.
@@ -44,6 +46,8 @@ pub(super) struct Names {
     generation: Generation,
     /// The newest state that was sent.
     told: Option<GatewayState>,
+    /// What an earlier control has told, until everybody was heard.
+    before: Option<GatewayState>,
     /// Of the node's wishes, of the catalogue and of switches.
     seen: Option<(u64, Index, u64)>,
     file: Loaded,
@@ -73,6 +77,7 @@ impl Names {
             client,
             generation: Generation::default(),
             told: None,
+            before: None,
             seen: None,
             file,
             due: now,
@@ -121,8 +126,11 @@ impl Names {
         }
         self.due = now + REVIEW_INTERVAL;
         let cluster = node.status(now);
-        let must_wait = !matches!(self.connection, Connection::Up { knows_names: false });
-        if must_wait && self.told.is_none() && now < self.settled_at && !is_settled(node.view(), &cluster, docker) {
+        if now >= self.settled_at || is_settled(node.view(), &cluster, docker) {
+            self.before = None;
+        } else if self.before.is_some() {
+            self.due = now + SETTLING_REVIEW;
+        } else if self.told.is_none() && !matches!(self.connection, Connection::Up { knows_names: false }) {
             self.due = self.due.min(self.settled_at);
             return;
         }
@@ -131,7 +139,10 @@ impl Names {
             self.due = now + defaults::GATHER;
             return;
         }
-        let state = state(self.generation, node, &cluster, settings, &self.file.file);
+        let mut state = state(self.generation, node, &cluster, settings, &self.file.file);
+        if let Some(before) = &self.before {
+            state = settling::keep(before, state, &heard(node, &cluster, docker));
+        }
         if self.told.as_ref() != Some(&state) {
             self.generation = Generation(self.generation.0 + 1);
             let state = GatewayState { generation: self.generation, ..state };
@@ -145,6 +156,9 @@ impl Names {
             GatewayNews::Connected(known) => {
                 tracing::info!("the gateway answers");
                 self.connection = Connection::Up { knows_names: known.is_some() };
+                if known.is_some() && self.told.is_none() {
+                    self.before = self.client.last_state();
+                }
                 self.gather(now);
             }
             GatewayNews::Lost(reason) => {
@@ -187,10 +201,19 @@ impl Names {
 
 /// True when everybody has been heard of.
 fn is_settled(view: &View, cluster: &ClusterStatus, docker: &DockerState) -> bool {
-    let has_docker = matches!(docker, DockerState::Off | DockerState::Connected { .. });
-    has_docker
+    knows_docker(docker)
         && view.readiness == Readiness::Ready
         && cluster.members.iter().all(|member| member.state != MemberState::Joining)
+}
+
+fn knows_docker(docker: &DockerState) -> bool {
+    matches!(docker, DockerState::Off | DockerState::Connected { .. })
+}
+
+/// What was heard of the hosts of [`state`], in their order.
+fn heard(node: &Node, cluster: &ClusterStatus, docker: &DockerState) -> Vec<Heard> {
+    let own = Heard { containers: knows_docker(docker), ..node.heard_of(cluster.id) };
+    std::iter::once(own).chain(cluster.members.iter().map(|member| node.heard_of(member.id))).collect()
 }
 
 fn state(
@@ -296,6 +319,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::{daemon::tests, node::KnownPeer};
 
     fn names(now: Instant) -> Names {
         let dir = tempfile::tempdir().unwrap();
@@ -314,6 +338,50 @@ mod tests {
         assert!(names.report(later).problems[0].contains("connection refused"));
         names.handle(GatewayNews::Connected(None), later);
         assert!(names.report(later).problems.is_empty());
+    }
+
+    #[tokio::test]
+    async fn while_a_host_is_missing_what_is_known_is_told_and_what_it_had_is_kept_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = tests::memory(dir.path());
+        let mut persisted = tests::node(&memory, None).poll_persist().unwrap();
+        let dead =
+            KnownPeer { id: PeerId([9; 32]), name: "dead".into(), endpoints: vec!["192.0.2.9:6783".parse().unwrap()] };
+        persisted.peers.push(dead);
+        let mut node = tests::node(&memory, Some(persisted));
+        let container = |name: &str| Container {
+            id: name.into(),
+            name: name.into(),
+            mac: "02:42:0a:20:00:02".parse().unwrap(),
+            ips: vec!["10.32.0.2".parse().unwrap()],
+        };
+        let now = Instant::now();
+        let mut names = names(now);
+        let mut before = state(Generation(7), &node, &node.status(now), &memory.settings, &BalancerFile::default());
+        let place = before.hosts.iter().position(|host| host.name == "dead").unwrap() as u32;
+        for (name, host) in [("own", 0), ("its", place)] {
+            before.containers.push(NamedContainer { name: name.into(), ips: vec![], host });
+        }
+        names.handle(GatewayNews::Connected(Some(Generation(7))), now);
+        names.before = Some(before);
+        let told = |names: &Names| -> Vec<String> {
+            names.told.iter().flat_map(|state| &state.containers).map(|container| container.name.clone()).collect()
+        };
+
+        // From here on what is live is known, which a switch may have changed meanwhile.
+        let at = now + crate::switch::limits::CATCH_UP;
+        let silent = DockerState::Absent { reason: "it was not asked yet".into() };
+        names.due = at;
+        names.poll(&node, &memory.settings, &silent, at);
+        assert_eq!(told(&names), ["own", "its"]);
+        node.handle_containers(vec![container("new")], at);
+        let seen = DockerState::Connected { version: "1".into(), network: None };
+        names.due = at;
+        names.poll(&node, &memory.settings, &seen, at);
+        assert_eq!(told(&names), ["new", "its"]);
+        names.due = now + SETTLE;
+        names.poll(&node, &memory.settings, &seen, now + SETTLE);
+        assert_eq!(told(&names), ["new"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod links;
 mod report;
 mod requests;
 mod services;
+mod settling;
 mod switch;
 
 use std::{
@@ -539,7 +540,7 @@ pub(crate) mod tests {
         daemon.report(Instant::now())
     }
 
-    fn memory(dir: &std::path::Path) -> Memory {
+    pub(super) fn memory(dir: &std::path::Path) -> Memory {
         let store = Store::new(dir);
         store.create().unwrap();
         let settings = Settings::first(&crate::state::settings::Requested::default(), "alpha", Start::Founder).unwrap();
@@ -548,7 +549,7 @@ pub(crate) mod tests {
         Memory { store, settings, identity: Identity::generate(), secret, wishes: Wishes::default(), kv_file }
     }
 
-    fn node(memory: &Memory, persisted: Option<Persisted>) -> Node {
+    pub(super) fn node(memory: &Memory, persisted: Option<Persisted>) -> Node {
         let config = NodeConfig {
             id: memory.identity.id,
             name: "alpha".into(),

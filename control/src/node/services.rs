@@ -46,6 +46,15 @@ pub(super) struct Services {
     pub(super) view_at: Option<Instant>,
 }
 
+/// What this node knows of a host since its own start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Which containers are there, or that it does not answer.
+    pub containers: bool,
+    /// The view has all its instances, or that it does not answer.
+    pub instances: bool,
+}
+
 /// Whether a member is here, as far as its instances are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attendance {
@@ -304,6 +313,24 @@ impl Node {
         }
         self.services.attendance.insert(id, attendance);
         attendance.standing(now)
+    }
+
+    /// What has been heard of a host, this one included. Of its own containers the node says nothing.
+    pub fn heard_of(&self, id: PeerId) -> Heard {
+        let catalogue = &self.services.catalogue;
+        if id == self.config.id {
+            return Heard { containers: true, instances: catalogue.knows_own() && catalogue.is_taken(id) };
+        }
+        match self.membership.liveness(id) {
+            Some((Liveness::Down | Liveness::Away, _)) => Heard { containers: true, instances: true },
+            Some((Liveness::Up, _)) => {
+                let shown = self.view().nodes.get(&id).map(|node| node.facts.standing);
+                let is_shown = shown == Some(Standing::Trusted) && catalogue.is_taken(id);
+                let instances = is_shown && self.has_all_instances_of(id);
+                Heard { containers: self.replica.record(id).is_some(), instances }
+            }
+            None => Heard::default(),
+        }
     }
 
     fn has_all_instances_of(&self, id: PeerId) -> bool {

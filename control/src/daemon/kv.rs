@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Daemon, PERSIST_RETRY};
 use crate::{
     kv::{
-        Answer, Batch, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait, Watched,
+        Answer, Kv, KvError, Reply as KvReply, Request, RequestId, Topic, Wait, Watched,
         limits::{MAX_WAIT, MAX_WATCHERS},
     },
     node::Node,

@@ -95,6 +95,7 @@ mod tests {
                     port: 80,
                     host,
                     standing,
+                    weight: 1,
                 })
                 .collect(),
             balancer: BalancerState::default(),

@@ -1,6 +1,6 @@
 //! Every route of the HTTP API, over a store of its own and a catalogue of one service.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use hyper::Method;
 use tokio::{runtime::Runtime, sync::watch};
@@ -19,7 +19,7 @@ use crate::{
         routes::Routes,
         server::Handler as _,
     },
-    kv::{Behaviour, Change, Request, Rule, SessionSpec, Value},
+    kv::{Behaviour, Change, Contact, Request, Rule, SessionSpec, Value},
     node::MemberState,
     registration::agent::{AgentCall, AgentHandle, AgentRequest, AgentView},
 };
@@ -53,7 +53,8 @@ async fn answer_twice(ask: &Ask) {
     drop(keys.call(Request::SessionCreate { spec }).await);
     let (agent, mut calls) = AgentHandle::new();
     let (_, views) = watch::channel(Arc::new(view()));
-    let routes = Routes { views, keys, turns: Turns::default(), agent, token: None };
+    let (_, contact) = watch::channel(Contact::none(Instant::now()));
+    let routes = Routes { views, keys, turns: Turns::default(), agent, token: None, contact };
     for layout in [Layout::Compact, Layout::Pretty] {
         let answer = tokio::select! {
             answer = routes.answer(ask.clone()) => answer,

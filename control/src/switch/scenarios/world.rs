@@ -1,7 +1,12 @@
-//! The world of the scenarios: hosts with their balancers, a register for each key, a network, clocks.
+//! The world of the scenarios: hosts, a network, clocks, and orders to switch. The hosts' balancers, the register of each key
+//! and what is checked have files of their own.
 //!
 //! INVARIANT, checked with every decision: each value of a record follows from the one before, its history has no gap.
 //! INVARIANT, checked with every acknowledged switch: whoever has acknowledged it serves it.
+
+mod balancers;
+mod checks;
+mod register;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,27 +14,22 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use weaved_api::{
-    PeerId,
-    balancer::{BalancedServiceReport, BalancerReport, ColourReport, Prepared, SwitchState},
-};
+use weaved_api::PeerId;
 
+use self::balancers::Balancer;
 use super::super::{
     ServiceFacts,
     around::{Around, Effect, Shown},
     machine::Switches,
     message::SwitchMessage,
     order::{AttemptId, Order, Outcome},
-    record::{Record, describe, main_colour, record_key},
+    refusal::Refusal,
     testing::{instances, view},
-    verdict::Counts,
 };
 use crate::{
     catalogue::View,
     cluster::Message,
-    hlc::Hlc,
-    ipam::RingSeed,
-    kv::{Author, Change, Decided, Decision, Entry, Key, KvError, decide},
+    kv::{Change, Decided, Entry, Key, KvError},
 };
 
 /// A member is believed dead when nothing was heard of it for so long.
@@ -107,17 +107,6 @@ struct Host {
     seen_version: u64,
 }
 
-#[derive(Default)]
-struct Balancer {
-    told: SwitchState,
-    revision: u64,
-    switched_at_us: u64,
-    serving: Vec<weaved_api::balancer::ColourShare>,
-    prepared: Option<Prepared>,
-    is_sick: bool,
-    counts: BTreeMap<String, Counts>,
-}
-
 enum Event {
     Deliver(usize, usize, SwitchMessage),
     Decide(usize, u64, Key, Change),
@@ -181,10 +170,6 @@ impl World {
         self.rng.random_range(0..below)
     }
 
-    pub(super) fn balancer_count(&self) -> usize {
-        self.hosts.iter().filter(|host| host.balancer.is_some()).count()
-    }
-
     pub(super) fn start(&mut self, index: usize) {
         if self.hosts[index].switches.is_some() {
             return;
@@ -213,7 +198,7 @@ impl World {
         self.hosts[index].switches = None;
         self.hosts[index].heard.clear();
         if let Some(balancer) = &mut self.hosts[index].balancer {
-            *balancer = Balancer { is_sick: balancer.is_sick, ..Balancer::default() };
+            balancer.lose_power();
         }
     }
 
@@ -229,20 +214,6 @@ impl World {
 
     pub(super) fn heal(&mut self) {
         self.cuts.clear();
-    }
-
-    pub(super) fn make_balancers_sick(&mut self) {
-        self.hosts.iter_mut().filter_map(|host| host.balancer.as_mut()).for_each(|balancer| balancer.is_sick = true);
-    }
-
-    /// Each balancer has had these requests to a colour.
-    pub(super) fn serve(&mut self, colour: &str, counts: &Counts) {
-        for index in 0..self.hosts.len() {
-            if let Some(balancer) = &mut self.hosts[index].balancer {
-                balancer.counts.insert(colour.to_owned(), counts.clone());
-                self.report(index);
-            }
-        }
     }
 
     /// Orders, and does not wait. Returns the number to ask with.
@@ -295,74 +266,6 @@ impl World {
             self.note_outcomes();
         }
         self.now = until;
-    }
-
-    /// Between the first and the last balancer that went over to the latest revision, in true time.
-    pub(super) fn true_spread(&self) -> Duration {
-        let flips = self.flips.last_key_value().expect("there was a switch").1;
-        let (first, last) = (flips.values().min(), flips.values().max());
-        *last.expect("somebody went over") - *first.expect("somebody went over")
-    }
-
-    /// Everybody that runs serves what the register says.
-    pub(super) fn assert_agreed(&self) {
-        let Some(record) = self.record() else { return };
-        for (index, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.switches.is_some()) {
-            if let Some(balancer) = &host.balancer {
-                let serves = describe(&balancer.serving);
-                assert_eq!(
-                    (serves, balancer.revision),
-                    (describe(&record.live), record.revision),
-                    "WEAVED_SEED={}: h{index} serves something else than was decided",
-                    self.seed
-                );
-            }
-        }
-    }
-
-    pub(super) fn assert_refused_ones_left_nothing(&self) {
-        let record = self.record().unwrap_or_default();
-        for (_, id, outcome) in &self.orders {
-            let is_refused = match outcome {
-                Some(Outcome::Refused(refusal)) => !matches!(refusal, super::super::refusal::Refusal::Unknown(_)),
-                Some(Outcome::Nothing(_) | Outcome::OtherIndex) => true,
-                _ => false,
-            };
-            let entry = record.entry_of(id.0);
-            assert!(!is_refused || entry.is_none(), "WEAVED_SEED={}: {outcome:?} and yet {entry:?}", self.seed);
-        }
-    }
-
-    /// The colours that balancers of running hosts serve.
-    pub(super) fn live_colours(&self) -> Vec<String> {
-        let balancers =
-            self.hosts.iter().filter(|host| host.switches.is_some()).filter_map(|host| host.balancer.as_ref());
-        let colours: BTreeSet<_> = balancers.filter_map(|balancer| main_colour(&balancer.serving)).collect();
-        colours.into_iter().map(ToOwned::to_owned).collect()
-    }
-
-    pub(super) fn live_in_words(&self) -> String {
-        describe(&self.record().unwrap_or_default().live)
-    }
-
-    pub(super) fn last_reason(&self) -> String {
-        self.record().and_then(|record| record.history.last().map(|entry| entry.reason.clone())).unwrap_or_default()
-    }
-
-    pub(super) fn mirror(&self) -> String {
-        self.shown("backend/web").map(|(_, value)| value).unwrap_or_default()
-    }
-
-    /// The index of a key and what it holds.
-    pub(super) fn shown(&self, key: &str) -> Option<(u64, String)> {
-        let entry = self.register.get(&Key::new(key).unwrap())?;
-        let value = String::from_utf8_lossy(entry.value.as_ref()?.as_bytes()).into_owned();
-        Some((entry.modified.0, value))
-    }
-
-    pub(super) fn record(&self) -> Option<Record> {
-        let entry = self.register.get(&Key::new(&record_key("web")).unwrap())?;
-        Record::from_value(entry.value.as_ref()?)
     }
 
     fn at(&mut self, delay: Duration, event: Event) {
@@ -462,16 +365,7 @@ impl World {
                 }
             }
             Event::Beat => self.beat(),
-            Event::Repair => {
-                self.at(REPAIR, Event::Repair);
-                let newest: Vec<_> = self.register.clone().into_iter().collect();
-                for index in 0..self.hosts.len() {
-                    let reaches = (0..self.hosts.len()).filter(|&other| self.passes(other, index)).count();
-                    if reaches * 2 > self.hosts.len() {
-                        newest.iter().for_each(|(key, entry)| self.take(index, key, entry));
-                    }
-                }
-            }
+            Event::Repair => self.repair(),
             Event::Look(index) => self.look(index),
             Event::Flip(index, revision) => self.flip(index, revision),
             Event::Prepared(index, attempt) => self.prepared(index, attempt),
@@ -491,160 +385,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// What a majority makes of a change.
-    fn decide(&mut self, index: usize, op: u64, key: Key, change: Change) {
-        let count = self.hosts.len();
-        let reached = (0..count).filter(|&other| self.passes(index, other) && self.passes(other, index)).count();
-        if reached * 2 <= count {
-            let error = KvError::NoMajority { key, answered: reached, voters: count };
-            return self.at(Duration::from_secs(4), Event::Outcome(index, op, Err(error)));
-        }
-        let is_unknown = self.rng.random_range(0..1000) < self.faults.unknown_permille;
-        if is_unknown && self.rng.random() {
-            // Nothing happened, and nobody knows.
-            return self.at(Duration::from_secs(4), Event::Outcome(index, op, Err(KvError::OutcomeUnknown { key })));
-        }
-        let change = match (self.broken, change) {
-            (Some(Broken::Conditions), Change::Put { value, flags, .. }) => {
-                Change::Put { value, flags, rule: crate::kv::Rule::Always }
-            }
-            (_, change) => change,
-        };
-        let author = Author { writer: self.hosts[index].id, now: Hlc(self.wall_us(index)) };
-        let current = self.register.get(&key).cloned();
-        let is_allowed = match decide(current.as_ref(), &change, author) {
-            Decision::Refused => false,
-            Decision::Unchanged => true,
-            Decision::Changed(entry) => {
-                let guard = Some(RingSeed { made_at_us: 1, founder: PeerId([1; 32]) });
-                let entry = Entry { guard, ..entry };
-                self.check_chain(&key, current.as_ref(), &entry);
-                self.register.insert(key.clone(), entry);
-                let revision = self.record().unwrap_or_default().revision;
-                self.decided_at.entry(revision).or_insert(self.now);
-                true
-            }
-        };
-        let entry = self.register.get(&key).cloned();
-        for other in (0..count).filter(|&other| other != index) {
-            let is_lost = self.rng.random_range(0..1000) < self.faults.loss_permille;
-            if let (Some(entry), false, true) = (&entry, is_lost, self.passes(index, other)) {
-                let delay = Duration::from_millis(10) + self.delay();
-                self.at(delay, Event::Entry(other, key.clone(), entry.clone()));
-            }
-        }
-        let result =
-            if is_unknown { Err(KvError::OutcomeUnknown { key }) } else { Ok(Decided { key, is_allowed, entry }) };
-        let delay = if is_unknown { Duration::from_secs(4) } else { self.delay() };
-        self.at(delay, Event::Outcome(index, op, result));
-    }
-
-    fn check_chain(&self, key: &Key, before: Option<&Entry>, after: &Entry) {
-        if key.as_str() != record_key("web") {
-            return;
-        }
-        let read = |entry: &Entry| entry.value.as_ref().and_then(Record::from_value).expect("a record");
-        let (before, after) = (before.map(read).unwrap_or_default(), read(after));
-        let seed = self.seed;
-        if before.live == after.live && before.revision == after.revision {
-            return;
-        }
-        let last = after.history.last().expect("a switch has an entry");
-        assert!(
-            after.revision == before.revision + 1
-                && last.revision == after.revision
-                && last.from == before.live
-                && last.to == after.live
-                && after.before == before.live,
-            "WEAVED_SEED={seed}: the history is no chain: {before:?} → {after:?}"
-        );
-        let attempt = |record: &Record| record.pending.as_ref().map(|pending| pending.attempt);
-        let is_own = attempt(&before).is_none_or(|pending| pending == last.attempt);
-        assert!(is_own, "WEAVED_SEED={seed}: no chain: {} was decided within another attempt", last.attempt);
-    }
-
-    /// A host hears what a key holds.
-    fn take(&mut self, index: usize, key: &Key, entry: &Entry) {
-        let known = self.hosts[index].keys.get(key);
-        if known.is_none_or(|known| known.precedence() < entry.precedence()) {
-            self.hosts[index].keys.insert(key.clone(), entry.clone());
-            self.call(index, |switches, around| switches.handle_entry(key.as_str(), entry, around));
-        }
-    }
-
-    /// The gateway is told.
-    fn look(&mut self, index: usize) {
-        let Some(switches) = &self.hosts[index].switches else { return };
-        let state = switches.state("web", 0);
-        let wall_us = self.wall_us(index);
-        let Some(balancer) = &mut self.hosts[index].balancer else { return };
-        let wait = Duration::from_micros(state.at_us.saturating_sub(wall_us));
-        let (revision, prepare) = (state.revision, state.prepare.clone());
-        balancer.told = state;
-        if prepare.as_ref().map(|prepare| prepare.attempt)
-            != balancer.prepared.as_ref().map(|prepared| prepared.attempt)
-        {
-            balancer.prepared =
-                prepare.as_ref().map(|prepare| Prepared { attempt: prepare.attempt, ..Prepared::default() });
-            if let Some(prepare) = prepare {
-                let delay = self.delay() + Duration::from_millis(5);
-                self.at(delay, Event::Prepared(index, prepare.attempt));
-            }
-        }
-        if self.hosts[index].balancer.as_ref().is_some_and(|balancer| balancer.revision != revision) {
-            assert!(wait <= Duration::from_secs(1), "WEAVED_SEED={}: h{index} would wait {wait:?}", self.seed);
-            self.at(wait, Event::Flip(index, revision));
-        }
-    }
-
-    fn flip(&mut self, index: usize, revision: u64) {
-        let (wall_us, now, is_broken) = (self.wall_us(index), self.now, self.broken == Some(Broken::Balancers));
-        if self.hosts[index].switches.is_none() {
-            return;
-        }
-        let Some(balancer) = &mut self.hosts[index].balancer else { return };
-        // A moment that was told anew comes with another event.
-        if balancer.told.revision != revision || balancer.revision == revision || balancer.told.at_us > wall_us {
-            return;
-        }
-        assert!(revision > balancer.revision, "WEAVED_SEED={}: h{index} goes back to {revision}", self.seed);
-        (balancer.revision, balancer.switched_at_us) = (revision, wall_us);
-        if !is_broken {
-            balancer.serving.clone_from(&balancer.told.live);
-        }
-        self.flips.entry(revision).or_default().insert(index, now);
-        self.report(index);
-    }
-
-    fn prepared(&mut self, index: usize, attempt: u64) {
-        let Some(balancer) = &mut self.hosts[index].balancer else { return };
-        if let Some(prepared) = balancer.prepared.as_mut().filter(|prepared| prepared.attempt == attempt) {
-            let healthy = if balancer.is_sick { 0 } else { 3 };
-            *prepared = Prepared { attempt, healthy, warm: healthy, is_settled: true };
-            self.report(index);
-        }
-    }
-
-    fn report(&mut self, index: usize) {
-        let Some(balancer) = &self.hosts[index].balancer else { return };
-        let colours = balancer.counts.iter().map(|(colour, counts)| ColourReport {
-            colour: colour.clone(),
-            requests: counts.requests,
-            failures: counts.failures,
-            latency: counts.latency.clone(),
-            ..ColourReport::default()
-        });
-        let service = BalancedServiceReport {
-            service: "web".into(),
-            revision: balancer.revision,
-            switched_at_us: balancer.switched_at_us,
-            prepared: balancer.prepared.clone(),
-            colours: colours.collect(),
-        };
-        let report = BalancerReport { services: vec![service], problems: vec![] };
-        self.call(index, |switches, _| switches.handle_balancer_report(report));
     }
 
     /// Remembers how orders have ended, and checks what was acknowledged.
@@ -667,31 +407,9 @@ impl World {
                 }
                 // It died with its host.
                 _ => {
-                    self.orders[number].2 =
-                        Some(Outcome::Refused(super::super::refusal::Refusal::Unknown("died".into())));
+                    self.orders[number].2 = Some(Outcome::Refused(Refusal::Unknown("died".into())));
                 }
             }
-        }
-    }
-
-    /// Who is alive for the coordinator and was not named as missing serves this revision or a later one.
-    fn check_acknowledged(&self, coordinator: usize, outcome: &Outcome) {
-        let Outcome::Switched { revision, to, figures, .. } = outcome else { return };
-        for (index, host) in self.hosts.iter().enumerate() {
-            let is_live = index == coordinator
-                || self.hosts[coordinator].heard.get(&index).is_some_and(|at| self.now - *at < DETECTION);
-            let is_missing = figures.missing.contains(&format!("h{index}"));
-            let Some(balancer) = host.balancer.as_ref().filter(|_| host.switches.is_some()) else { continue };
-            if !is_live || is_missing || self.cuts.contains(&(index, coordinator)) {
-                continue;
-            }
-            let serves = describe(&balancer.serving);
-            assert!(
-                balancer.revision > *revision || (balancer.revision == *revision && serves == *to),
-                "WEAVED_SEED={}: h{index} serves {serves} of {} when {to} of {revision} was acknowledged",
-                self.seed,
-                balancer.revision
-            );
         }
     }
 }

@@ -1,0 +1,139 @@
+//! The balancers of the scenarios: what gateways do with what control tells them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use weaved_api::balancer::{BalancedServiceReport, BalancerReport, ColourReport, ColourShare, Prepared, SwitchState};
+
+use super::{
+    super::super::{record::main_colour, verdict::Counts},
+    Broken, Event, World,
+};
+
+#[derive(Default)]
+pub(super) struct Balancer {
+    told: SwitchState,
+    pub(super) revision: u64,
+    switched_at_us: u64,
+    pub(super) serving: Vec<ColourShare>,
+    prepared: Option<Prepared>,
+    is_sick: bool,
+    counts: BTreeMap<String, Counts>,
+}
+
+impl Balancer {
+    /// What it was told is gone; what is wrong with the instances is not.
+    pub(super) fn lose_power(&mut self) {
+        *self = Self { is_sick: self.is_sick, ..Self::default() };
+    }
+}
+
+impl World {
+    pub(in crate::switch::scenarios) fn balancer_count(&self) -> usize {
+        self.hosts.iter().filter(|host| host.balancer.is_some()).count()
+    }
+
+    pub(in crate::switch::scenarios) fn make_balancers_sick(&mut self) {
+        self.hosts.iter_mut().filter_map(|host| host.balancer.as_mut()).for_each(|balancer| balancer.is_sick = true);
+    }
+
+    /// Each balancer has had these requests to a colour.
+    pub(in crate::switch::scenarios) fn serve(&mut self, colour: &str, counts: &Counts) {
+        for index in 0..self.hosts.len() {
+            if let Some(balancer) = &mut self.hosts[index].balancer {
+                balancer.counts.insert(colour.to_owned(), counts.clone());
+                self.report(index);
+            }
+        }
+    }
+
+    /// Between the first and the last balancer that went over to the latest revision, in true time.
+    pub(in crate::switch::scenarios) fn true_spread(&self) -> Duration {
+        let flips = self.flips.last_key_value().expect("there was a switch").1;
+        let (first, last) = (flips.values().min(), flips.values().max());
+        *last.expect("somebody went over") - *first.expect("somebody went over")
+    }
+
+    /// The colours that balancers of running hosts serve.
+    pub(in crate::switch::scenarios) fn live_colours(&self) -> Vec<String> {
+        let balancers =
+            self.hosts.iter().filter(|host| host.switches.is_some()).filter_map(|host| host.balancer.as_ref());
+        let colours: BTreeSet<_> = balancers.filter_map(|balancer| main_colour(&balancer.serving)).collect();
+        colours.into_iter().map(ToOwned::to_owned).collect()
+    }
+
+    /// The gateway is told.
+    pub(super) fn look(&mut self, index: usize) {
+        let Some(switches) = &self.hosts[index].switches else { return };
+        let state = switches.state("web", 0);
+        let wall_us = self.wall_us(index);
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        let wait = Duration::from_micros(state.at_us.saturating_sub(wall_us));
+        let (revision, prepare) = (state.revision, state.prepare.clone());
+        balancer.told = state;
+        if prepare.as_ref().map(|prepare| prepare.attempt)
+            != balancer.prepared.as_ref().map(|prepared| prepared.attempt)
+        {
+            balancer.prepared =
+                prepare.as_ref().map(|prepare| Prepared { attempt: prepare.attempt, ..Prepared::default() });
+            if let Some(prepare) = prepare {
+                let delay = self.delay() + Duration::from_millis(5);
+                self.at(delay, Event::Prepared(index, prepare.attempt));
+            }
+        }
+        if self.hosts[index].balancer.as_ref().is_some_and(|balancer| balancer.revision != revision) {
+            assert!(wait <= Duration::from_secs(1), "WEAVED_SEED={}: h{index} would wait {wait:?}", self.seed);
+            self.at(wait, Event::Flip(index, revision));
+        }
+    }
+
+    pub(super) fn flip(&mut self, index: usize, revision: u64) {
+        let (wall_us, now, is_broken) = (self.wall_us(index), self.now, self.broken == Some(Broken::Balancers));
+        if self.hosts[index].switches.is_none() {
+            return;
+        }
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        // A moment that was told anew comes with another event.
+        if balancer.told.revision != revision || balancer.revision == revision || balancer.told.at_us > wall_us {
+            return;
+        }
+        assert!(revision > balancer.revision, "WEAVED_SEED={}: h{index} goes back to {revision}", self.seed);
+        (balancer.revision, balancer.switched_at_us) = (revision, wall_us);
+        if !is_broken {
+            balancer.serving.clone_from(&balancer.told.live);
+        }
+        self.flips.entry(revision).or_default().insert(index, now);
+        self.report(index);
+    }
+
+    pub(super) fn prepared(&mut self, index: usize, attempt: u64) {
+        let Some(balancer) = &mut self.hosts[index].balancer else { return };
+        if let Some(prepared) = balancer.prepared.as_mut().filter(|prepared| prepared.attempt == attempt) {
+            let healthy = if balancer.is_sick { 0 } else { 3 };
+            *prepared = Prepared { attempt, healthy, warm: healthy, is_settled: true };
+            self.report(index);
+        }
+    }
+
+    pub(super) fn report(&mut self, index: usize) {
+        let Some(balancer) = &self.hosts[index].balancer else { return };
+        let colours = balancer.counts.iter().map(|(colour, counts)| ColourReport {
+            colour: colour.clone(),
+            requests: counts.requests,
+            failures: counts.failures,
+            latency: counts.latency.clone(),
+            ..ColourReport::default()
+        });
+        let service = BalancedServiceReport {
+            service: "web".into(),
+            revision: balancer.revision,
+            switched_at_us: balancer.switched_at_us,
+            prepared: balancer.prepared.clone(),
+            colours: colours.collect(),
+        };
+        let report = BalancerReport { services: vec![service], problems: vec![] };
+        self.call(index, |switches, _| switches.handle_balancer_report(report));
+    }
+}

@@ -246,3 +246,84 @@ fn state_of(service: &Service, listed: &Listed, now: Instant) -> String {
         _ => "live".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{Mutex, PoisonError},
+        task::{Context, Wake, Waker},
+    };
+
+    use weaved_api::{Generation, balancer::BalancerState, gateway::NamedHost};
+
+    use super::*;
+    use crate::balancer::line::Line;
+
+    /// Instances of one host; it stands like this.
+    fn state(standing: Standing) -> GatewayState {
+        let instance = |number: u8| NamedInstance {
+            service: "web".into(),
+            id: format!("web{number}"),
+            tags: vec![],
+            colours: vec![],
+            address: Some(IpAddr::from([10, 32, 0, number])),
+            port: 80,
+            host: 0,
+            standing: Standing::Passing,
+        };
+        GatewayState {
+            generation: Generation(1),
+            zone: "weave.local".into(),
+            host: "a".into(),
+            listen: None,
+            range: "10.32.0.0/12".parse().unwrap(),
+            hosts: vec![NamedHost { name: "b".into(), address: None, standing, is_gone: false }],
+            containers: vec![],
+            instances: (1..=3).map(instance).collect(),
+            balancer: BalancerState { listeners: vec![], services: vec![BalancedService::plain("web")] },
+        }
+    }
+
+    /// Looks, whenever requests are told that they end, at which backends are known to be down by then.
+    struct Witness {
+        backends: Vec<Arc<Backend>>,
+        seen: Mutex<Vec<usize>>,
+    }
+
+    impl Witness {
+        fn seen(&self) -> Vec<usize> {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    impl Wake for Witness {
+        fn wake(self: Arc<Self>) {
+            let down_count = self.backends.iter().filter(|backend| backend.is_down()).count();
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(down_count);
+        }
+    }
+
+    #[tokio::test]
+    async fn when_the_first_request_of_a_host_that_is_down_ends_all_its_instances_are_known_to_be_down() {
+        let mut services = Services::default();
+        services.rebuild(&state(Standing::Passing), 1);
+        let listed = services.find("web").unwrap().listed.clone();
+        let backends: Vec<_> = listed.into_iter().filter_map(|listed| listed.backend).collect();
+        let lines: Vec<Arc<Line>> = backends.iter().map(|_| Arc::default()).collect();
+        for (backend, line) in backends.iter().zip(&lines) {
+            let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+            backend.on_connection(1, task, Arc::clone(line));
+        }
+        let witness = Arc::new(Witness { backends, seen: Mutex::default() });
+        let waker = Waker::from(Arc::clone(&witness));
+        let [one, two, three] = &lines[..] else { panic!("three instances: {lines:?}") };
+        let requests = pin!(async { tokio::join!(one.until_cut(), two.until_cut(), three.until_cut()) });
+        assert!(requests.poll(&mut Context::from_waker(&waker)).is_pending());
+
+        let cut = services.rebuild(&state(Standing::HostDown), 2);
+
+        assert_eq!(cut, Cut { connections: 3, streams: 0 });
+        assert_eq!(witness.seen(), [3, 3, 3]);
+    }
+}

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Exit code 0 means that all four hold. Everything runs in namespaces of its own, which are removed however it ends;
-//! the time is bounded by SECONDS and a minute for start and end.
+//! once the lab is open, which is said, the time is bounded by SECONDS and a minute for start and end.
 
 mod load;
 mod sample;
@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let Some(lab) = Lab::open("soak") else { return ExitCode::SUCCESS };
+    // Until here another lab of this machine may have been waited for.
+    println!("the lab is open");
     let verdict = soak(lab, Duration::from_secs(seconds));
     println!("{verdict}");
     if verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -138,8 +138,8 @@ churn: deps
 	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_CHURN_ALIVE=$(CHURN_ALIVE) WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
 	  $(CARGO) test -p weaved-netns-tests --test churn -- --nocapture
 
-# Switches under load on three hosts with real Docker: 20 of them within 100,000 requests, the same through HAProxy, then with
-# controls that are killed, a version that turns sick, hosts that are cut off and hosts that die. Some minutes.
+# Switches under load on three hosts with real Docker, until there were 20 of them and 100,000 requests, the same through HAProxy,
+# then with controls that are killed, a version that turns sick, hosts that are cut off and hosts that die. Some minutes.
 SWITCHES ?= 20
 REQUESTS ?= 100000
 

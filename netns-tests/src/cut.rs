@@ -122,9 +122,9 @@ pub fn account<'a>(host: usize, ledger: &'a Ledger, before: &Switched, cuts: &[C
     Account { asked: ledger.requests.len(), lost, as_before: cuts.iter().filter_map(as_before).sum(), unexplained }
 }
 
-/// The balancer of a host leaves out whatever is beyond the cut.
+/// The balancer of a host leaves out whatever is beyond the cut. When it was seen to.
 #[track_caller]
-fn wait_until_noticed(shop: &Shop, host: usize, victim: usize) -> u64 {
+pub fn wait_until_noticed(shop: &Shop, host: usize, victim: usize) -> u64 {
     let victim_name = Place::name(&*shop.hosts[victim]);
     let is_beyond = |of: &str| if host == victim { of != victim_name } else { of == victim_name };
     wait_until("the instances beyond the cut are left out", SOON, || {

@@ -76,6 +76,12 @@ impl Ledger {
         self.requests.extend(text.lines().map(|line| parse(line).unwrap_or_else(|| panic!("no request: {line}"))));
     }
 
+    /// Whether the clients have asked before the one moment and behind the other: what was between them happened under load.
+    pub fn spans(&self, from_us: u64, until_us: u64) -> bool {
+        let is_before = self.requests.iter().any(|request| request.ended_us < from_us);
+        is_before && self.requests.iter().any(|request| request.began_us > until_us)
+    }
+
     /// Requests that were not answered, or not with 200.
     pub fn failed(&self) -> Vec<&Request> {
         self.requests.iter().filter(|request| request.status != "200").collect()
@@ -161,6 +167,17 @@ mod tests {
             let ledger = Ledger { requests: vec![request(began, ended, colour)] };
             assert_eq!(!ledger.wrong(&switches()).is_empty(), is_wrong, "{began}..{ended} {colour}");
         }
+    }
+
+    #[test]
+    fn only_what_has_requests_on_both_sides_is_under_load() {
+        let ledger = Ledger { requests: vec![request(90, 95, "blue"), request(130, 140, "green")] };
+        for (from_us, until_us, is_under_load) in
+            [(100, 120, true), (95, 120, false), (80, 120, false), (100, 130, false), (100, u64::MAX, false)]
+        {
+            assert_eq!(ledger.spans(from_us, until_us), is_under_load, "{from_us}..{until_us}");
+        }
+        assert!(!Ledger::default().spans(100, 120));
     }
 
     #[test]

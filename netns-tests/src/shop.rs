@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    ops::Range,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -41,7 +42,7 @@ backend balancers
 ";
 /// A version that answers everything with a failure while this file is in its container.
 const SICK_FILE: &str = "/tmp/sick";
-/// A load that was given a time ends by itself; this much later something hangs.
+/// A load that was ended and goes on for so long hangs.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The scene.
@@ -66,7 +67,6 @@ pub struct Front {
 pub struct Load {
     clients: Vec<Process>,
     files: Vec<PathBuf>,
-    time: Duration,
 }
 
 /// How much the clients ask.
@@ -74,8 +74,6 @@ pub struct Load {
 pub struct Demand {
     /// Clients on each host; every other one keeps its connection.
     pub clients: u32,
-    /// Requests on each host, at most.
-    pub requests: u64,
     /// For so long, at most.
     pub time: Duration,
 }
@@ -199,6 +197,12 @@ impl Shop {
         Load::begin(&self.hosts, demand)
     }
 
+    /// Clients on some of the hosts begin.
+    #[track_caller]
+    pub fn begin_load_on(&self, hosts: Range<usize>, demand: Demand) -> Load {
+        Load::begin(&self.hosts[hosts], demand)
+    }
+
     /// Upgraded connections on each host begin and are held for so long.
     #[track_caller]
     pub fn begin_holding(&self, count: u32, time: Duration) -> Vec<Process> {
@@ -226,12 +230,18 @@ impl Load {
     fn begin(hosts: &[Arc<Host>], demand: Demand) -> Self {
         let files: Vec<PathBuf> = hosts.iter().map(|host| host.dir().join("requests")).collect();
         let clients = hosts.iter().zip(&files).map(|(host, file)| {
-            let words = [demand.clients.to_string(), demand.requests.to_string(), demand.time.as_millis().to_string()];
-            let [clients, requests, ms] = words.each_ref().map(String::as_str);
-            let file = file.display().to_string();
-            host.spawn_labtool(&["web-load", "127.0.0.1", "80", "shop", clients, requests, ms, &file])
+            let words = [demand.clients.to_string(), demand.time.as_millis().to_string(), file.display().to_string()];
+            let [clients, ms, file] = words.each_ref().map(String::as_str);
+            host.spawn_labtool(&["web-load", "127.0.0.1", "80", "shop", clients, ms, file])
         });
-        Self { clients: clients.collect(), files, time: demand.time }
+        let load = Self { clients: clients.collect(), files };
+        wait_until("the clients of all hosts ask", SOON, || load.clients.iter().all(|client| asked(client) > 0));
+        load
+    }
+
+    /// How many requests are over, of all hosts, some tens of milliseconds ago.
+    pub fn asked(&self) -> u64 {
+        self.clients.iter().map(asked).sum()
     }
 
     /// True while anybody asks.
@@ -239,13 +249,7 @@ impl Load {
         self.clients.iter_mut().any(Process::is_running)
     }
 
-    /// Waits until all have asked what they shall, and reads what they have noted.
-    #[track_caller]
-    pub fn finish(self) -> Ledger {
-        Ledger::of_all(self.finish_each())
-    }
-
-    /// It is enough: ends it, and reads what all have noted.
+    /// It is enough: each client asks once more, and what all have noted is read.
     #[track_caller]
     pub fn end(self) -> Ledger {
         Ledger::of_all(self.end_each())
@@ -255,14 +259,8 @@ impl Load {
     #[track_caller]
     pub fn end_each(mut self) -> Vec<Ledger> {
         self.clients.iter_mut().for_each(Process::end_input);
-        self.finish_each()
-    }
-
-    /// [`Self::finish`], host by host.
-    #[track_caller]
-    pub fn finish_each(self) -> Vec<Ledger> {
         for client in self.clients {
-            client.finish(self.time + END_PATIENCE).ok();
+            client.finish(END_PATIENCE).ok();
         }
         let read = |file: &PathBuf| {
             let mut ledger = Ledger::default();
@@ -271,6 +269,13 @@ impl Load {
         };
         self.files.iter().map(read).collect()
     }
+}
+
+/// How many requests a load has said to be over; the file may end within a line.
+fn asked(client: &Process) -> u64 {
+    let said = client.stdout();
+    let mut lines = said.split_inclusive('\n').rev().filter_map(|line| line.strip_suffix('\n'));
+    lines.find_map(|line| line.strip_prefix("asked ")?.parse().ok()).unwrap_or(0)
 }
 
 /// Docker, a container of each colour, and the balancer's file.

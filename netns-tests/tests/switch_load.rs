@@ -14,7 +14,7 @@ use weaved_netns_tests::{
 
 /// Ends by itself when the test does not.
 const AT_MOST: Duration = Duration::from_mins(2);
-const DEMAND: Demand = Demand { clients: 3, requests: 10_000_000, time: AT_MOST };
+const DEMAND: Demand = Demand { clients: 3, time: AT_MOST };
 /// Switches behind which the executable of a host is replaced.
 const UPGRADES: [usize; 2] = [1, 3];
 

@@ -34,7 +34,7 @@ const USAGE: &str = "usage:
   labtool http-serve PORT                   a small page, connections are kept
   labtool http-load ADDRESS PORT CONNS MS   requests a second and how long they take
   labtool web-serve PORT COLOUR             a service that says its colour, upgrades, fails while /tmp/sick exists
-  labtool web-load ADDRESS PORT HOST CLIENTS COUNT MS FILE  a line in FILE for each request;
+  labtool web-load ADDRESS PORT HOST CLIENTS MS FILE  a line in FILE for each request;
                                             ends early when its standard input does
   labtool web-hold ADDRESS PORT HOST COUNT MS  upgraded connections that are used all the time
   labtool listen PORT [GROUP]               print datagrams, also of a multicast group (ff02::5%eth0)
@@ -78,7 +78,7 @@ fn run(words: &[&str]) -> io::Result<()> {
             http::load(endpoint(address, port)?, number(connections)?, Duration::from_millis(number(ms)?))
         }
         ["web-serve", port, colour] => web::serve(number(port)? as u16, colour),
-        ["web-load", address, port, host, clients, count, ms, file] => {
+        ["web-load", address, port, host, clients, ms, file] => {
             let time = Duration::from_millis(number(ms)?);
             let is_enough = Arc::new(AtomicBool::new(false));
             let told = Arc::clone(&is_enough);
@@ -86,7 +86,7 @@ fn run(words: &[&str]) -> io::Result<()> {
                 wait_for_end_of_input();
                 told.store(true, Relaxed);
             });
-            let load = web::Load { clients: number(clients)?, count: number(count)?, time, is_enough };
+            let load = web::Load { clients: number(clients)?, time, is_enough };
             web::load(endpoint(address, port)?, host, &load, file)
         }
         ["web-hold", address, port, host, count, ms] => {

@@ -10,8 +10,9 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,6 +22,8 @@ use super::message::{checksum, read_body, read_head};
 const SILENCE: Duration = Duration::from_secs(10);
 /// A held connection is used so often.
 const HOLD_INTERVAL: Duration = Duration::from_millis(50);
+/// How far a load has come is told so often.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How one request went.
 struct Outcome {
@@ -32,29 +35,35 @@ struct Outcome {
     status: String,
 }
 
-/// How much is asked: until one of them is reached.
+/// How much is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     /// Clients at once.
     pub(crate) clients: u64,
-    /// Requests of all of them.
-    pub(crate) count: u64,
-    /// For so long.
+    /// For so long, at most.
     pub(crate) time: Duration,
-    /// Until somebody says so.
+    /// Until somebody says so: each client begins its last request after that.
     pub(crate) is_enough: Arc<AtomicBool>,
 }
 
-/// Asks, and writes one line for each request to `file`.
+/// Asks, says again and again how many requests are over, and writes one line for each request to `file`.
 pub(crate) fn load(to: SocketAddr, host: &str, load: &Load, file: &str) -> io::Result<()> {
     let end = Instant::now() + load.time;
+    let asked = Arc::new(AtomicU64::new(0));
     let threads: Vec<_> = (0..load.clients)
         .map(|number| {
-            let (host, count, is_enough) = (host.to_owned(), load.count.div_ceil(load.clients), load.is_enough.clone());
-            let goes_on = move |turn| turn < count && Instant::now() < end && !is_enough.load(Relaxed);
-            std::thread::spawn(move || ask_on(to, &host, number, goes_on))
+            let (host, is_enough, asked) = (host.to_owned(), load.is_enough.clone(), Arc::clone(&asked));
+            let is_last = move |turn| {
+                asked.fetch_add(u64::from(turn > 0), Relaxed);
+                is_enough.load(Relaxed) || Instant::now() >= end
+            };
+            std::thread::spawn(move || ask_on(to, &host, number, is_last))
         })
         .collect();
+    while !threads.iter().all(JoinHandle::is_finished) {
+        println!("asked {}", asked.load(Relaxed));
+        std::thread::sleep(TELL_INTERVAL);
+    }
     let mut lines = BufWriter::new(File::create(file)?);
     let (mut asked, mut failed) = (0_u64, 0_u64);
     for thread in threads {
@@ -70,12 +79,13 @@ pub(crate) fn load(to: SocketAddr, host: &str, load: &Load, file: &str) -> io::R
     Ok(())
 }
 
-/// Every other client keeps its connection; every third request has a body.
-fn ask_on(to: SocketAddr, host: &str, number: u64, goes_on: impl Fn(u64) -> bool) -> Vec<Outcome> {
+/// Every other client keeps its connection; every third request has a body. `is_last` is asked before each request.
+fn ask_on(to: SocketAddr, host: &str, number: u64, is_last: impl Fn(u64) -> bool) -> Vec<Outcome> {
     let is_kept = number.is_multiple_of(2);
     let mut connection = None;
     let mut outcomes = Vec::new();
-    for turn in (0..).take_while(|turn| goes_on(*turn)) {
+    for turn in 0.. {
+        let is_last = is_last(turn);
         let body_len = if turn % 3 == 2 { 1 + (turn * 7919 + number * 104_729) % 65_536 } else { 0 };
         let body: Vec<u8> = (0..body_len).map(|at| (at ^ turn ^ number) as u8).collect();
         let began_us = now_us();
@@ -85,6 +95,9 @@ fn ask_on(to: SocketAddr, host: &str, number: u64, goes_on: impl Fn(u64) -> bool
             connection = None;
         }
         outcomes.push(Outcome { began_us, ended_us: now_us(), colour, status });
+        if is_last {
+            break;
+        }
     }
     outcomes
 }
@@ -205,24 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn every_request_has_a_line_with_its_colour() {
-        let to = started("blue");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let asked = Load { clients: 4, count: 40, time: Duration::from_secs(20), is_enough: Arc::default() };
-        load(to, "x", &asked, file.path().to_str().unwrap()).unwrap();
-        let text = std::fs::read_to_string(file.path()).unwrap();
-        assert_eq!(text.lines().count(), 40);
-        assert!(text.lines().all(|line| line.ends_with("blue 200")), "{text}");
-    }
-
-    #[test]
-    fn a_load_ends_when_it_is_told_that_it_is_enough() {
+    fn a_load_ends_when_it_is_enough_and_each_client_asks_once_behind_that() {
         let to = started("blue");
         let file = tempfile::NamedTempFile::new().unwrap();
         let is_enough = Arc::new(AtomicBool::new(true));
-        let asked = Load { clients: 2, count: u64::MAX, time: Duration::from_hours(1), is_enough };
+        let asked = Load { clients: 4, time: Duration::from_hours(1), is_enough };
         load(to, "x", &asked, file.path().to_str().unwrap()).unwrap();
-        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "");
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.lines().all(|line| line.ends_with("blue 200")), "{text}");
     }
 
     #[test]
@@ -236,7 +240,7 @@ mod tests {
     fn nobody_there_is_a_failure_with_a_reason_not_the_end() {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let outcomes = ask_on(to, "x", 0, |turn| turn < 3);
+        let outcomes = ask_on(to, "x", 0, |turn| turn == 2);
         assert!(outcomes.iter().all(|outcome| outcome.status.contains("refused")) && outcomes.len() == 3);
     }
 }

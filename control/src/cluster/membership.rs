@@ -8,6 +8,10 @@
 //! still reach that member, unless the member said good-bye: then it is down by its own word, and *away*. A connected peer that foca holds for down or unknown is announced to again and again, which
 //! is what brings two halves of a healed partition together.
 //!
+//! Who comes back from the other side of a partition has held all others for down, and tells it: to foca that is the newest of them
+//! until each has heard and answers by a new life. Of a member that was itself heard a moment ago such news is *doubted* for as long
+//! as a suspect has to refute it. A member that is dead was silent for longer before anybody says so, and is not.
+//!
 //! INVARIANT: at most one `RemoveDown` timer per member, so that a flapping member does not fill the table.
 
 use std::{
@@ -98,6 +102,10 @@ pub struct Membership {
     next_timer: u64,
     sized_for: usize,
     liveness: BTreeMap<PeerId, (Liveness, Instant)>,
+    /// When each was last heard itself.
+    heard: BTreeMap<PeerId, Instant>,
+    /// Members of whom others say that they are down, and until when that is not believed.
+    doubted: BTreeMap<PeerId, Instant>,
     datagrams: VecDeque<(PeerId, Vec<u8>)>,
     events: VecDeque<MembershipEvent>,
 }
@@ -113,6 +121,8 @@ impl Membership {
             next_timer: 0,
             sized_for: 1,
             liveness: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             datagrams: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -138,7 +148,8 @@ impl Membership {
             return false;
         }
         let result = self.foca.handle_data(bytes, &mut self.runtime);
-        self.drain(now);
+        self.heard.insert(from, now);
+        self.drain_told_by(Some(from), now);
         result.is_ok()
     }
 
@@ -148,16 +159,21 @@ impl Membership {
             let timer = entry.remove();
             if let Timer::RemoveDown(down) = &timer {
                 self.liveness.remove(&down.id);
+                self.heard.remove(&down.id);
             }
             // The only error here tells that timers were late; foca goes on by itself.
             let _ = self.foca.handle_timer(timer, &mut self.runtime);
             self.drain(now);
         }
+        // What nobody has refuted is so.
+        let believed: Vec<_> = self.doubted.extract_if(.., |_, until| *until <= now).map(|(id, _)| id).collect();
+        believed.into_iter().for_each(|id| self.on_down(id, now));
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        timer.into_iter().chain(self.doubted.values().copied()).min()
     }
 
     /// A packet for a peer.
@@ -188,7 +204,8 @@ impl Membership {
         let before = self.liveness.insert(id, (Liveness::Away, now));
         let result = self.foca.apply_many(std::iter::once(Member::down(identity)), true, &mut self.runtime);
         debug_assert!(result.is_ok(), "news of a known member can be applied");
-        if matches!(before, Some((Liveness::Down, _))) {
+        // Of both foca says nothing: it knows already that they are down.
+        if self.doubted.remove(&id).is_some() || matches!(before, Some((Liveness::Down, _))) {
             self.events.push_back(MembershipEvent::Away(id));
         }
         self.drain(now);
@@ -206,6 +223,11 @@ impl Membership {
     }
 
     fn drain(&mut self, now: Instant) {
+        self.drain_told_by(None, now);
+    }
+
+    /// `by` for news that came from a member, None for what was found out here.
+    fn drain_told_by(&mut self, by: Option<PeerId>, now: Instant) {
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.datagrams.push_back((to.id, bytes.to_vec()));
         }
@@ -217,13 +239,15 @@ impl Membership {
             self.next_timer += 1;
         }
         while let Some(notification) = self.runtime.to_notify() {
-            self.on_notification(&notification, now);
+            self.on_notification(&notification, by, now);
         }
         self.resize();
     }
 
-    fn on_notification(&mut self, notification: &OwnedNotification<Identity>, now: Instant) {
+    fn on_notification(&mut self, notification: &OwnedNotification<Identity>, by: Option<PeerId>, now: Instant) {
         match notification {
+            // For everybody here it was up all the time.
+            OwnedNotification::MemberUp(member) if self.doubted.remove(&member.id).is_some() => {}
             OwnedNotification::MemberUp(member) => {
                 self.liveness.insert(member.id, (Liveness::Up, now));
                 self.events.push_back(MembershipEvent::Up(member.id));
@@ -231,16 +255,28 @@ impl Membership {
             OwnedNotification::MemberDown(member) if self.is_away(member.id) => {
                 self.events.push_back(MembershipEvent::Away(member.id));
             }
-            OwnedNotification::MemberDown(member) => {
-                self.liveness.insert(member.id, (Liveness::Down, now));
-                self.events.push_back(MembershipEvent::Down(member.id));
+            OwnedNotification::MemberDown(member)
+                if by.is_some_and(|by| by != member.id) && self.is_heard(member.id, now) =>
+            {
+                self.doubted.insert(member.id, now + SUSPICION);
             }
+            OwnedNotification::MemberDown(member) => self.on_down(member.id, now),
             OwnedNotification::Rejoin(_) => self.events.push_back(MembershipEvent::Rejoined),
             OwnedNotification::Rename(..)
             | OwnedNotification::Active
             | OwnedNotification::Idle
             | OwnedNotification::Defunct => {}
         }
+    }
+
+    fn on_down(&mut self, id: PeerId, now: Instant) {
+        self.liveness.insert(id, (Liveness::Down, now));
+        self.events.push_back(MembershipEvent::Down(id));
+    }
+
+    /// True if it has spoken itself so lately that nobody can have waited for it in vain.
+    fn is_heard(&self, id: PeerId, now: Instant) -> bool {
+        self.is_up(id) && self.heard.get(&id).is_some_and(|at| now.saturating_duration_since(*at) < SUSPICION)
     }
 
     /// Suits times and repetitions to the size of the cluster, in steps of a factor of two.
@@ -284,8 +320,99 @@ mod tests {
     const A: PeerId = PeerId([1; 32]);
     const B: PeerId = PeerId([2; 32]);
 
+    const C: PeerId = PeerId([3; 32]);
+
     fn member(id: PeerId) -> Membership {
         Membership::new(id, Incarnation(1), StdRng::from_seed([id.0[0]; 32]))
+    }
+
+    /// Three that know each other.
+    fn three(seed: u8, now: Instant) -> [(PeerId, Membership); 3] {
+        let mut members =
+            [A, B, C].map(|id| (id, Membership::new(id, Incarnation(1), StdRng::from_seed([id.0[0] ^ seed; 32]))));
+        meet(&mut members, &[], now);
+        talk(&mut members, &[], now, Duration::from_secs(5));
+        assert!(members.iter().all(|(me, member)| [A, B, C].iter().all(|id| id == me || member.is_up(*id))));
+        members
+    }
+
+    /// Nothing passes between these.
+    type Cuts<'a> = &'a [(PeerId, PeerId)];
+
+    fn passes(cuts: Cuts<'_>, one: PeerId, other: PeerId) -> bool {
+        !cuts.contains(&(one, other)) && !cuts.contains(&(other, one))
+    }
+
+    /// As connected peers do that miss each other.
+    fn meet(members: &mut [(PeerId, Membership); 3], cuts: Cuts<'_>, now: Instant) {
+        for (me, member) in members {
+            let missing = [A, B, C].into_iter().filter(|id| id != me && passes(cuts, *me, *id) && !member.is_up(*id));
+            missing.collect::<Vec<_>>().into_iter().for_each(|id| member.announce(id, now));
+        }
+    }
+
+    /// They talk for so long. What each has learned of whom.
+    fn talk(
+        members: &mut [(PeerId, Membership); 3],
+        cuts: Cuts<'_>,
+        from: Instant,
+        time: Duration,
+    ) -> Vec<(PeerId, MembershipEvent)> {
+        let (mut now, mut events) = (from, Vec::new());
+        loop {
+            while let Some((from, to, bytes)) =
+                members.iter_mut().find_map(|(id, member)| member.poll_send().map(|(to, bytes)| (*id, to, bytes)))
+            {
+                let passes = passes(cuts, from, to);
+                if let Some((_, receiver)) = members.iter_mut().find(|(id, _)| *id == to && passes) {
+                    receiver.handle_data(from, &bytes, now);
+                }
+            }
+            for (id, member) in &mut *members {
+                events.extend(std::iter::from_fn(|| member.poll_event()).map(|event| (*id, event)));
+            }
+            let due = members.iter().filter_map(|(_, member)| member.poll_timeout()).min();
+            let Some(due) = due.filter(|due| *due <= from + time) else { return events };
+            now = now.max(due);
+            members.iter_mut().for_each(|(_, member)| member.handle_timeout(now));
+        }
+    }
+
+    #[test]
+    fn who_comes_back_from_a_partition_brings_nobody_down_among_those_who_were_together() {
+        for seed in 0..20 {
+            let start = Instant::now();
+            let mut members = three(seed, start);
+            let cut = start + Duration::from_secs(5);
+            let apart = talk(&mut members, &[(A, C), (B, C)], cut, Duration::from_secs(8));
+            for down in [(A, C), (B, C), (C, A), (C, B)] {
+                assert!(apart.contains(&(down.0, MembershipEvent::Down(down.1))), "seed {seed}: {apart:?}");
+            }
+            let mut together = Vec::new();
+            let mut now = cut + Duration::from_secs(8);
+            // Two connect again before the third does.
+            for cuts in [&[(B, C)][..], &[], &[], &[], &[]] {
+                meet(&mut members, cuts, now);
+                together.extend(talk(&mut members, cuts, now, Duration::from_secs(1)));
+                now += Duration::from_secs(1);
+            }
+            for down in [(A, B), (B, A)] {
+                assert!(!together.contains(&(down.0, MembershipEvent::Down(down.1))), "seed {seed}: {together:?}");
+            }
+            assert!(members.iter().all(|(me, member)| [A, B, C].iter().all(|id| id == me || member.is_up(*id))));
+        }
+    }
+
+    #[test]
+    fn news_that_a_member_is_down_are_believed_when_it_does_not_refute_them() {
+        let now = Instant::now();
+        let mut members = three(0, now);
+        let gone = now + Duration::from_secs(5);
+        // It says good-bye to one of the others only, right after both have heard it.
+        members[2].1.handle_goodbye(B, gone);
+        let events = talk(&mut members, &[(A, B), (B, C)], gone, SUSPICION + Duration::from_secs(1));
+        let of_b: Vec<_> = events.into_iter().filter(|(id, _)| *id != B).collect();
+        assert_eq!(of_b, [(C, MembershipEvent::Away(B)), (A, MembershipEvent::Down(B))]);
     }
 
     /// Carries everything between two members until both are silent.

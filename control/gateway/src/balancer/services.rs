@@ -271,6 +271,7 @@ mod tests {
             port: 80,
             host: 0,
             standing: Standing::Passing,
+            weight: 1,
         };
         GatewayState {
             generation: Generation(1),

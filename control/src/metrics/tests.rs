@@ -126,7 +126,7 @@ async fn every_process_is_on_the_page_in_the_units_of_the_ecosystem() {
         "weaved_peer_transmit_bytes_total{peer=\"beta\"} 900",
         "weaved_peer_round_trip_seconds{peer=\"beta\"} 0.00025",
         "weaved_peer_loss_ratio{peer=\"beta\"} 0.001",
-        "weaved_peer_gso{peer=\"beta\"} 1",
+        "weaved_peer_gso{peer=\"beta\"} 1.0",
         "weaved_gateway_queries_udp_total 5",
         "weaved_process_cpu_seconds_total{process=\"control\"} 1.5",
         "weaved_balancer_switch_revision{service=\"web\"} 3.0",

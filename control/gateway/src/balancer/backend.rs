@@ -20,7 +20,7 @@ use std::{
 use tokio::task::AbortHandle;
 use weaved_api::balancer::{Ejection, ProxyVersion};
 
-use super::{clock, limits::OWN_FOR, line::Line};
+use super::{clock::Until, limits::OWN_FOR, line::Line};
 
 /// How much longer than the first time a backend may be left out.
 const MAX_EJECTION_FACTOR: u32 = 10;
@@ -50,13 +50,11 @@ pub(super) struct Backend {
     failures: AtomicU32,
     /// In a row: a request that succeeds ends the row.
     ejections: AtomicU32,
-    /// [`clock::millis`].
-    ejected_until: AtomicU64,
+    ejected_until: Until,
     keeps_idle: AtomicBool,
     is_down: AtomicBool,
     is_gone: AtomicBool,
-    /// [`clock::millis`].
-    own_until: AtomicU64,
+    own_until: Until,
     connections: Mutex<Tasks>,
     streams: Mutex<Tasks>,
 }
@@ -95,11 +93,11 @@ impl Backend {
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
-            ejected_until: AtomicU64::new(0),
+            ejected_until: Until::default(),
             keeps_idle: AtomicBool::new(true),
             is_down: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
-            own_until: AtomicU64::new(0),
+            own_until: Until::default(),
             connections: Mutex::default(),
             streams: Mutex::default(),
         }
@@ -118,8 +116,7 @@ impl Backend {
     }
 
     pub(super) fn is_ejected(&self, now: Instant) -> bool {
-        let until = self.ejected_until.load(Relaxed);
-        until != 0 && until > clock::millis(now)
+        self.ejected_until.is_ahead(now)
     }
 
     pub(super) fn on_success(&self) {
@@ -141,7 +138,7 @@ impl Backend {
         let times = self.ejections.fetch_add(1, Relaxed).min(MAX_EJECTION_FACTOR);
         let factor = 2_u32.saturating_pow(times).min(MAX_EJECTION_FACTOR);
         let until = now + rule.duration.saturating_mul(factor);
-        self.ejected_until.store(clock::millis(until).max(1), Relaxed);
+        self.ejected_until.set(until);
     }
 
     /// Whether connections to it are kept when they have nothing to do.
@@ -155,13 +152,12 @@ impl Backend {
 
     /// True if a connection to it has come out at a listener of this very balancer a short time ago.
     pub(super) fn is_own(&self, now: Instant) -> bool {
-        let until = self.own_until.load(Relaxed);
-        until != 0 && until > clock::millis(now)
+        self.own_until.is_ahead(now)
     }
 
     /// A connection to it has come out at a listener of this very balancer.
     pub(super) fn on_own(&self, now: Instant) {
-        self.own_until.store(clock::millis(now + OWN_FOR).max(1), Relaxed);
+        self.own_until.set(now + OWN_FOR);
     }
 
     /// True while its host is down: an answer is hardly to be expected.

@@ -29,7 +29,7 @@ e2e: build clients
 # The suites that carry traffic, with each switch in each position.
 MATRIX_SUITES := two_hosts three_hosts on_the_wire underlay_mtu survival
 MATRIX_POSITIONS := tap-offload=on,udp-gso=on,udp-gro=on,bridge-redirect=on tap-offload=off udp-gso=off udp-gro=off \
-  bridge-redirect=on container-gso=off tap-offload=off,udp-gso=off,udp-gro=off
+  bridge-redirect=on container-gso=off cipher=aes-256-gcm cipher=chacha20-poly1305 tap-offload=off,udp-gso=off,udp-gro=off
 
 e2e-matrix: build
 	for position in $(MATRIX_POSITIONS); do \
@@ -65,6 +65,7 @@ bench-micro:
 
 # The bench itself is not optimised: it starts others and reads what they say. What makes the traffic is. Needs root.
 # BENCH_FLAGS says what is measured; without it everything is, which takes about half an hour, and docs/ is written anew.
+# BENCH_PEERS names newer executables of other overlays: --peer wireguard-go=FILE
 BENCH := WEAVED_BIN=$(TARGET_DIR)/release/weaved WEAVED_LABTOOL=$(TARGET_DIR)/release/labtool $(TARGET_DIR)/debug/weaved-bench
 ONE_FRAME := --peer one-frame=$(TARGET_DIR)/release/weaved-bench-one-frame
 BENCH_RUN := $(TARGET_DIR)/bench-run
@@ -77,9 +78,9 @@ else
 	rm -rf $(BENCH_RUN)
 	$(BENCH) --results $(BENCH_RUN) --sides veth,vxlan,weaved --seconds 2 \
 	  --rows tcp1,tcp1-back,tcp1-both,tcp8,tcp8-back,ping,ping-bulk,udp64,udp1400,udp-flood,http,idle,outage,footprint
-	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches --seconds 2 --pairs 3 --rows tcp1,ping,udp64
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches,weaved:cipher=aes-256-gcm --seconds 2 --pairs 3 --rows tcp1,ping,udp64
 	$(BENCH) --results $(BENCH_RUN) --sides vxlan,weaved --seconds 2 --pairs 3 --rows loss,reorder
-	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --seconds 2 --rows tcp1,tcp8,ping,udp64
+	$(BENCH) $(ONE_FRAME) $(BENCH_PEERS) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --seconds 2 --rows tcp1,tcp8,ping,udp64
 	$(BENCH) --results $(BENCH_RUN) --between containers --seconds 2 --pairs 3 --rows tcp1,tcp8,ping,udp64
 	$(TARGET_DIR)/debug/weaved-bench report --chart docs/performance.svg --into docs/performance.md $(BENCH_RUN)/*.jsonl
 endif

@@ -4,9 +4,9 @@
 
 use std::{hint::black_box, process::ExitCode};
 
-use weaved_bench::fixture::{self, Aes, ETHERNET_DATAGRAM_LEN, Frame};
+use weaved_bench::fixture::{self, ETHERNET_DATAGRAM_LEN, Frame};
 use weaved_core::{
-    noise::ReplayWindow,
+    noise::{Cipher, ReplayWindow},
     testing::allocations::{self, Counting},
     wire::data::{Counter, DATA_OVERHEAD, DataHeader, Lane},
 };
@@ -25,8 +25,8 @@ fn count(mut operation: impl FnMut(usize)) -> u64 {
     allocations::count() - before
 }
 
-fn sealing(aes: Aes) -> [u64; 2] {
-    let (a, b) = fixture::sessions(aes);
+fn sealing(cipher: Cipher) -> [u64; 2] {
+    let (a, b) = fixture::sessions(cipher);
     let chunk = [7; 1440];
     let mut datagrams = vec![[0; 1440 + DATA_OVERHEAD]; 2 * TIMES];
     let seal = count(|at| {
@@ -43,7 +43,7 @@ fn sealing(aes: Aes) -> [u64; 2] {
 }
 
 fn forwarding(frames: Vec<Frame>) -> [u64; 2] {
-    let (mut sender, mut receiver) = fixture::hosts(Aes::Both, ETHERNET_DATAGRAM_LEN, frames);
+    let (mut sender, mut receiver) = fixture::hosts(Cipher::Aegis256, ETHERNET_DATAGRAM_LEN, frames);
     let runs = sender.run_and_keep(2 * TIMES);
     let encap = count(|_| {
         sender.run(|outgoing| {
@@ -65,12 +65,13 @@ fn main() -> ExitCode {
     let replay = count(|at| {
         black_box(window.accept(Counter(at as u64)));
     });
-    let [seal_aes, open_aes] = sealing(Aes::Both);
-    let [seal_chacha, open_chacha] = sealing(Aes::Missing);
+    let [[seal_aegis, open_aegis], [seal_aes, open_aes], [seal_chacha, open_chacha]] = Cipher::ALL.map(sealing);
     let [encap_one, decap_one] = forwarding(vec![fixture::plain_frame(64)]);
     let [encap_bundle, decap_bundle] = forwarding(vec![fixture::plain_frame(64); 16]);
     let [encap_super, decap_super] = forwarding(vec![fixture::super_frame()]);
     let rows = [
+        ("seal, AEGIS-256", seal_aegis),
+        ("open, AEGIS-256", open_aegis),
         ("seal, AES-256-GCM", seal_aes),
         ("open, AES-256-GCM", open_aes),
         ("seal, ChaCha20-Poly1305", seal_chacha),

@@ -8,9 +8,9 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weaved_bench::fixture::{self, Aes};
+use weaved_bench::fixture;
 use weaved_core::{
-    noise::Session,
+    noise::{Cipher, Session},
     wire::data::{DATA_OVERHEAD, DataHeader, Lane},
 };
 
@@ -29,9 +29,9 @@ fn seal_one(session: &Session, chunk: &[u8], out: &mut [u8]) -> DataHeader {
 
 fn seal(c: &mut Criterion) {
     let mut group = c.benchmark_group("seal");
-    for aes in [Aes::Both, Aes::Missing] {
+    for cipher in Cipher::ALL {
         for len in CHUNK_LENS {
-            let (sealing, _) = fixture::sessions(aes);
+            let (sealing, _) = fixture::sessions(cipher);
             let (chunk, mut out) = (vec![7; len], vec![0; len + DATA_OVERHEAD]);
             group.throughput(Throughput::Bytes(len as u64));
             group.bench_function(BenchmarkId::new(sealing.cipher().name(), len), |b| {
@@ -45,9 +45,9 @@ fn seal(c: &mut Criterion) {
 /// A datagram is opened once in its life, so the time of making new ones is left out.
 fn open(c: &mut Criterion) {
     let mut group = c.benchmark_group("open");
-    for aes in [Aes::Both, Aes::Missing] {
+    for cipher in Cipher::ALL {
         for len in CHUNK_LENS {
-            let (sealing, opening) = fixture::sessions(aes);
+            let (sealing, opening) = fixture::sessions(cipher);
             let chunk = vec![7; len];
             let mut datagrams = vec![vec![0; len + DATA_OVERHEAD]; BATCH];
             let mut out = vec![0; len];

@@ -28,7 +28,7 @@ use weaved_core::{
         Outgoing, Packing, PeerPath, PeerSlot, Port, Sends, WorkerStats,
     },
     mtu::DatagramLen,
-    noise::{Announcement, OUR_VERSIONS, Session, testing},
+    noise::{Announcement, Cipher, OUR_VERSIONS, Session, testing},
     offload::vnet_hdr::{Gso, VnetHeader},
     testing::frames,
     wire::{data::Lane, ecn::Ecn},
@@ -85,18 +85,9 @@ pub struct Receiver {
 }
 
 /// The two ends of a session; the first one seals.
-pub fn sessions(aes: Aes) -> (Session, Session) {
-    let aes = aes == Aes::Both;
-    testing::session_pair(Announcement { aes, lane_count: 2, versions: OUR_VERSIONS }, testing::origin())
-}
-
-/// Whether the hosts have instructions for AES-GCM: decides the cipher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aes {
-    /// Both have: AES-256-GCM.
-    Both,
-    /// One has not: ChaCha20-Poly1305.
-    Missing,
+pub fn sessions(cipher: Cipher) -> (Session, Session) {
+    let ciphers = cipher.and_slower();
+    testing::session_pair(Announcement { ciphers, lane_count: 2, versions: OUR_VERSIONS }, testing::origin())
 }
 
 /// An Ethernet frame of `len` bytes from the sender's container to the receiver's.
@@ -147,8 +138,8 @@ pub fn address_table(count: u32) -> (ForwardingTable, Vec<MacAddr>) {
 }
 
 /// A sender of `frames` and the receiver of what it sends, on a path that carries datagrams of `datagram_len` bytes.
-pub fn hosts(aes: Aes, datagram_len: usize, frames: Vec<Frame>) -> (Sender, Receiver) {
-    let (ours, theirs) = sessions(aes);
+pub fn hosts(cipher: Cipher, datagram_len: usize, frames: Vec<Frame>) -> (Sender, Receiver) {
+    let (ours, theirs) = sessions(cipher);
     let sender = host_table(RECEIVER_HOST, ours, datagram_len);
     let receiver = host_table(SENDER_HOST, theirs, datagram_len);
     (Sender::new(sender, frames), Receiver::new(receiver))
@@ -276,10 +267,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_arrives_in_one_piece_with_both_ciphers() {
-        for aes in [Aes::Both, Aes::Missing] {
+        for cipher in Cipher::ALL {
             for frames in [vec![plain_frame(64)], vec![plain_frame(64); 16], vec![super_frame()]] {
                 let count = frames.len();
-                let (mut sender, mut receiver) = hosts(aes, ETHERNET_DATAGRAM_LEN, frames);
+                let (mut sender, mut receiver) = hosts(cipher, ETHERNET_DATAGRAM_LEN, frames);
                 for sends in sender.run_and_keep(3) {
                     assert_eq!(sends.len(), 1, "one train is one send");
                     assert_eq!(receiver.take(&sends), count);

@@ -177,7 +177,9 @@ async fn write(writer: &mut OwnedWriteHalf, request: &Request) -> io::Result<()>
 mod tests {
     use std::{io::Write as _, os::unix::net};
 
-    use weaved_api::{ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey, SourcePorts, WorkerCount};
+    use weaved_api::{
+        CipherChoice, ClusterSecret, Generation, OffloadSwitches, Overlay, SecretKey, SourcePorts, WorkerCount,
+    };
 
     use super::*;
 
@@ -193,6 +195,7 @@ mod tests {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            cipher: CipherChoice::Auto,
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             bridge_rules: None,

@@ -7,6 +7,7 @@
 
 mod asm;
 mod backlog;
+mod ciphers;
 mod clients;
 pub mod config;
 pub mod container_ends;

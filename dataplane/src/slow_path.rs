@@ -27,6 +27,7 @@ use weaved_core::{
 };
 
 use crate::{
+    ciphers,
     clients::Clients,
     inputs::{Input, InputSender, Inputs},
     kernel::{Kernel, KernelConfig},
@@ -195,11 +196,9 @@ impl SlowPath {
 
     /// Makes everything as desired and says so.
     fn apply(&mut self, desired: Box<DesiredState>, now: Instant) {
-        // Also with other lanes it is another node, because a session is made for a number of them.
-        let is_other_node = self
-            .desired
-            .as_ref()
-            .is_some_and(|before| before.identity != desired.identity || before.workers != desired.workers);
+        // Also with other lanes and ciphers it is another node, because a session is made for them.
+        let traits = |of: &DesiredState| (of.identity.clone(), of.workers, of.cipher);
+        let is_other_node = self.desired.as_ref().is_some_and(|before| traits(before) != traits(&desired));
         if is_other_node {
             self.clients.publish_all_down();
             self.router = None;
@@ -335,19 +334,9 @@ fn router_config(desired: &DesiredState, lane_count: u8, now: Instant) -> Router
     RouterConfig {
         identity: desired.identity.clone(),
         cluster_secret: desired.cluster_secret.clone(),
-        announcement: Announcement { aes: has_aes(), lane_count, versions: OUR_VERSIONS },
+        announcement: Announcement { ciphers: ciphers::offered(desired.cipher), lane_count, versions: OUR_VERSIONS },
         seed,
         wall_clock: SystemTime::now(),
         started_at: now,
     }
-}
-
-/// Whether this machine computes AES and GHASH with instructions of their own.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use weaved_api::{SourcePorts, Switch, WorkerCount};
+use weaved_api::{CipherChoice, SourcePorts, Switch, WorkerCount};
 use zeroize::Zeroizing;
 
 use super::output;
@@ -75,6 +75,10 @@ pub(super) struct Args {
     /// Watch Docker again, after a launch with --no-docker
     #[arg(long)]
     docker: bool,
+    /// The fastest cipher to offer: auto (AEGIS-256), aes-256-gcm or chacha20-poly1305; two hosts take the fastest that both
+    /// offer, which is the last one where a processor has no instructions for AES [default: auto]
+    #[arg(long, value_name = "CIPHER")]
+    cipher: Option<CipherChoice>,
     /// Threads that carry frames: auto (one on one or two processors, at most four) or 1 to 8 [default: auto]
     #[arg(long, value_name = "COUNT")]
     workers: Option<WorkerCount>,
@@ -237,6 +241,7 @@ fn requested(args: &Args) -> Result<Requested, Failure> {
         bridge_redirect: args.offload.bridge_redirect,
         source_queues: args.offload.source_queues,
         container_gso: args.offload.container_gso,
+        cipher: args.cipher,
         workers: args.workers,
         source_ports: args.source_ports,
         http_port: if args.http.no_http { Some(None) } else { args.http.http_port.map(Some) },

@@ -81,6 +81,7 @@ fn document(generation: Generation, node: &Node, memory: &Memory, rules: Option<
         neighbours: wanted.neighbours.clone(),
         quarantined: wanted.quarantined.clone(),
         offload: memory.settings.offload,
+        cipher: memory.settings.cipher,
         workers: memory.settings.workers,
         source_ports: memory.settings.source_ports,
         bridge_rules: rules.cloned(),

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use weaved_api::{OffloadSwitches, SourcePorts, Switch, WorkerCount};
+use weaved_api::{CipherChoice, OffloadSwitches, SourcePorts, Switch, WorkerCount};
 
 use super::Record;
 use crate::{
@@ -66,6 +66,9 @@ pub struct Settings {
     /// Whether containers are asked for super-frames that leave in one send.
     #[serde(default)]
     pub container_gso: Switch,
+    /// Which ciphers are offered.
+    #[serde(default)]
+    pub cipher: CipherChoice,
     /// How many threads carry frames.
     #[serde(default)]
     pub workers: WorkerCount,
@@ -185,6 +188,8 @@ pub struct Requested {
     pub source_queues: Option<Switch>,
     /// `--container-gso`
     pub container_gso: Option<Switch>,
+    /// `--cipher`
+    pub cipher: Option<CipherChoice>,
     /// `--workers`
     pub workers: Option<WorkerCount>,
     /// `--source-ports`
@@ -239,6 +244,7 @@ impl Settings {
             docker: DockerChoice::Usual,
             offload: OffloadSwitches::default(),
             container_gso: Switch::default(),
+            cipher: CipherChoice::Auto,
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             http: HttpSettings::default(),
@@ -300,6 +306,7 @@ impl Settings {
         note("bridge-redirect", now.bridge_redirect.to_string(), then.bridge_redirect.to_string());
         note("source-queues", now.source_queues.to_string(), then.source_queues.to_string());
         note("container-gso", self.container_gso.to_string(), older.container_gso.to_string());
+        note("cipher", self.cipher.to_string(), older.cipher.to_string());
         note("workers", self.workers.to_string(), older.workers.to_string());
         note("source-ports", self.source_ports.to_string(), older.source_ports.to_string());
         note("the HTTP API", self.http.to_string(), older.http.to_string());
@@ -340,6 +347,7 @@ impl Settings {
                 source_queues: requested.source_queues.unwrap_or(self.offload.source_queues),
             },
             container_gso: requested.container_gso.unwrap_or(self.container_gso),
+            cipher: requested.cipher.unwrap_or(self.cipher),
             workers: requested.workers.unwrap_or(self.workers),
             source_ports: requested.source_ports.unwrap_or(self.source_ports),
             http: HttpSettings {
@@ -515,10 +523,19 @@ mod tests {
     }
 
     #[test]
+    fn the_choice_of_a_cipher_is_remembered_and_its_change_is_told() {
+        let before = first(&Requested { cipher: Some(CipherChoice::Aes256Gcm), ..Requested::default() }).unwrap();
+        assert_eq!(before.clone().again(&Requested::default()).unwrap(), before);
+        let after =
+            before.clone().again(&Requested { cipher: Some(CipherChoice::Auto), ..Requested::default() }).unwrap();
+        assert_eq!(after.changes_since(&before), ["cipher is auto, was aes-256-gcm"]);
+    }
+
+    #[test]
     fn settings_written_before_there_were_switches_are_read() {
         let settings = first(&Requested::default()).unwrap();
         let mut json = serde_json::to_value(&settings).unwrap();
-        for name in ["offload", "container_gso", "workers", "source_ports", "metrics", "zone", "guarded"] {
+        for name in ["offload", "container_gso", "cipher", "workers", "source_ports", "metrics", "zone", "guarded"] {
             json.as_object_mut().unwrap().remove(name).unwrap();
         }
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);

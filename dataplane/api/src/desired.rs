@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterSecret, Generation, MacAddr, PeerId, SecretKey, SourcePorts, WorkerCount};
+use crate::{CipherChoice, ClusterSecret, Generation, MacAddr, PeerId, SecretKey, SourcePorts, WorkerCount};
 
 /// All that the data plane should be doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct DesiredState {
     pub quarantined: Vec<PeerId>,
     /// Kernel offloads.
     pub offload: OffloadSwitches,
+    /// Which ciphers this node offers.
+    #[serde(default)]
+    pub cipher: CipherChoice,
     /// How many threads carry frames.
     #[serde(default)]
     pub workers: WorkerCount,

@@ -92,8 +92,8 @@ fn invalid(error: postcard::Error) -> io::Error {
 mod tests {
     use super::*;
     use crate::{
-        ClusterSecret, DesiredState, Generation, MacAddr, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId,
-        Request, SecretKey, SourcePorts, WorkerCount,
+        CipherChoice, ClusterSecret, DesiredState, Generation, MacAddr, Neighbour, OffloadSwitches, Overlay,
+        PeerConfig, PeerId, Request, SecretKey, SourcePorts, WorkerCount,
     };
 
     fn state() -> DesiredState {
@@ -121,6 +121,7 @@ mod tests {
             }],
             quarantined: vec![PeerId([4; 32])],
             offload: OffloadSwitches::default(),
+            cipher: CipherChoice::Auto,
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             bridge_rules: None,

@@ -6,6 +6,7 @@
 //! INVARIANT: types and their encodings only. No logic beyond parsing and printing, no I/O beyond [`framing`].
 
 pub mod balancer;
+mod cipher;
 mod desired;
 mod event;
 pub mod framing;
@@ -15,6 +16,7 @@ mod secret;
 mod stats;
 mod threads;
 
+pub use cipher::{CipherChoice, CipherChoiceError};
 pub use desired::{DesiredState, Neighbour, OffloadSwitches, Overlay, PeerConfig, RulesVerdict, Switch, SwitchError};
 pub use event::{Event, LinkEnd, Problem, Request, TargetFailure};
 pub use id::{Generation, IdError, MacAddr, PeerId};
@@ -26,7 +28,7 @@ pub use stats::{
 pub use threads::{MAX_WORKERS, SourcePorts, SourcePortsError, WorkerCount, WorkerCountError};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
-pub const API_VERSION: u32 = 2;
+pub const API_VERSION: u32 = 3;
 
 /// The largest run of control bytes that one [`Request::SendControl`] or [`Event::Control`] may carry.
 pub const MAX_CONTROL_BYTES: usize = 60_000;

@@ -9,8 +9,8 @@ use std::{net::SocketAddr, time::Instant};
 use weaved_api::{ClusterSecret, SecretKey};
 use weaved_core::{
     noise::{
-        Admission, Announcement, Attempt, ChallengeAnswer, Gate, Initiator, OUR_VERSIONS, OpenError, OpenedInitiation,
-        Session, StaticKeys, UnixMicros,
+        Admission, Announcement, Attempt, ChallengeAnswer, Cipher, Gate, Initiator, OUR_VERSIONS, OpenError,
+        OpenedInitiation, Session, StaticKeys, UnixMicros,
     },
     rng::Rng,
     testing::allocations::{self, Counting},
@@ -21,7 +21,7 @@ use weaved_core::{
 static ALLOCATOR: Counting = Counting;
 
 /// Two ends of a session, by a whole handshake.
-fn sessions(aes: bool) -> (Session, Session) {
+fn sessions(cipher: Cipher) -> (Session, Session) {
     #[expect(clippy::disallowed_methods, reason = "an Instant can be had from the clock alone")]
     let now = Instant::now();
     let from = SocketAddr::from(([127, 0, 0, 1], 6783));
@@ -29,7 +29,7 @@ fn sessions(aes: bool) -> (Session, Session) {
     let (a, b) = (StaticKeys::new(&SecretKey([1; 32]), &cluster), StaticKeys::new(&SecretKey([2; 32]), &cluster));
     let mut rng = Rng::new([3; 32]);
     let mut gate = Gate::new(&mut rng, now);
-    let announcement = Announcement { aes, lane_count: 2, versions: OUR_VERSIONS };
+    let announcement = Announcement { ciphers: cipher.and_slower(), lane_count: 2, versions: OUR_VERSIONS };
     let mut answer: Option<ChallengeAnswer> = None;
     loop {
         let timestamp = UnixMicros(rng.public_u64());
@@ -50,8 +50,8 @@ fn sessions(aes: bool) -> (Session, Session) {
 
 #[test]
 fn sealing_opening_and_refusing_take_no_memory() {
-    for aes in [true, false] {
-        let (a, b) = sessions(aes);
+    for cipher in Cipher::ALL {
+        let (a, b) = sessions(cipher);
         let chunk = [7; 1400];
         let (mut datagram, mut out) = ([0; 1400 + DATA_OVERHEAD], [0; 1400]);
         let before = allocations::count();
@@ -65,7 +65,7 @@ fn sealing_opening_and_refusing_take_no_memory() {
             let forged = DataHeader { counter: Counter(counter.0 + 1), ..header };
             assert_eq!(b.open(&forged, &datagram, &mut out), Err(OpenError::Forged));
         }
-        assert_eq!(allocations::count(), before, "aes: {aes}");
+        assert_eq!(allocations::count(), before, "{cipher:?}");
         assert_eq!((a.sealed_count(), b.opened_count()), (100, 100));
         assert_eq!(out, [0; 1400], "a forgery leaves zeros");
     }

@@ -11,12 +11,15 @@ use std::{
 
 use tempfile::TempDir;
 use weaved_api::{
-    API_VERSION, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, LinkEnd, OffloadSwitches,
-    Overlay, PeerId, Request, SecretKey, SourcePorts, Stats, Switch, WorkerCount, framing,
+    API_VERSION, CipherChoice, ClusterSecret, DesiredState, DeviceStatus, Event, Force, Generation, LinkEnd,
+    OffloadSwitches, Overlay, PeerId, Request, SecretKey, SourcePorts, Stats, Switch, WorkerCount, framing,
 };
+
+use weaved_core::noise::Cipher;
 
 use super::*;
 use crate::{
+    ciphers,
     netlink::Netlink,
     server::SOCKET_NAME,
     testing::{Namespace, close, connect, spawn},
@@ -94,6 +97,7 @@ impl Host {
             neighbours: vec![],
             quarantined: vec![],
             offload: OffloadSwitches::default(),
+            cipher: CipherChoice::Auto,
             workers: WorkerCount::Auto,
             source_ports: SourcePorts::default(),
             bridge_rules: None,
@@ -337,6 +341,20 @@ fn a_host_of_several_workers_and_one_of_one_understand_each_other_also_when_it_c
         assert_eq!(control_a.apply(&changed), Vec::<String>::new());
         check_flows(&a, &b);
         assert_eq!(control_a.stats().device.unwrap().workers.count, count);
+    }
+}
+
+#[test]
+fn a_host_that_may_use_other_ciphers_makes_new_sessions_with_the_fastest_that_both_offer() {
+    let (a, mut control_a, b, _control_b) = pair(OffloadSwitches::default());
+    let choices = [CipherChoice::Auto, CipherChoice::ChaCha20Poly1305, CipherChoice::Aes256Gcm];
+    for (at, cipher) in choices.into_iter().enumerate() {
+        let changed = DesiredState { cipher, generation: Generation(at as u64 + 2), ..a.desired(Some(&b)) };
+        assert_eq!(control_a.apply(&changed), Vec::<String>::new());
+        check_flows(&a, &b);
+        let expected = Cipher::common(ciphers::offered(cipher), ciphers::offered(CipherChoice::Auto));
+        let session = control_a.stats().peers[0].session.clone().unwrap();
+        assert_eq!(session.cipher, expected.name(), "{cipher}");
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::Value;
 use weaved_api::{
-    ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey, SourcePorts,
-    WorkerCount,
+    CipherChoice, ClusterSecret, DesiredState, Generation, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey,
+    SourcePorts, WorkerCount,
 };
 use weaved_core::{limits::MAX_WHOLE_FRAME_LEN, noise::peer_id_of};
 use weaved_netns_tests::{Host, Output, Place, Process, SOON, wait_until, weaved_path};
@@ -144,6 +144,7 @@ pub(crate) fn desired_state(number: u8, peers: Vec<PeerConfig>) -> DesiredState 
         neighbours: Vec::new(),
         quarantined: Vec::new(),
         offload: OffloadSwitches::default(),
+        cipher: CipherChoice::Auto,
         workers: WorkerCount::Auto,
         source_ports: SourcePorts::default(),
         bridge_rules: None,

@@ -223,7 +223,7 @@ impl Initiator {
             role: Role::Initiator,
             local: self.attempt.index,
             remote: payload.sender,
-            cipher: cipher(ours, payload.announcement),
+            cipher: Cipher::common(ours.ciphers, payload.announcement.ciphers),
             tx_lane_count: ours.lane_count,
             rx_lane_count: payload.announcement.lane_count,
         };
@@ -330,7 +330,7 @@ impl AdmittedInitiation {
             role: Role::Responder,
             local: index,
             remote: opened.sender,
-            cipher: cipher(ours, theirs),
+            cipher: Cipher::common(ours.ciphers, theirs.ciphers),
             tx_lane_count: ours.lane_count,
             rx_lane_count: theirs.lane_count,
         };
@@ -434,8 +434,4 @@ fn agree(ours: Announcement, theirs: Announcement) -> Option<u8> {
 
 fn is_lane_count(theirs: Announcement) -> bool {
     (1..=MAX_LANES).contains(&usize::from(theirs.lane_count))
-}
-
-fn cipher(ours: Announcement, theirs: Announcement) -> Cipher {
-    if ours.aes && theirs.aes { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 }
 }

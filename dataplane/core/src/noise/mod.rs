@@ -36,7 +36,7 @@ pub use replay::{Replay, ReplayWindow};
 pub use session::{OpenError, SealError, Session};
 
 pub use crate::wire::handshake::{
-    Announcement, ChallengeAnswer, EphemeralKey, RefusalReason, UnixMicros, VersionRange,
+    Announcement, ChallengeAnswer, Ciphers, EphemeralKey, RefusalReason, UnixMicros, VersionRange,
 };
 
 /// The protocol versions of this program.

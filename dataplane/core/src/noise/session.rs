@@ -244,8 +244,8 @@ mod tests {
         wire::data::TAG_LEN,
     };
 
-    fn pair(aes: bool) -> (Session, Session) {
-        session_pair(Announcement { aes, lane_count: 3, versions: OUR_VERSIONS }, origin())
+    fn pair(cipher: Cipher) -> (Session, Session) {
+        session_pair(Announcement { ciphers: cipher.and_slower(), lane_count: 3, versions: OUR_VERSIONS }, origin())
     }
 
     fn header(from: &Session, lane: u8) -> DataHeader {
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn what_one_end_seals_the_other_opens_with_both_ciphers() {
-        for (aes, cipher) in [(true, Cipher::Aes256Gcm), (false, Cipher::ChaCha20Poly1305)] {
-            let (a, b) = pair(aes);
+    fn what_one_end_seals_the_other_opens_with_each_cipher() {
+        for cipher in Cipher::ALL {
+            let (a, b) = pair(cipher);
             assert_eq!((a.cipher(), b.cipher()), (cipher, cipher));
             assert_eq!((a.local(), a.remote()), (b.remote(), b.local()));
             for (from, to) in [(&a, &b), (&b, &a)] {
@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn keys_differ_for_each_lane_direction_and_cipher() {
-        let ((a, b), (c, _)) = (pair(true), pair(false));
-        let sealed: Vec<Vec<u8>> = [(&a, 0), (&a, 1), (&a, 2), (&b, 0), (&b, 1), (&b, 2), (&c, 0)]
+        let [(a, b), (c, _), (d, _)] = Cipher::ALL.map(pair);
+        let sealed: Vec<Vec<u8>> = [(&a, 0), (&a, 1), (&a, 2), (&b, 0), (&b, 1), (&b, 2), (&c, 0), (&d, 0)]
             .map(|(session, lane)| seal(session, lane, &[0; 64]).1[DATA_HEADER_LEN..].to_vec())
             .into();
         for (i, one) in sealed.iter().enumerate() {
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_datagram_of_one_lane_does_not_open_on_another_nor_on_its_own_side() {
-        let (a, b) = pair(true);
+        let (a, b) = pair(Cipher::Aegis256);
         let (header, mut datagram) = seal(&a, 1, b"chunk");
         let mut out = [0; 100];
         assert_eq!(a.open(&header, &datagram, &mut out), Err(OpenError::Forged), "a reflected datagram");
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_replayed_datagram_is_refused() {
-        let (a, b) = pair(true);
+        let (a, b) = pair(Cipher::Aegis256);
         let (header, datagram) = seal(&a, 1, b"chunk");
         let mut out = [0; 100];
         assert_eq!(b.open(&header, &datagram, &mut out), Ok(5));
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_datagram_behind_the_window_is_refused() {
-        let (a, b) = pair(true);
+        let (a, b) = pair(Cipher::Aegis256);
         let late = seal(&a, 1, b"late");
         a.reserve(Lane(1), crate::noise::spec::REPLAY_WINDOW_LEN as u32).unwrap();
         let recent = seal(&a, 1, b"recent");
@@ -330,8 +330,8 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_is_refused_shows_no_plaintext_and_does_not_move_the_window() {
-        for aes in [true, false] {
-            let (a, b) = pair(aes);
+        for cipher in Cipher::ALL {
+            let (a, b) = pair(cipher);
             let (header, datagram) = seal(&a, 1, b"secret");
             let mut out = [0xee; 6];
             for bit in 0..datagram.len() * 8 {
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_short_datagram_or_buffer_is_refused_and_loses_nothing() {
-        let (a, b) = pair(true);
+        let (a, b) = pair(Cipher::Aegis256);
         let (header, datagram) = seal(&a, 0, b"chunk");
         let mut out = [0; 5];
         for len in 0..DATA_HEADER_LEN + TAG_LEN {
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn counters_end_at_the_limit_and_never_start_again() {
-        let (a, b) = pair(true);
+        let (a, b) = pair(Cipher::Aegis256);
         a.skip_to(Lane(1), REJECT_AFTER_DATAGRAMS - 3);
         assert_eq!(a.reserve(Lane(1), 4), Err(SealError::Exhausted));
         assert_eq!(a.reserve(Lane(1), 2), Ok(Counter(REJECT_AFTER_DATAGRAMS - 3)));
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_counter_above_the_limit_is_refused() {
-        let (_, b) = pair(true);
+        let (_, b) = pair(Cipher::Aegis256);
         let header = DataHeader {
             lane: Lane(0),
             chunk_index: 0,
@@ -394,14 +394,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "only reserved counters are used")]
     fn sealing_with_a_counter_that_was_not_reserved_is_a_bug() {
-        let (a, _) = pair(true);
+        let (a, _) = pair(Cipher::Aegis256);
         let header = DataHeader { counter: Counter(1), ..header(&a, 1) };
         a.seal(&header, b"chunk", &mut [0; 100]);
     }
 
     #[test]
     fn volume_asks_for_a_rekey_before_it_ends_the_session() {
-        let (a, _) = pair(true);
+        let (a, _) = pair(Cipher::Aegis256);
         assert!(!a.needs_rekey_by_volume());
         a.skip_to(Lane(2), REKEY_AFTER_DATAGRAMS - 1);
         assert!(!a.needs_rekey_by_volume());
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn threads_never_get_the_same_counter() {
         const COUNT: u64 = 3_000_000;
-        let (a, _) = pair(true);
+        let (a, _) = pair(Cipher::Aegis256);
         let start = Barrier::new(2);
         let run = || {
             start.wait();

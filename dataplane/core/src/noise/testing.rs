@@ -8,8 +8,8 @@ use std::{
 use weaved_api::{ClusterSecret, SecretKey};
 
 use super::{
-    Admission, Announcement, Attempt, AwaitingFinish, ChallengeAnswer, Established, Gate, InitiationError, Initiator,
-    OUR_VERSIONS, OpenedInitiation, Session, StaticKeys, UnixMicros,
+    Admission, Announcement, Attempt, AwaitingFinish, ChallengeAnswer, Cipher, Established, Gate, InitiationError,
+    Initiator, OUR_VERSIONS, OpenedInitiation, Session, StaticKeys, UnixMicros,
 };
 use crate::rng::Rng;
 
@@ -43,7 +43,11 @@ impl Node {
             keys: StaticKeys::new(&SecretKey([number; 32]), &ClusterSecret([cluster; 32])),
             gate: Gate::new(&mut rng, now),
             rng,
-            announcement: Announcement { aes: true, lane_count: 2, versions: OUR_VERSIONS },
+            announcement: Announcement {
+                ciphers: Cipher::Aegis256.and_slower(),
+                lane_count: 2,
+                versions: OUR_VERSIONS,
+            },
             clock: UnixMicros(1_000_000),
             now,
         }

@@ -55,13 +55,13 @@ fn carries_traffic(from: &Session, to: &Session) -> bool {
 
 #[test]
 fn a_handshake_gives_both_ends_mirrored_sessions_and_proved_ids() {
-    for (aes_a, aes_b) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (fastest_a, fastest_b) in Cipher::ALL.into_iter().flat_map(|a| Cipher::ALL.map(|b| (a, b))) {
         let (mut a, mut b) = nodes();
-        (a.announcement.aes, b.announcement.aes) = (aes_a, aes_b);
+        (a.announcement.ciphers, b.announcement.ciphers) = (fastest_a.and_slower(), fastest_b.and_slower());
         let (at_a, at_b) = shake_hands(&mut a, &mut b, here());
         assert_eq!((at_a.peer, at_b.peer), (b.keys.id(), a.keys.id()));
         assert_eq!((at_a.version, at_b.version), (1, 1));
-        let expected = if aes_a && aes_b { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 };
+        let expected = Cipher::ALL.into_iter().rev().find(|cipher| [fastest_a, fastest_b].contains(cipher)).unwrap();
         assert_eq!((at_a.session.cipher(), at_b.session.cipher()), (expected, expected));
         assert!(carries_traffic(&at_a.session, &at_b.session) && carries_traffic(&at_b.session, &at_a.session));
     }
@@ -393,12 +393,17 @@ fn fingerprint(bytes: &[u8]) -> String {
 #[test]
 fn the_protocol_is_the_one_that_others_speak() {
     let expected = [
-        (true, ["03b692e9a5", "71fc1f915c", "b96e52b1dc", "1dec7105d4", "dbacc89002"]),
-        (false, ["9927f5617d", "71fc1f915c", "d70575f14d", "247c3cf128", "82712bd464"]),
+        (Cipher::Aegis256, Cipher::Aegis256, ["8bf108e988", "71fc1f915c", "9701637bce", "956872e3f6", "56a800e4f9"]),
+        (Cipher::Aes256Gcm, Cipher::Aes256Gcm, ["03b692e9a5", "71fc1f915c", "b96e52b1dc", "1dec7105d4", "dbacc89002"]),
+        (
+            Cipher::ChaCha20Poly1305,
+            Cipher::Aes256Gcm,
+            ["9927f5617d", "71fc1f915c", "d70575f14d", "247c3cf128", "82712bd464"],
+        ),
     ];
-    for (aes, expected) in expected {
+    for (fastest_a, fastest_b, expected) in expected {
         let (mut a, mut b) = nodes();
-        a.announcement.aes = aes;
+        (a.announcement.ciphers, b.announcement.ciphers) = (fastest_a.and_slower(), fastest_b.and_slower());
         let (_, initiation) = a.initiate(&b, None);
         let Admission::Challenge(challenge) = b.admit(&initiation, here()).unwrap() else { panic!("unknown") };
         let (mut initiator, mut awaiting, response) = half_way(&mut a, &mut b, here());

@@ -7,13 +7,13 @@ use std::{
 };
 
 use weaved_api::{
-    ClusterSecret, DesiredState, Event, Generation, Neighbour, OffloadSwitches, Overlay, PeerConfig, PeerId, SecretKey,
-    SourcePorts, WorkerCount,
+    CipherChoice, ClusterSecret, DesiredState, Event, Generation, Neighbour, OffloadSwitches, Overlay, PeerConfig,
+    PeerId, SecretKey, SourcePorts, WorkerCount,
 };
 
 use crate::{
     forward::{Datagrams, Decapsulator, Delivery, Encapsulator, ForwardingTable, Outcome, WorkerStats},
-    noise::{Announcement, OUR_VERSIONS, peer_id_of},
+    noise::{Announcement, Cipher, OUR_VERSIONS, peer_id_of},
     offload::vnet_hdr::VnetHeader,
     router::{Router, RouterConfig, Transmit},
     wire::{data::Lane, ecn::Ecn},
@@ -59,7 +59,11 @@ impl Node {
         let config = RouterConfig {
             identity: identity.clone(),
             cluster_secret: secret.clone(),
-            announcement: Announcement { aes: true, lane_count: 1 + WORKER_COUNT, versions: OUR_VERSIONS },
+            announcement: Announcement {
+                ciphers: Cipher::Aegis256.and_slower(),
+                lane_count: 1 + WORKER_COUNT,
+                versions: OUR_VERSIONS,
+            },
             seed: router_seed,
             wall_clock,
             started_at: now,
@@ -81,6 +85,7 @@ impl Node {
                 neighbours: Vec::new(),
                 quarantined: Vec::new(),
                 offload: OffloadSwitches::default(),
+                cipher: CipherChoice::Auto,
                 workers: WorkerCount::Auto,
                 source_ports: SourcePorts::default(),
                 bridge_rules: None,

@@ -23,7 +23,7 @@
 //!
 //! initiation payload   initiator's id 32 | id of the meant responder 32 | timestamp 8 | announcement 4
 //!                      | flags 1 (1: answers a challenge, 2: means a certain responder) | 0 0 0 | seq 8 | cookie 16
-//! announcement         lowest version 1 | highest version 1 | flags 1 (1: AES hardware) | lanes 1
+//! announcement         lowest version 1 | highest version 1 | flags 1 (1: AES-256-GCM, 2: AEGIS-256) | lanes 1
 //! ```
 //!
 //! INVARIANT: each type has one length, and no answer is longer than an initiation: who forges the source of an
@@ -108,12 +108,21 @@ pub struct ChallengeAnswer {
 /// What each end tells the other about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// It has instructions for AES-GCM.
-    pub aes: bool,
+    /// What it can encrypt with.
+    pub ciphers: Ciphers,
     /// Lanes that it sends on: 1 to [`crate::limits::MAX_LANES`].
     pub lane_count: u8,
     /// Protocol versions that it speaks inside a session.
     pub versions: VersionRange,
+}
+
+/// What an end does besides ChaCha20-Poly1305, which everybody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ciphers {
+    /// It has instructions for AES-256-GCM, and may use it.
+    pub aes_256_gcm: bool,
+    /// The same of AEGIS-256.
+    pub aegis_256: bool,
 }
 
 /// Protocol versions, both ends included.
@@ -225,17 +234,28 @@ impl VersionRange {
     }
 }
 
-impl Announcement {
-    const AES: u8 = 1;
+impl Ciphers {
+    const AES_256_GCM: u8 = 1;
+    const AEGIS_256: u8 = 2;
 
     /// Flags without a meaning are ignored: a newer program may have more to tell.
+    fn parse(flags: u8) -> Self {
+        Self { aes_256_gcm: flags & Self::AES_256_GCM != 0, aegis_256: flags & Self::AEGIS_256 != 0 }
+    }
+
+    fn emit(self) -> u8 {
+        (u8::from(self.aes_256_gcm) * Self::AES_256_GCM) | (u8::from(self.aegis_256) * Self::AEGIS_256)
+    }
+}
+
+impl Announcement {
     fn parse(bytes: [u8; 4]) -> Self {
         let [min, max, flags, lane_count] = bytes;
-        Self { aes: flags & Self::AES != 0, lane_count, versions: VersionRange { min, max } }
+        Self { ciphers: Ciphers::parse(flags), lane_count, versions: VersionRange { min, max } }
     }
 
     fn emit(self) -> [u8; 4] {
-        [self.versions.min, self.versions.max, if self.aes { Self::AES } else { 0 }, self.lane_count]
+        [self.versions.min, self.versions.max, self.ciphers.emit(), self.lane_count]
     }
 }
 
@@ -444,8 +464,11 @@ mod tests {
 
     use super::*;
 
-    const ANNOUNCEMENT: Announcement =
-        Announcement { aes: true, lane_count: 3, versions: VersionRange { min: 1, max: 2 } };
+    const ANNOUNCEMENT: Announcement = Announcement {
+        ciphers: Ciphers { aes_256_gcm: true, aegis_256: false },
+        lane_count: 3,
+        versions: VersionRange { min: 1, max: 2 },
+    };
     const ANSWER: ChallengeAnswer = ChallengeAnswer { seq: ChallengeSeq(0x0102_0304), cookie: Cookie([9; 16]) };
 
     fn payload() -> InitiationPayload {

@@ -11,7 +11,7 @@ use super::Choices;
 use crate::{
     forward::{Punt, Short},
     noise::{
-        Admission, Announcement, OUR_VERSIONS, OpenedInitiation,
+        Admission, Announcement, Cipher, OUR_VERSIONS, OpenedInitiation,
         testing::{Node, half_way, origin},
     },
     router::{Router, RouterConfig},
@@ -93,7 +93,7 @@ fn router(datagram: &[u8], from: SocketAddr, now: Instant) {
     let config = RouterConfig {
         identity: SecretKey([2; 32]),
         cluster_secret: ClusterSecret([9; 32]),
-        announcement: Announcement { aes: true, lane_count: 2, versions: OUR_VERSIONS },
+        announcement: Announcement { ciphers: Cipher::Aegis256.and_slower(), lane_count: 2, versions: OUR_VERSIONS },
         seed: [3; 32],
         wall_clock: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         started_at: now,

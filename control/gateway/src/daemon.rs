@@ -37,8 +37,9 @@ use crate::{
     },
     handover::{self, Ask, Inherited, Predecessor},
     last_state::LastState,
-    limits::{BIND_RETRY, FOLLOW_INTERVAL, MAX_ABSENCE, MAX_LINKS, TOUCH_INTERVAL},
+    limits::{FOLLOW_INTERVAL, MAX_ABSENCE, MAX_LINKS, TOUCH_INTERVAL},
     link::{self, Call, Told},
+    obstacle::RETRY_INTERVAL,
     privileges,
     stats::Counters,
 };
@@ -195,7 +196,7 @@ impl Gateway {
         }
         loop {
             self.relieve().await?;
-            let retry = if self.listeners.has_failed() { BIND_RETRY } else { Duration::from_hours(1) };
+            let retry = if self.listeners.has_failed() { RETRY_INTERVAL } else { Duration::from_hours(1) };
             tokio::select! {
                 call = calls.recv() => match call {
                     Some((request, reply)) => self.handle(request, reply).await,

@@ -20,6 +20,7 @@ pub mod handover;
 mod last_state;
 mod limits;
 mod link;
+pub mod obstacle;
 mod privileges;
 mod stats;
 

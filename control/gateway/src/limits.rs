@@ -38,10 +38,6 @@ pub(crate) const FORWARD_PATIENCE: Duration = Duration::from_millis(4500);
 pub(crate) const MAX_LINKS: usize = 16;
 /// Datagrams that one listener answers before others get their turn.
 pub(crate) const UDP_BATCH: usize = 64;
-/// How often a listener that could not be opened is tried again.
-pub(crate) const BIND_RETRY: Duration = Duration::from_secs(1);
-/// An address that is not there yet is nothing to worry about for so long: the data plane is making the bridge.
-pub(crate) const BIND_GRACE: Duration = Duration::from_secs(5);
 
 /// A gateway that has not served for so long may have missed a switch: a restart takes less, and so long is a host waited for before a
 /// switch goes past it.

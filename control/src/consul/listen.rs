@@ -10,10 +10,11 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     thread,
-    time::Duration,
+    time::Instant,
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{sync::watch, task::JoinHandle};
+use weaved_gateway::obstacle::{Obstacle, RETRY_INTERVAL};
 
 use super::{
     counters::Counters,
@@ -21,11 +22,6 @@ use super::{
     server::{self, Handler, MAX_CONNECTIONS},
 };
 use crate::{failure::Failure, host::open_files};
-
-/// An address that is taken, or not there yet, is tried again after this.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// A bridge gets its address a moment after it is wanted: that it is not there is no problem before this.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Where the API answers, and why it does not where it should: None for an address where it does. An address that may
 /// still come is in neither state and not here.
@@ -52,68 +48,49 @@ async fn keep_listening(
     state: watch::Sender<Listening>,
 ) {
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
-    let mut missing = Missing::default();
+    let mut failed: BTreeMap<SocketAddr, Obstacle> = BTreeMap::new();
     loop {
         let addresses = wanted.borrow_and_update().clone();
         for (_, gone) in listeners.extract_if(.., |address, _| !addresses.contains(address)) {
             gone.abort();
         }
-        missing.since.retain(|address, _| addresses.contains(address));
-        let mut listening = Listening::new();
+        failed.retain(|address, _| addresses.contains(address));
         for &address in &addresses {
-            if let Entry::Vacant(place) = listeners.entry(address) {
-                match server::bind(address) {
-                    Ok(listener) => {
-                        let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&room));
-                        place.insert(tokio::spawn(task));
-                        missing.since.remove(&address);
-                        tracing::info!(%address, "the HTTP API listens");
-                    }
-                    Err(error) => {
-                        if missing.is_problem(address, &error, Instant::now()) {
-                            listening.insert(address, Some(error.to_string()));
-                        }
-                        continue;
+            let Entry::Vacant(place) = listeners.entry(address) else { continue };
+            match server::bind(address) {
+                Ok(listener) => {
+                    let task = server::serve(listener, Arc::clone(&handler), Arc::clone(&room));
+                    place.insert(tokio::spawn(task));
+                    failed.remove(&address);
+                    tracing::info!(%address, "the HTTP API listens");
+                }
+                Err(error) => {
+                    let now = Instant::now();
+                    let obstacle = failed.entry(address).or_insert_with(|| Obstacle::new(now));
+                    if let Some(problem) = obstacle.on_failed(&error, now) {
+                        tracing::warn!(%address, problem, "the HTTP API cannot listen here; tried again every second");
                     }
                 }
             }
-            listening.insert(address, None);
         }
-        let is_complete = listeners.len() == addresses.len();
-        tell(listening, &state);
+        tell(&state, &listeners, &failed);
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY_INTERVAL), if !is_complete => {}
+            () = tokio::time::sleep(RETRY_INTERVAL), if !failed.is_empty() => {}
         }
     }
 }
 
-/// Addresses that this host does not have, since when.
-#[derive(Default)]
-struct Missing {
-    since: BTreeMap<SocketAddr, Instant>,
-}
-
-impl Missing {
-    /// Everything that fails is a problem, but an address that is not there is one only when it does not come.
-    fn is_problem(&mut self, address: SocketAddr, error: &io::Error, now: Instant) -> bool {
-        if error.kind() != io::ErrorKind::AddrNotAvailable {
-            return true;
-        }
-        now - *self.since.entry(address).or_insert(now) >= GRACE
-    }
-}
-
-/// A problem is said when it is new.
-fn tell(listening: Listening, state: &watch::Sender<Listening>) {
+fn tell(
+    state: &watch::Sender<Listening>,
+    listeners: &BTreeMap<SocketAddr, JoinHandle<()>>,
+    failed: &BTreeMap<SocketAddr, Obstacle>,
+) {
+    let open = listeners.keys().map(|&address| (address, None));
+    let problems =
+        failed.iter().filter_map(|(&address, obstacle)| Some((address, Some(obstacle.problem()?.to_owned()))));
+    let listening: Listening = open.chain(problems).collect();
     state.send_if_modified(|known| {
-        for (address, problem) in &listening {
-            if let Some(problem) =
-                problem.as_ref().filter(|problem| known.get(address) != Some(&Some((*problem).clone())))
-            {
-                tracing::warn!(%address, problem, "the HTTP API cannot listen here; tried again every second");
-            }
-        }
         let has_changed = *known != listening;
         *known = listening;
         has_changed
@@ -161,20 +138,6 @@ mod tests {
         Ok(answer)
     }
 
-    #[test]
-    fn an_address_that_is_not_there_is_a_problem_only_when_it_does_not_come() {
-        let address = "192.0.2.1:8500".parse().unwrap();
-        let (mut missing, start) = (Missing::default(), Instant::now());
-        let not_there = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        assert!(!missing.is_problem(address, &not_there, start));
-        assert!(!missing.is_problem(address, &not_there, start + GRACE / 2));
-        assert!(missing.is_problem(address, &not_there, start + GRACE));
-        assert!(
-            missing.is_problem(address, &io::ErrorKind::AddrInUse.into(), start),
-            "one that is taken is one at once"
-        );
-    }
-
     #[tokio::test]
     async fn an_address_that_this_host_does_not_have_yet_stands_in_neither_state() {
         let (address, local) =
@@ -195,7 +158,7 @@ mod tests {
         let (sender, mut state) = watch::channel(Listening::new());
         start(Hello, addresses, sender, Arc::default()).unwrap();
         let told = state.wait_for(|listening| listening.contains_key(&address)).await.unwrap().clone();
-        assert!(told[&address].as_ref().unwrap().contains("in use"), "{told:?}");
+        assert!(told[&address].as_ref().unwrap().contains("has the port"), "{told:?}");
         drop(taken);
         state.wait_for(|listening| listening.get(&address) == Some(&None)).await.unwrap();
         assert!(ask(address).await.unwrap().ends_with("\"hello\""));

@@ -27,10 +27,6 @@ pub(super) const WARM_AT_ONCE: usize = 8;
 pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often a directory of certificates is looked at.
 pub(super) const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(2);
-/// How often a listener that could not be opened is tried again.
-pub(super) const BIND_RETRY: Duration = Duration::from_secs(1);
-/// An address that is not there yet is nothing to worry about for so long: the data plane is making the bridge.
-pub(super) const BIND_GRACE: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted; the kernel takes its own limit if that is less.
 pub(super) const BACKLOG: u32 = 4096;
 /// Streams that one HTTP/2 connection may have open at once.

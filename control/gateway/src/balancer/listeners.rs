@@ -17,13 +17,13 @@ use weaved_api::balancer::{Listener, ListenerProtocol, ListenerStatus};
 
 use super::{
     access_log::LogQueue,
-    limits::{BIND_GRACE, BIND_RETRY, CERTIFICATES_INTERVAL},
+    limits::CERTIFICATES_INTERVAL,
     rules::{Rules, Slot},
     service::Service,
     tls::{self, Certificates},
     worker::{Command, Handle},
 };
-use crate::handover::Inherited;
+use crate::{handover::Inherited, obstacle::Obstacle};
 
 /// All listeners, in the order of the state.
 #[derive(Debug)]
@@ -42,17 +42,9 @@ struct Known {
     is_open: bool,
     /// Second handles on its sockets, for a successor.
     sockets: Vec<OwnedFd>,
-    failed: Option<Failed>,
+    obstacle: Option<Obstacle>,
     certificates: Option<Certificates>,
     log_problem: Option<String>,
-}
-
-#[derive(Debug)]
-struct Failed {
-    since: Instant,
-    at: Instant,
-    reason: String,
-    is_told: bool,
 }
 
 impl Listeners {
@@ -105,8 +97,7 @@ impl Listeners {
         let workers = &self.workers;
         for (address, known) in &mut self.known {
             known.follow_files();
-            let is_due =
-                known.failed.as_ref().is_none_or(|failed| now.saturating_duration_since(failed.at) >= BIND_RETRY);
+            let is_due = known.obstacle.as_ref().is_none_or(|obstacle| now >= obstacle.retry_at());
             if known.is_open || !is_due {
                 continue;
             }
@@ -114,7 +105,7 @@ impl Listeners {
                 Ok(sockets) => {
                     known.sockets = sockets;
                     known.is_open = true;
-                    known.failed = None;
+                    known.obstacle = None;
                     tracing::info!(%address, "balancing");
                 }
                 Err(error) => {
@@ -143,7 +134,7 @@ impl Listeners {
 
     /// When [`Self::reconcile`] should be called.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let retries = self.known.values().filter_map(|known| Some(known.failed.as_ref()?.at + BIND_RETRY));
+        let retries = self.known.values().filter_map(|known| Some(known.obstacle.as_ref()?.retry_at()));
         let files = self.known.values().any(|known| known.certificates.is_some());
         let idle = if files { CERTIFICATES_INTERVAL } else { std::time::Duration::from_secs(3600) };
         retries.fold(now + idle, Instant::min)
@@ -184,7 +175,7 @@ impl Listeners {
 impl Known {
     fn new(rules: Rules) -> Self {
         let slot = Arc::new(Slot::new(rules));
-        Self { slot, is_open: false, sockets: Vec::new(), failed: None, certificates: None, log_problem: None }
+        Self { slot, is_open: false, sockets: Vec::new(), obstacle: None, certificates: None, log_problem: None }
     }
 
     /// Certificates and the access log, as the rules name them.
@@ -230,29 +221,19 @@ impl Known {
     }
 
     fn on_failed(&mut self, error: &io::Error, now: Instant) {
-        let reason = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program has the port".into(),
-            io::ErrorKind::AddrNotAvailable => "this host does not have the address".into(),
-            _ => error.to_string(),
-        };
-        let new = Failed { since: now, at: now, reason: String::new(), is_told: false };
-        let failed = self.failed.get_or_insert(new);
-        (failed.reason, failed.at) = (reason, now);
-        let is_expected = error.kind() == io::ErrorKind::AddrNotAvailable;
-        if !failed.is_told && (!is_expected || now.saturating_duration_since(failed.since) >= BIND_GRACE) {
-            failed.is_told = true;
-            tracing::warn!(address = %self.slot.address, reason = failed.reason, "cannot balance there; trying again");
+        let obstacle = self.obstacle.get_or_insert_with(|| Obstacle::new(now));
+        if let Some(reason) = obstacle.on_failed(error, now) {
+            tracing::warn!(address = %self.slot.address, reason, "cannot balance there; trying again");
         }
     }
 
     fn problems(&self) -> Vec<String> {
         let address = self.slot.address;
-        let failed = self.failed.as_ref().filter(|failed| failed.is_told);
-        let failed =
-            failed.map(|failed| format!("nothing is balanced at {address}: {}; it is tried again", failed.reason));
+        let obstacle = self.obstacle.as_ref().and_then(Obstacle::problem);
+        let obstacle = obstacle.map(|reason| format!("nothing is balanced at {address}: {reason}; it is tried again"));
         let certificates = self.certificates.as_ref().and_then(|certificates| certificates.problem.clone());
         let certificates = certificates.map(|problem| format!("certificates for {address}: {problem}"));
-        failed.into_iter().chain(certificates).chain(self.log_problem.clone()).collect()
+        obstacle.into_iter().chain(certificates).chain(self.log_problem.clone()).collect()
     }
 }
 

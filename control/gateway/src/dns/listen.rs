@@ -34,7 +34,8 @@ use super::{
 };
 use crate::{
     handover::Inherited,
-    limits::{BIND_GRACE, MAX_FORWARDED, MAX_QUERY_BYTES, MAX_TCP_CONNECTIONS, UDP_BATCH},
+    limits::{MAX_FORWARDED, MAX_QUERY_BYTES, MAX_TCP_CONNECTIONS, UDP_BATCH},
+    obstacle::Obstacle,
     stats::Counters,
 };
 
@@ -67,7 +68,7 @@ pub(crate) struct Listeners {
     server: Arc<Server>,
     inherited: Inherited,
     open: BTreeMap<Endpoint, Open>,
-    failed: BTreeMap<Endpoint, Failed>,
+    failed: BTreeMap<Endpoint, Obstacle>,
 }
 
 #[derive(Debug)]
@@ -81,13 +82,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-#[derive(Debug)]
-struct Failed {
-    since: Instant,
-    reason: String,
-    is_told: bool,
 }
 
 impl Server {
@@ -160,11 +154,12 @@ impl Listeners {
 
     /// What is not, and why.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let told = self.failed.iter().filter(|(_, failed)| failed.is_told);
-        told.map(|(endpoint, failed)| Problem {
-            message: format!("names are not answered at {endpoint}: {}; it is tried again", failed.reason),
-        })
-        .collect()
+        let problems = self.failed.iter().filter_map(|(endpoint, obstacle)| Some((endpoint, obstacle.problem()?)));
+        problems
+            .map(|(endpoint, reason)| Problem {
+                message: format!("names are not answered at {endpoint}: {reason}; it is tried again"),
+            })
+            .collect()
     }
 
     async fn open(&mut self, endpoint: Endpoint, now: Instant) -> bool {
@@ -176,27 +171,15 @@ impl Listeners {
                 tracing::info!(%endpoint, "answering");
                 true
             }
-            Err(error) => self.on_failed(endpoint, &error, now),
+            Err(error) => {
+                let obstacle = self.failed.entry(endpoint).or_insert_with(|| Obstacle::new(now));
+                let news = obstacle.on_failed(&error, now);
+                if let Some(reason) = news {
+                    tracing::warn!(%endpoint, reason, "cannot answer there; trying again");
+                }
+                news.is_some()
+            }
         }
-    }
-
-    fn on_failed(&mut self, endpoint: Endpoint, error: &io::Error, now: Instant) -> bool {
-        let reason = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program has the port".into(),
-            io::ErrorKind::AddrNotAvailable => "the bridge does not have the address".into(),
-            _ => error.to_string(),
-        };
-        let failed =
-            self.failed.entry(endpoint).or_insert(Failed { since: now, reason: String::new(), is_told: false });
-        failed.reason = reason;
-        let is_expected = error.kind() == io::ErrorKind::AddrNotAvailable;
-        let is_due = !is_expected || now.saturating_duration_since(failed.since) >= BIND_GRACE;
-        if failed.is_told || !is_due {
-            return false;
-        }
-        failed.is_told = true;
-        tracing::warn!(%endpoint, reason = failed.reason, "cannot answer there; trying again");
-        true
     }
 }
 

@@ -22,7 +22,7 @@ mod limits;
 mod link;
 pub mod obstacle;
 mod privileges;
-mod stats;
+pub mod stats;
 
 use std::path::Path;
 

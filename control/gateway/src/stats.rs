@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Declares what is counted somewhere: a struct of [`stats::Count`]s, each with a sentence without its full stop as comment.
+#[macro_export]
 macro_rules! counters {
-    ($group:ident: $($(#[doc = $doc:literal])+ $name:ident,)*) => {
+    ($vis:vis $group:ident: $($(#[doc = $doc:literal])+ $name:ident,)*) => {
         /// Counts since the start.
         #[derive(Debug, Default)]
-        pub(crate) struct $group { $($(#[doc = $doc])+ pub(crate) $name: $crate::stats::Count,)* }
+        $vis struct $group { $($(#[doc = $doc])+ $vis $name: $crate::stats::Count,)* }
 
         impl $group {
             /// All of them, with a sentence each.
-            pub(crate) fn report(&self) -> Vec<weaved_api::Counter> {
+            $vis fn report(&self) -> Vec<weaved_api::Counter> {
                 vec![$(weaved_api::Counter {
                     name: stringify!($name).into(),
                     help: concat!($($doc),+).trim().into(),
@@ -21,9 +23,7 @@ macro_rules! counters {
     };
 }
 
-pub(crate) use counters;
-
-counters! { Counters:
+counters! { pub(crate) Counters:
     /// Questions over UDP
     queries_udp,
     /// Questions over TCP
@@ -70,16 +70,16 @@ counters! { Counters:
 
 /// One counter.
 #[derive(Debug, Default)]
-pub(crate) struct Count(AtomicU64);
+pub struct Count(AtomicU64);
 
 impl Count {
     /// One more.
-    pub(crate) fn add(&self) {
+    pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many.
-    pub(crate) fn value(&self) -> u64 {
+    pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -17,11 +17,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use weaved_gateway::obstacle::{Obstacle, RETRY_INTERVAL};
 
 use super::{
-    counters::Counters,
-    room::{Limits, Room},
-    server::{self, Handler, MAX_CONNECTIONS},
+    room::Room,
+    server::{self, Handler},
 };
-use crate::{failure::Failure, host::open_files};
+use crate::failure::Failure;
 
 /// Where the API answers, and why it does not where it should: None for an address where it does. An address that may
 /// still come is in neither state and not here.
@@ -32,11 +31,10 @@ pub fn start(
     handler: impl Handler,
     wanted: watch::Receiver<BTreeSet<SocketAddr>>,
     state: watch::Sender<Listening>,
-    counters: Arc<Counters>,
+    room: Arc<Room>,
 ) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::refused(format!("cannot start the HTTP API: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS)), counters));
     let run = move || runtime.block_on(keep_listening(Arc::new(handler), room, wanted, state));
     thread::Builder::new().name("http".into()).spawn(run).map(drop).map_err(cannot)
 }
@@ -110,6 +108,7 @@ mod tests {
         consul::{
             answer::{Answer, Standing},
             request::Ask,
+            room::Limits,
         },
         kv::Reach,
     };
@@ -130,6 +129,10 @@ mod tests {
         }
     }
 
+    fn room() -> Arc<Room> {
+        Arc::new(Room::new(Limits::of_node(10)))
+    }
+
     async fn ask(address: SocketAddr) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
@@ -145,7 +148,7 @@ mod tests {
         let taken = local.local_addr().unwrap();
         let (_wanted, addresses) = watch::channel(BTreeSet::from([address, taken]));
         let (sender, mut state) = watch::channel(Listening::new());
-        start(Hello, addresses, sender, Arc::default()).unwrap();
+        start(Hello, addresses, sender, room()).unwrap();
         let told = state.wait_for(|listening| listening.contains_key(&taken)).await.unwrap().clone();
         assert!(!told.contains_key(&address), "{told:?}");
     }
@@ -156,7 +159,7 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let (wanted, addresses) = watch::channel(BTreeSet::from([address]));
         let (sender, mut state) = watch::channel(Listening::new());
-        start(Hello, addresses, sender, Arc::default()).unwrap();
+        start(Hello, addresses, sender, room()).unwrap();
         let told = state.wait_for(|listening| listening.contains_key(&address)).await.unwrap().clone();
         assert!(told[&address].as_ref().unwrap().contains("has the port"), "{told:?}");
         drop(taken);

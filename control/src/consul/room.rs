@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     answer::Answer,
-    counters::{Counters, Refusal},
+    counters::Counters,
     share::{Client, Lack, Limit, Part, Shares},
 };
 use crate::kv::limits::MAX_TOTAL_BYTES;
@@ -57,7 +57,7 @@ pub struct Room {
     answers: Arc<Shares>,
     pub(super) turned_away: Semaphore,
     /// What is refused for lack of it, and all else that the API counts.
-    pub(super) counters: Arc<Counters>,
+    pub counters: Counters,
 }
 
 impl Limits {
@@ -73,20 +73,25 @@ impl Limits {
 
 impl Room {
     /// All of it is free.
-    pub fn new(limits: Limits, counters: Arc<Counters>) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self {
             connections: Shares::new(limits.connections),
             bodies: Shares::new(limits.bodies),
             answers: Shares::new(limits.answers),
             turned_away: Semaphore::new(MAX_TURNED_AWAY),
-            counters,
+            counters: Counters::default(),
         }
+    }
+
+    /// Clients at this moment.
+    pub fn open(&self) -> usize {
+        self.connections.count()
     }
 
     /// A place for a connection, or what its client is told.
     pub(super) fn connection(&self, client: Client) -> Result<Part, Answer> {
         self.connections.take(client, 1).map_err(|lack| {
-            self.counters.on_refused(Refusal::Connection);
+            self.counters.connections_refused.add();
             match lack {
                 Lack::Room => busy("all connections that this node has room for are taken: try again".into()),
                 Lack::Share => share("connections to this node; close some, and ask again"),
@@ -105,7 +110,7 @@ impl Room {
             return Ok(bytes.into());
         }
         let part = self.answers.take(client, in_kib(bytes.len())).map_err(|lack| {
-            self.counters.on_refused(Refusal::Answer);
+            self.counters.answers_refused.add();
             no_room_for_answer(lack, bytes.len())
         })?;
         bytes.shrink_to_fit();
@@ -149,7 +154,7 @@ impl Coming<'_> {
     fn grow(&mut self, capacity: usize) -> Result<(), Answer> {
         let more = in_kib(capacity).saturating_sub(self.held.part.count());
         self.held.part.grow(more).map_err(|lack| {
-            self.counters.on_refused(Refusal::Body);
+            self.counters.bodies_refused.add();
             no_room_for_body(lack)
         })?;
         self.held.bytes.reserve_exact(capacity - self.held.bytes.len());
@@ -209,6 +214,8 @@ fn share(of_what: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use weaved_gateway::stats::Count;
+
     use super::*;
 
     const HOST: Client = Client::Host;
@@ -216,7 +223,7 @@ mod tests {
     fn room() -> Room {
         let limits =
             Limits { connections: Limit::of(4, 4), bodies: Limit::of(64, 4), answers: Limit { all: 64, share: 32 } };
-        Room::new(limits, Arc::default())
+        Room::new(limits)
     }
 
     fn told(refused: &Answer) -> (u16, &str) {
@@ -277,10 +284,11 @@ mod tests {
         drop((answer, room.answer(another, vec![0; 16 << 10]).unwrap()));
         let place = room.connection(one).unwrap();
         assert_eq!(told(&room.connection(one).unwrap_err()), (429, "share-taken"));
-        let counted = [Refusal::Connection, Refusal::Body, Refusal::Answer].map(|why| room.counters.refused(why));
-        assert_eq!(counted, [1, 1, 1]);
+        let Counters { connections_refused, bodies_refused, answers_refused, .. } = &room.counters;
+        assert_eq!([connections_refused, bodies_refused, answers_refused].map(Count::value), [1, 1, 1]);
+        assert_eq!(room.open(), 1);
         drop((first, place));
-        assert_eq!(room.free_kib(), (64, 64));
+        assert_eq!((room.open(), room.free_kib()), (0, (64, 64)));
     }
 
     #[test]

@@ -21,7 +21,6 @@ use tokio::{
 
 use super::{
     answer::{Answer, Layout, Standing},
-    counters::Refusal,
     patient::{Patient, Progress},
     query::Query,
     request::Ask,
@@ -93,9 +92,8 @@ async fn receive(
 ) {
     match room.connection(client) {
         Ok(place) => {
-            room.counters.on_connection();
+            room.counters.connections.add();
             converse(stream, (address, client), handler, room).await;
-            room.counters.on_closed();
             drop(place);
         }
         Err(refused) => turn_away(stream, refused, handler, room).await,
@@ -153,9 +151,9 @@ async fn converse(
         // Who has nothing to ask for that long has not been slow.
         let is_slow = progress.is_cut() || error.is_timeout() && progress.has_begun();
         if is_slow {
-            room.counters.on_refused(Refusal::Timeout);
+            room.counters.client_timeouts.add();
         } else if error.is_parse() {
-            room.counters.on_refused(Refusal::BadRequest);
+            room.counters.bad_requests.add();
         }
     }
 }
@@ -170,7 +168,7 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    room.counters.on_request();
+    room.counters.requests.add();
     let layout = layout_of(request.uri().query());
     let source = source_of(request.method(), address, request.headers());
     let answer = match read(request, client, handler, room).await {
@@ -187,7 +185,7 @@ where
 /// The same, counted if it says that the request is none.
 fn counted(answer: Answer, room: &Room) -> Answer {
     if matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED) {
-        room.counters.on_refused(Refusal::BadRequest);
+        room.counters.bad_requests.add();
     }
     answer
 }
@@ -203,7 +201,7 @@ where
     let parameters = Query::parse(query.unwrap_or_default()).map_err(|error| counted(error.into(), room))?;
     let token = token_of(&head.headers).or_else(|| parameters.get("token"));
     if !handler.admits(token) {
-        room.counters.on_refused(Refusal::Token);
+        room.counters.token_refused.add();
         return Err(Answer::refused(StatusCode::FORBIDDEN, "Permission denied"));
     }
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
@@ -211,7 +209,7 @@ where
     }
     let body = tokio::time::timeout(BODY_PATIENCE, whole(body, client, room)).await;
     let body = body.map_err(|_| {
-        room.counters.on_refused(Refusal::BodyUnfinished);
+        room.counters.body_unfinished.add();
         Answer::refused(StatusCode::REQUEST_TIMEOUT, "the body did not come")
     })??;
     // Of what only asks nobody looks at the body, and it may wait for long.
@@ -229,7 +227,7 @@ where
     let mut coming = room.body(client);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            room.counters.on_refused(Refusal::BodyUnfinished);
+            room.counters.body_unfinished.add();
             unreadable(error)
         })?;
         let Ok(piece) = frame.into_data() else { continue };
@@ -247,7 +245,7 @@ fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ans
 }
 
 fn too_large(room: &Room) -> Answer {
-    room.counters.on_refused(Refusal::BodyTooLong);
+    room.counters.body_too_long.add();
     let reason = format!("Request body too large, max size: {MAX_BODY_BYTES} bytes.");
     Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

@@ -102,6 +102,11 @@ impl Shares {
         Ok(part)
     }
 
+    /// What all have together.
+    pub(super) fn count(&self) -> usize {
+        self.taken().all
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

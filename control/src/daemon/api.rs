@@ -12,12 +12,14 @@ use tokio::sync::watch;
 use super::{Daemon, KvClient};
 use crate::{
     consul::{
-        counters::Counters,
         kv::Keys,
         listen::{self, Listening},
+        room::{Limits, Room},
         routes::Routes,
+        server::MAX_CONNECTIONS,
     },
     failure::Failure,
+    host::open_files,
     serve::report::HttpReport,
     state::settings::HttpSettings,
 };
@@ -31,7 +33,7 @@ pub(super) struct Api {
     wanted: watch::Sender<BTreeSet<SocketAddr>>,
     listening: watch::Receiver<Listening>,
     problem: Option<String>,
-    counters: Arc<Counters>,
+    room: Arc<Room>,
 }
 
 impl Api {
@@ -42,16 +44,15 @@ impl Api {
     ) -> Self {
         let (wanted, addresses) = watch::channel(BTreeSet::new());
         let (state, listening) = watch::channel(Listening::new());
-        let counters = Arc::<Counters>::default();
-        let counting = Arc::clone(&counters);
+        let room = Arc::new(Room::new(Limits::of_node(open_files::room_for(MAX_CONNECTIONS))));
         let started = read_token(settings.token_file.as_deref()).and_then(|token| {
-            settings.port.map_or(Ok(()), |_| listen::start(routes(token), addresses, state, counting))
+            settings.port.map_or(Ok(()), |_| listen::start(routes(token), addresses, state, Arc::clone(&room)))
         });
         let problem = started.err().map(|failure| failure.to_string());
         if let Some(problem) = &problem {
             tracing::error!(problem, "the HTTP API does not run");
         }
-        Self { port: settings.port, wanted, listening, problem, counters }
+        Self { port: settings.port, wanted, listening, problem, room }
     }
 
     /// What somebody should look at.
@@ -66,7 +67,7 @@ impl Api {
 
     /// What it counts.
     pub(super) fn report(&self) -> HttpReport {
-        HttpReport { open: self.counters.open(), counters: self.counters.all() }
+        HttpReport { open: self.room.open() as u64, counters: self.room.counters.report() }
     }
 
     fn listen_on(&self, gateway: Option<IpAddr>) {

@@ -1,8 +1,8 @@
 //! What the balancer counts, besides the figures of each colour.
 
-use crate::stats::counters;
+use crate::counters;
 
-counters! { BalancerCounters:
+counters! { pub(crate) BalancerCounters:
     /// Connections of clients
     connections,
     /// Connections closed at once: the listener has as many as it may

@@ -103,7 +103,7 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use weaved_api::gateway::NamedContainer;
+    use weaved_api::{gateway::NamedContainer, testing::gateway_state};
 
     use super::*;
 
@@ -111,17 +111,7 @@ mod tests {
     fn only_where_no_container_was_ever_seen_is_a_missing_socket_taken_for_none() {
         let told = |hosts: &[u32]| {
             let container = |host| NamedContainer { name: "web".into(), ips: vec![], host };
-            GatewayState {
-                generation: weaved_api::Generation(1),
-                zone: defaults::ZONE.into(),
-                host: "a".into(),
-                listen: None,
-                range: "10.32.0.0/12".parse().unwrap(),
-                hosts: vec![],
-                containers: hosts.iter().copied().map(container).collect(),
-                instances: vec![],
-                balancer: weaved_api::balancer::BalancerState::default(),
-            }
+            GatewayState { containers: hosts.iter().copied().map(container).collect(), ..gateway_state() }
         };
         assert_eq!(no_socket(None, None), NoSocket::NoContainers);
         assert_eq!(no_socket(None, Some(&told(&[1, 2]))), NoSocket::NoContainers);

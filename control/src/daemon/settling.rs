@@ -56,9 +56,8 @@ fn place_of(host: &NamedHost, state: &mut GatewayState, heard: &[Heard]) -> (u32
 #[cfg(test)]
 mod tests {
     use weaved_api::{
-        Generation,
-        balancer::BalancerState,
         gateway::{NamedContainer, NamedInstance, Standing},
+        testing::{gateway_state, named_host, named_instance},
     };
 
     use super::*;
@@ -69,36 +68,17 @@ mod tests {
     /// Hosts with a container and an instance each, called `{host}-{word}`.
     fn state(hosts: &[&str], word: &str) -> GatewayState {
         let called = |host: &str| format!("{host}-{word}");
-        let standing = Standing::Passing;
         GatewayState {
-            generation: Generation(1),
-            zone: "weave.local".into(),
-            host: "a".into(),
-            listen: None,
-            range: "10.32.0.0/12".parse().unwrap(),
-            hosts: hosts
-                .iter()
-                .map(|&name| NamedHost { name: name.into(), address: None, standing, is_gone: false })
-                .collect(),
+            hosts: hosts.iter().map(|name| named_host(name)).collect(),
             containers: (0..)
                 .zip(hosts)
                 .map(|(host, name)| NamedContainer { name: called(name), ips: vec![], host })
                 .collect(),
             instances: (0..)
                 .zip(hosts)
-                .map(|(host, name)| NamedInstance {
-                    service: called(name),
-                    id: called(name),
-                    tags: vec![],
-                    colours: vec![],
-                    address: None,
-                    port: 80,
-                    host,
-                    standing,
-                    weight: 1,
-                })
+                .map(|(host, name)| NamedInstance { host, ..named_instance(&called(name), &called(name)) })
                 .collect(),
-            balancer: BalancerState::default(),
+            ..gateway_state()
         }
     }
 

@@ -14,6 +14,8 @@ pub mod gateway;
 mod id;
 mod secret;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod threads;
 
 pub use cipher::{CipherChoice, CipherChoiceError};

@@ -255,7 +255,11 @@ mod tests {
         task::{Context, Wake, Waker},
     };
 
-    use weaved_api::{Generation, balancer::BalancerState, gateway::NamedHost};
+    use weaved_api::{
+        balancer::BalancerState,
+        gateway::NamedHost,
+        testing::{gateway_state, named_host, named_instance},
+    };
 
     use super::*;
     use crate::balancer::line::Line;
@@ -263,26 +267,14 @@ mod tests {
     /// Instances of one host; it stands like this.
     fn state(standing: Standing) -> GatewayState {
         let instance = |number: u8| NamedInstance {
-            service: "web".into(),
-            id: format!("web{number}"),
-            tags: vec![],
-            colours: vec![],
             address: Some(IpAddr::from([10, 32, 0, number])),
-            port: 80,
-            host: 0,
-            standing: Standing::Passing,
-            weight: 1,
+            ..named_instance("web", &format!("web{number}"))
         };
         GatewayState {
-            generation: Generation(1),
-            zone: "weave.local".into(),
-            host: "a".into(),
-            listen: None,
-            range: "10.32.0.0/12".parse().unwrap(),
-            hosts: vec![NamedHost { name: "b".into(), address: None, standing, is_gone: false }],
-            containers: vec![],
+            hosts: vec![NamedHost { standing, ..named_host("b") }],
             instances: (1..=3).map(instance).collect(),
             balancer: BalancerState { listeners: vec![], services: vec![BalancedService::plain("web")] },
+            ..gateway_state()
         }
     }
 

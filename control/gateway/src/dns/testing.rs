@@ -13,8 +13,8 @@ use hickory_proto::{
 use rand::{SeedableRng, rngs::StdRng};
 use weaved_api::{
     Generation,
-    balancer::BalancerState,
     gateway::{GatewayState, NamedContainer, NamedHost, NamedInstance, Standing},
+    testing::{gateway_state, named_host, named_instance},
 };
 
 use super::{
@@ -32,18 +32,10 @@ use crate::{
 /// Two hosts that answer, one that does not; containers `web1`, `web2`, `db`, `gone`; the service `web` in two colours with one
 /// instance critical and one on the dead host; `ill` without a living instance; `api` on a host's own address.
 pub fn state() -> GatewayState {
-    let host = |name: &str, address: &str, standing| NamedHost {
-        name: name.into(),
-        address: Some(ip(address)),
-        standing,
-        is_gone: false,
-    };
+    let host = |name, address, standing| NamedHost { address: Some(ip(address)), standing, ..named_host(name) };
     GatewayState {
         generation: Generation(7),
-        zone: "weave.local".into(),
         host: "alpha".into(),
-        listen: None,
-        range: "10.32.0.0/12".parse().expect("this is a network"),
         hosts: vec![
             host("alpha", "10.32.0.1", Standing::Passing),
             host("beta.example", "10.32.1.1", Standing::Passing),
@@ -66,7 +58,7 @@ pub fn state() -> GatewayState {
             NamedInstance { standing: Standing::Draining, ..instance("ill", "a:i:80", &[], Some("10.32.0.9"), 0) },
             instance("api", "b:api", &["udp"], None, 1),
         ],
-        balancer: BalancerState::default(),
+        ..gateway_state()
     }
 }
 
@@ -76,15 +68,10 @@ fn container(name: &str, ips: &[&str], host: u32) -> NamedContainer {
 
 fn instance(service: &str, id: &str, tags: &[&str], address: Option<&str>, host: u32) -> NamedInstance {
     NamedInstance {
-        service: service.into(),
-        id: id.into(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-        colours: Vec::new(),
         address: address.map(ip),
-        port: 80,
         host,
-        standing: Standing::Passing,
-        weight: 1,
+        ..named_instance(service, id)
     }
 }
 

@@ -26,12 +26,12 @@ use tokio::{
     task::JoinSet,
 };
 use weaved_api::{
-    Generation,
     balancer::{
         BalancedService, BalancerReport, BalancerState, BalancerStatus, ClientLimits, ColourShare, Listener,
         ListenerProtocol, Route, Trust,
     },
-    gateway::{GatewayState, NamedHost, NamedInstance, Standing},
+    gateway::{GatewayState, NamedInstance},
+    testing::{gateway_state, named_host, named_instance},
 };
 use weaved_gateway::{balancer::Balancer, handover::Inherited};
 
@@ -210,29 +210,19 @@ pub(crate) fn share(colour: &str, weight: u32) -> ColourShare {
 
 pub(crate) fn instance(backend: &Backend, colour: &str) -> NamedInstance {
     NamedInstance {
-        service: "web".into(),
-        id: backend.name.into(),
         tags: vec![colour.into()],
         colours: vec![colour.into()],
         address: Some(backend.address.ip()),
         port: backend.address.port(),
-        host: 0,
-        standing: Standing::Passing,
-        weight: 1,
+        ..named_instance("web", backend.name)
     }
 }
 
 fn state() -> GatewayState {
     GatewayState {
-        generation: Generation(0),
-        zone: "weave.local".into(),
-        host: "a".into(),
-        listen: None,
-        range: "10.32.0.0/12".parse().unwrap(),
-        hosts: vec![NamedHost { name: "a".into(), address: None, standing: Standing::Passing, is_gone: false }],
-        containers: vec![],
-        instances: vec![],
+        hosts: vec![named_host("a")],
         balancer: BalancerState { listeners: vec![], services: vec![service("web")] },
+        ..gateway_state()
     }
 }
 

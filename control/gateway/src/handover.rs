@@ -36,7 +36,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::link;
+use crate::private_socket;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "gateway-handover.sock";
@@ -63,7 +63,7 @@ pub(crate) enum Ask {
 
 /// Opens the door for a successor.
 pub(crate) fn bind(run_dir: &Path) -> io::Result<UnixListener> {
-    link::bind_private(&run_dir.join(SOCKET))
+    private_socket::bind(&run_dir.join(SOCKET))
 }
 
 /// Serves successors, one after the other: one that breaks off has changed nothing. Ends when one has taken over.

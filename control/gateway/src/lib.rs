@@ -21,6 +21,7 @@ mod last_state;
 mod limits;
 mod link;
 pub mod obstacle;
+pub mod private_socket;
 mod privileges;
 pub mod stats;
 

@@ -5,7 +5,7 @@
 //!
 //! INVARIANT: at most [`MAX_LINKS`] connections; a message that does not parse ends its connection and changes nothing.
 
-use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -20,7 +20,7 @@ use weaved_api::{
     gateway::{GATEWAY_API_VERSION, GatewayEvent, GatewayRequest},
 };
 
-use crate::limits::MAX_LINKS;
+use crate::{limits::MAX_LINKS, private_socket};
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "gateway.sock";
@@ -39,21 +39,9 @@ pub(crate) struct Told {
     pub(crate) balancer: watch::Receiver<BalancerReport>,
 }
 
-/// Opens the socket, for its owner only.
+/// Opens the socket.
 pub(crate) fn bind(run_dir: &Path) -> io::Result<UnixListener> {
-    bind_private(&run_dir.join(SOCKET))
-}
-
-/// Listens there, for the owner only.
-pub(crate) fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    // A socket left by a killed process, or by the gateway that is being taken over from.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    private_socket::bind(&run_dir.join(SOCKET))
 }
 
 /// Serves until it is dropped, which ends its connections too.

@@ -35,6 +35,7 @@ use tokio::{
 };
 use weaved_api::{ClusterSecret, Event, LinkEnd, MacAddr, Request, RulesVerdict, gateway::GatewayEvent};
 use weaved_dataplane::container_ends::ContainerEnds;
+use weaved_gateway::private_socket;
 
 use self::{
     agent::Agent,
@@ -205,7 +206,9 @@ async fn assemble(paths: &Paths, memory: Memory, node: Node) -> Result<(), Failu
         let sources = Sources { calls: call_sender.clone(), paths: paths.clone() };
         tokio::spawn(metrics::serve::serve(address, sources, daemon.metrics_problem.clone()));
     }
-    tokio::spawn(serve::serve(serve::bind(&socket).map_err(cannot)?, call_sender));
+    // That no other process serves it is ensured by the lock on the pid file.
+    let verbs = private_socket::bind(&socket).map_err(cannot)?;
+    tokio::spawn(serve::serve(verbs, call_sender));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name = settings.name, "control started");
 
     let mut inputs = Inputs { dataplane, gateway, calls, kv, docker, resolved, instances, balancer_file, rules };

@@ -11,7 +11,7 @@ pub mod protocol;
 pub mod report;
 pub mod services;
 
-use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,19 +28,6 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request and where its reply goes.
 pub type Call = (Request, oneshot::Sender<Reply>);
-
-/// Opens the socket, readable and writable by its owner only.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    // A socket left by a killed process cannot be bound to. That no other process serves it is ensured by the lock on
-    // the pid file.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
 
 /// Serves until the receiver of calls is gone.
 pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
@@ -97,6 +84,8 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Option<Request>> {
 
 #[cfg(test)]
 mod tests {
+    use weaved_gateway::private_socket;
+
     use super::*;
     use crate::serve::protocol::Done;
 
@@ -108,7 +97,7 @@ mod tests {
     fn server() -> Server {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        let listener = bind(&path).unwrap();
+        let listener = private_socket::bind(&path).unwrap();
         let (calls, mut received) = mpsc::channel::<Call>(1);
         tokio::spawn(serve(listener, calls));
         tokio::spawn(async move {
@@ -147,12 +136,5 @@ mod tests {
         }
         let mut stream = UnixStream::connect(&server.path).await.unwrap();
         assert!(answer_to(&mut stream, &protocol::encode(&Request::Status).unwrap()).await.is_some());
-    }
-
-    #[tokio::test]
-    async fn the_socket_is_private_and_replaces_a_stale_one() {
-        let server = server();
-        assert_eq!(std::fs::metadata(&server.path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(bind(&server.path).is_ok());
     }
 }

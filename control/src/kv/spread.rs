@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt as _, rngs::StdRng};
+use rand::{RngExt as _, rngs::StdRng, seq::SliceRandom as _};
 use weaved_api::PeerId;
 
 use super::{
@@ -239,12 +239,6 @@ impl Spread {
     /// Up to `count` connected peers, any of them, in any order.
     pub(super) fn random_peers(&mut self, count: usize) -> Vec<PeerId> {
         let mut peers: Vec<_> = self.peers.iter().copied().collect();
-        let count = count.min(peers.len());
-        for place in 0..count {
-            let other = self.rng.random_range(place..peers.len());
-            peers.swap(place, other);
-        }
-        peers.truncate(count);
-        peers
+        peers.partial_shuffle(&mut self.rng, count).0.to_vec()
     }
 }

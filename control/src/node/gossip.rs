@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::SliceRandom as _};
 use weaved_api::PeerId;
 
 use super::{Node, NodeEvent, outbox::Storing};
@@ -216,13 +216,7 @@ impl Node {
     /// Up to `count` connected peers, any of them, in any order.
     pub(super) fn random_peers(&mut self, count: usize, but: Option<PeerId>) -> Vec<PeerId> {
         let mut peers: Vec<_> = self.sessions.keys().copied().filter(|&id| Some(id) != but).collect();
-        let count = count.min(peers.len());
-        for place in 0..count {
-            let other = self.rng.random_range(place..peers.len());
-            peers.swap(place, other);
-        }
-        peers.truncate(count);
-        peers
+        peers.partial_shuffle(&mut self.rng, count).0.to_vec()
     }
 
     fn describe(&self, event: IpamEvent) -> NodeEvent {

@@ -118,62 +118,62 @@ impl Assembler {
 
     /// `to = from`
     pub(crate) fn copy(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | MOVE | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(MOVE, to, from);
     }
 
     /// `to = value`
     pub(crate) fn set(&mut self, to: Register, value: i32) {
-        self.push(CLASS_ARITHMETIC | MOVE, to as u8, 0, 0, value);
+        self.combine_value(MOVE, to, value);
     }
 
     /// `to += value`
     pub(crate) fn add(&mut self, to: Register, value: i32) {
-        self.push(CLASS_ARITHMETIC | ADD, to as u8, 0, 0, value);
+        self.combine_value(ADD, to, value);
     }
 
     /// `to += from`
     pub(crate) fn add_register(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | ADD | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(ADD, to, from);
     }
 
     /// `to &= from`
     pub(crate) fn and(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | AND | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(AND, to, from);
     }
 
     /// `to &= value`
     pub(crate) fn and_value(&mut self, to: Register, value: i32) {
-        self.push(CLASS_ARITHMETIC | AND, to as u8, 0, 0, value);
+        self.combine_value(AND, to, value);
     }
 
     /// `to ^= from`
     pub(crate) fn xor(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | XOR | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(XOR, to, from);
     }
 
     /// `to *= value`
     pub(crate) fn multiply(&mut self, to: Register, value: i32) {
-        self.push(CLASS_ARITHMETIC | MULTIPLY, to as u8, 0, 0, value);
+        self.combine_value(MULTIPLY, to, value);
     }
 
     /// `to *= from`
     pub(crate) fn multiply_register(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | MULTIPLY | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(MULTIPLY, to, from);
     }
 
     /// `to %= from`, without a sign; nothing where `from` is zero.
     pub(crate) fn modulo(&mut self, to: Register, from: Register) {
-        self.push(CLASS_ARITHMETIC | MODULO | FROM_REGISTER, to as u8, from as u8, 0, 0);
+        self.combine(MODULO, to, from);
     }
 
     /// `to <<= bits`
     pub(crate) fn shift_left(&mut self, to: Register, bits: i32) {
-        self.push(CLASS_ARITHMETIC | SHIFT_LEFT, to as u8, 0, 0, bits);
+        self.combine_value(SHIFT_LEFT, to, bits);
     }
 
     /// `to >>= bits`, filled with zeroes.
     pub(crate) fn shift_right(&mut self, to: Register, bits: i32) {
-        self.push(CLASS_ARITHMETIC | SHIFT_RIGHT, to as u8, 0, 0, bits);
+        self.combine_value(SHIFT_RIGHT, to, bits);
     }
 
     /// `to = *(from + offset)`
@@ -251,6 +251,16 @@ impl Assembler {
             self.instructions[*at].offset = distance;
         }
         self.instructions.into_iter().map(Instruction::emit).collect()
+    }
+
+    /// `to operation= from`
+    fn combine(&mut self, operation: u8, to: Register, from: Register) {
+        self.push(CLASS_ARITHMETIC | operation | FROM_REGISTER, to as u8, from as u8, 0, 0);
+    }
+
+    /// `to operation= value`
+    fn combine_value(&mut self, operation: u8, to: Register, value: i32) {
+        self.push(CLASS_ARITHMETIC | operation, to as u8, 0, 0, value);
     }
 
     fn jump(&mut self, condition: u8, register: Register, other: u8, value: i32, label: Label) {

@@ -22,12 +22,15 @@ use std::{
 
 use ipnet::Ipv4Net;
 use weaved_api::MacAddr;
+use weaved_core::{
+    limits::MAX_MACS,
+    wire::ethernet::ethertype::{IPV4, IPV6},
+};
 
 use crate::{
     asm::{Assembler, Helper, Label, Register, Width},
     sys::bpf::{self, AttachPoint, Map, MapKind, ProgramKind},
 };
-use weaved_core::limits::MAX_MACS;
 
 /// An Ethernet address, padded.
 pub(super) const KEY_LEN: usize = 8;
@@ -51,9 +54,6 @@ const HEADERS_LEN: i32 = 14 + 20;
 const ETHER_TYPE: i16 = 12;
 const IPV4_SOURCE: i16 = 26;
 const IPV4_DESTINATION: i16 = 30;
-/// Types of Ethernet.
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
 
 /// Where the two addresses are put on the stack as keys.
 const DESTINATION_KEY: i16 = -8;

@@ -3,6 +3,7 @@
 use std::{fs::File, os::fd::OwnedFd};
 
 use weaved_api::{MacAddr, Switch};
+use weaved_core::wire::ethernet::ethertype::IPV4;
 
 use super::programs::{Passage, Programs, Scope, Whereabouts, key};
 use crate::{
@@ -20,7 +21,6 @@ const AT_PORT: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
 const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 const MAX_FRAME_LEN: u32 = 1514;
-const IPV4: u16 = 0x0800;
 
 #[test]
 fn the_verifier_takes_the_programs() {

@@ -24,6 +24,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use weaved_core::wire::ethernet::ethertype::{IPV4, IPV6};
+
 use crate::{
     asm::{Assembler, Helper, Label, Register, Width},
     sys::bpf::{self, Map, MapKind, ProgramKind},
@@ -38,8 +40,6 @@ const SOURCE_LEN: i32 = 6;
 const ETHER_TYPE_OFFSET: i32 = 12;
 const IPV4_LEN: i32 = 20;
 const IPV6_LEN: i32 = 40;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
 const TCP: i32 = 6;
 const UDP: i32 = 17;
 /// "More fragments", and the offset of this one (RFC 791 §3.1).

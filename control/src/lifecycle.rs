@@ -7,7 +7,6 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::{fs::OpenOptionsExt, process::CommandExt},
-    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -17,7 +16,7 @@ use rustix::process::Signal;
 use crate::{
     defaults,
     failure::Failure,
-    host::process::Process,
+    host::{process::Process, replace::remove},
     logging,
     paths::{Part, Paths},
     state::token,
@@ -153,15 +152,6 @@ pub fn tidy_run_dir(paths: &Paths) {
         && let Err(error) = clear_run_dir(paths)
     {
         tracing::debug!(%error, "the run directory stays");
-    }
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failure::refused(format!("cannot remove {}: {error}", path.display())))
-        }
-        _ => Ok(()),
     }
 }
 

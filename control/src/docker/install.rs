@@ -16,7 +16,11 @@ use super::{
     config::{self, DockerOptions, Installed, OnConflict},
     systemd,
 };
-use crate::{failure::Failure, host::replace::Candidate, state::Store};
+use crate::{
+    failure::Failure,
+    host::replace::{Candidate, remove},
+    state::Store,
+};
 
 /// Where things are written.
 #[derive(Clone, Debug)]
@@ -187,15 +191,6 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::refused(format!("cannot write {}: {error}", path.display()))
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failure::refused(format!("cannot remove {}: {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn refused(path: &Path, error: &config::MergeError) -> Failure {

@@ -1,4 +1,4 @@
-//! What this machine says about itself: processes, routes, rights, free ports; and how a file of its operator is replaced.
+//! What this machine says about itself: processes, routes, rights, free ports; and how a file of its operator is replaced or removed.
 
 pub mod interfaces;
 pub mod open_files;

@@ -1,6 +1,6 @@
 //! Replacing a file: a candidate in the same directory, synced, checked by the caller, renamed.
 //!
-//! The destination's owner and mode stay; where it is a symbolic link, the file behind it is replaced.
+//! The destination's owner and mode stay; where it is a symbolic link, the file behind it is replaced. And removing one.
 //!
 //! INVARIANT: a reader of the destination sees the old file or the new one, whole. A candidate that is dropped is removed.
 
@@ -10,6 +10,8 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
+
+use crate::failure::Failure;
 
 /// The mode of a file that is new.
 const NEW_FILE_MODE: u32 = 0o644;
@@ -29,6 +31,16 @@ pub fn is_current(destination: &Path, content: &[u8], mode: Option<u32>) -> bool
     let Ok(metadata) = fs::metadata(destination) else { return false };
     let has_mode = mode.is_none_or(|mode| metadata.mode() & MODE_BITS == mode);
     has_mode && metadata.len() == content.len() as u64 && fs::read(destination).is_ok_and(|old| old == content)
+}
+
+/// Removes a file that may already be gone.
+pub fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::refused(format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Candidate {
@@ -141,6 +153,17 @@ mod tests {
         Candidate::write(&link, b"new", None).unwrap().commit().unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_is_removed_once_and_what_is_no_file_stays_with_a_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "old").unwrap();
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        let refused = remove(dir.path()).unwrap_err().to_string();
+        assert!(refused.starts_with("cannot remove ") && dir.path().exists(), "{refused}");
     }
 
     #[test]

@@ -9,9 +9,11 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
+
+use crate::listen_any;
 
 /// Length of the page.
 const BODY_LEN: usize = 1024;
@@ -24,8 +26,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Serves, a thread for each connection, until killed.
 pub(crate) fn serve(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    let listener = listen_any(port)?;
     println!("listening");
     loop {
         let (stream, _) = listener.accept()?;
@@ -105,6 +106,8 @@ fn ask(to: SocketAddr, end: Instant) -> io::Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
 
     #[test]

@@ -12,8 +12,8 @@ mod tcp;
 mod web;
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    io::{self, Read},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket},
     process::ExitCode,
     sync::{
         Arc,
@@ -144,6 +144,17 @@ fn endpoint(address: &str, port: &str) -> io::Result<SocketAddr> {
 /// A socket for both address families, or for IPv4 alone where there is no IPv6.
 fn bind_any(port: u16) -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+}
+
+/// The same for TCP.
+fn listen_any(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+}
+
+fn read_u64(reader: &mut impl Read) -> io::Result<u64> {
+    let mut word = [0; 8];
+    reader.read_exact(&mut word)?;
+    Ok(u64::from_le_bytes(word))
 }
 
 /// A socket that can send to `to`, broadcast and multicast included.

@@ -20,7 +20,7 @@
 )]
 
 use std::{
-    io::{self, IoSlice, IoSliceMut, Read, Write},
+    io::{self, IoSlice, IoSliceMut, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
@@ -31,6 +31,8 @@ use std::{
 };
 
 use nix::sys::socket::{self, MsgFlags, MultiHeaders, SockaddrIn, setsockopt, sockopt};
+
+use crate::read_u64;
 
 /// Datagrams of one system call.
 const BURST: usize = 32;
@@ -240,12 +242,6 @@ impl Client {
         self.control.write_all(&word.to_le_bytes())?;
         read_u64(&mut self.control)
     }
-}
-
-fn read_u64(stream: &mut TcpStream) -> io::Result<u64> {
-    let mut word = [0; 8];
-    stream.read_exact(&mut word)?;
-    Ok(u64::from_le_bytes(word))
 }
 
 #[cfg(test)]

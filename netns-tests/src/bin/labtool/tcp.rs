@@ -2,11 +2,13 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 use weaved_netns_tests::random::{Checksum, Random};
+
+use crate::{listen_any, read_u64};
 
 /// A silence that is longer fails the transfer.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -15,8 +17,7 @@ const CHUNK_LEN: usize = 64 * 1024;
 
 /// Receives transfers, one after the other, until killed.
 pub(crate) fn serve(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    let listener = listen_any(port)?;
     println!("listening");
     loop {
         let (mut stream, _) = listener.accept()?;
@@ -66,10 +67,4 @@ fn receive(stream: &mut TcpStream) -> io::Result<u64> {
 fn chunk_lens(bytes: u64) -> impl Iterator<Item = usize> {
     let (full, rest) = (bytes / CHUNK_LEN as u64, (bytes % CHUNK_LEN as u64) as usize);
     (0..full).map(|_| CHUNK_LEN).chain((rest > 0).then_some(rest))
-}
-
-fn read_u64(stream: &mut TcpStream) -> io::Result<u64> {
-    let mut word = [0; 8];
-    stream.read_exact(&mut word)?;
-    Ok(u64::from_le_bytes(word))
 }

@@ -14,7 +14,7 @@ use std::{
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-use super::{flight::Flight, refusal::Refusal};
+use super::{flight::Flight, headers, refusal::Refusal};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -85,7 +85,10 @@ impl Body for RequestBody {
         let Some(progress) = &this.progress else { return frame.map_err(Into::into) };
         progress.is_awaited.store(frame.is_pending(), Relaxed);
         match std::task::ready!(frame) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;
                 if len > this.left {
                     progress.is_too_long.store(true, Relaxed);

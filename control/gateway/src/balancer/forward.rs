@@ -24,7 +24,10 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Body, Incoming},
     header::{self, HeaderValue},
-    http::uri::{Authority, PathAndQuery, Scheme},
+    http::{
+        request::Parts,
+        uri::{Authority, PathAndQuery, Scheme},
+    },
     upgrade::OnUpgrade,
 };
 use tokio::time::timeout;
@@ -93,9 +96,11 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
     let started = Instant::now();
     let rules = client.slot.rules.load_full();
     let counters = &client.worker.counters;
-    match request.version() {
-        Version::HTTP_2 => counters.requests_http2.add(),
-        _ => counters.requests_http1.add(),
+    let is_http2 = request.version() == Version::HTTP_2;
+    if is_http2 {
+        counters.requests_http2.add()
+    } else {
+        counters.requests_http1.add()
     }
     let mut log = begin_log(&client, &request, started);
     let outcome = forward(&client, &rules, request, started, &mut log).await;
@@ -106,7 +111,8 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         }
         answer
     });
-    if client.slot.is_closing() && answer.version() != Version::HTTP_2 {
+    // What changes the protocol has a `Connection` of its own, and nothing comes behind it.
+    if client.slot.is_closing() && !is_http2 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
@@ -460,19 +466,33 @@ fn outgoing(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol.clone());
     }
+    // Clients of HTTP/1.0 may say no host. Later versions want one, and the service's name is as good as any.
+    let named = HeaderValue::try_from(&service.rule.name).ok();
+    let host = authority.or(named.as_ref());
     if to_http2 {
         parts.version = Version::HTTP_2;
-        parts.uri = absolute(parts.uri, authority).ok_or(Refusal::BadRequest("a target that is no URI"))?;
+        parts.uri = absolute(parts.uri, host).ok_or(Refusal::BadRequest("a target that is no URI"))?;
     } else {
-        parts.version = Version::HTTP_11;
-        if parts.uri.authority().is_some() {
-            let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-            parts.uri = Uri::from(path);
-        }
+        become_http1(&mut parts, host, &body);
     }
     // The extensions are those of the connection that the request came on.
     parts.extensions.clear();
     Ok(Request::from_parts(parts, RequestBody::new(body, body_limit)))
+}
+
+fn become_http1(parts: &mut Parts, host: Option<&HeaderValue>, body: &Incoming) {
+    parts.version = Version::HTTP_11;
+    if let Some(host) = host {
+        parts.headers.entry(header::HOST).or_insert_with(|| host.clone());
+    }
+    // With GET and HEAD the library sends no body of unknown length unless it is told to.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if parts.uri.authority().is_some() {
+        let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+    }
 }
 
 fn absolute(uri: Uri, authority: Option<&HeaderValue>) -> Option<Uri> {

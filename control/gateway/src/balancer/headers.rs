@@ -140,13 +140,23 @@ fn tell_client(headers: &mut HeaderMap, authority: Option<&HeaderValue>, forward
         }
         return;
     }
-    for claim in headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect::<Vec<_>>() {
-        headers.remove(claim);
-    }
+    remove_claims(headers);
     headers.insert(X_FORWARDED_FOR, forwarded.address.clone());
     headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
     if let Some(authority) = authority {
         headers.insert(X_FORWARDED_HOST, authority.clone());
+    }
+}
+
+/// Takes away what proxies say in heads: some programs make no difference between a head and what comes behind the body.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_claims(trailers);
+    trailers.remove(HOPS);
+}
+
+fn remove_claims(headers: &mut HeaderMap) {
+    for claim in headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect::<Vec<_>>() {
+        headers.remove(claim);
     }
 }
 

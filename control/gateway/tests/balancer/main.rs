@@ -11,6 +11,8 @@ mod http;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod protocols;
 #[cfg(test)]
 mod switch;

@@ -305,6 +305,7 @@ impl Job<'_> {
                 let refusal = if progress.is_some_and(|progress| progress.is_awaited.load(Relaxed)) {
                     Refusal::BodyStalled
                 } else {
+                    upstream.doubt();
                     Refusal::BackendTimeout { service: service() }
                 };
                 Err(Failed { unsent: None, refusal })

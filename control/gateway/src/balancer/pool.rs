@@ -5,8 +5,10 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -26,7 +28,7 @@ use super::{
     backend::Backend,
     body::RequestBody,
     limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_IDLE_PER_BACKEND, WARM_IDLE},
-    line::{Flow, Line, LineExecutor},
+    line::{Flow, Line, LineExecutor, Share},
     proxy_protocol,
 };
 
@@ -36,7 +38,7 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: Mutex<HashMap<u64, Kept>>,
-    shared: Mutex<HashMap<u64, Shared>>,
+    open: Mutex<HashMap<u64, Open>>,
     /// Where this balancer listens itself.
     listening: Mutex<Vec<SocketAddr>>,
 }
@@ -48,12 +50,23 @@ struct Kept {
     idle: Vec<Idle>,
 }
 
-/// A connection that carries many requests at once.
+/// Connections to one backend that carry many requests at once each.
+#[derive(Debug)]
+struct Open {
+    backend: Arc<Backend>,
+    shared: Vec<Shared>,
+}
+
 #[derive(Debug)]
 struct Shared {
-    backend: Arc<Backend>,
     sender: http2::SendRequest<RequestBody>,
     line: Arc<Line>,
+}
+
+impl Shared {
+    fn is_of_use(&self) -> bool {
+        !self.sender.is_closed() && !self.line.is_cut() && !self.line.is_doubtful()
+    }
 }
 
 #[derive(Debug)]
@@ -73,7 +86,7 @@ pub(super) struct Upstream {
 #[derive(Debug)]
 enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2 { sender: http2::SendRequest<RequestBody>, _share: Share },
 }
 
 /// Who asks, for backends that get PROXY headers.
@@ -84,6 +97,10 @@ pub(super) struct Ends {
 }
 
 impl Upstream {
+    fn sharing(sender: &http2::SendRequest<RequestBody>, line: &Arc<Line>) -> Self {
+        Self { sender: Sender::Http2 { sender: sender.clone(), _share: line.share() }, line: Arc::clone(line) }
+    }
+
     /// The head of the answer. Fails with the request if nothing of it was sent.
     pub(super) async fn send(
         &mut self,
@@ -91,12 +108,17 @@ impl Upstream {
     ) -> Result<Response<Incoming>, Option<Request<RequestBody>>> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await.map_err(|mut error| error.take_message()),
-            Sender::Http2(sender) => tokio::select! {
+            Sender::Http2 { sender, .. } => tokio::select! {
                 biased;
                 answer = sender.try_send_request(request) => answer.map_err(|mut error| error.take_message()),
                 () = self.line.until_cut() => Err(None),
             },
         }
+    }
+
+    /// An answer was waited for in vain. It may be the connection and not the backend, so others ask over another one.
+    pub(super) fn doubt(&self) {
+        self.line.doubt();
     }
 
     /// An answer begins to come over it.
@@ -112,13 +134,11 @@ impl Pool {
             return None;
         }
         if backend.key.is_http2 {
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let Shared { sender, line, .. } = shared.get(&backend.id)?;
-            if sender.is_closed() || line.is_cut() {
-                shared.remove(&backend.id);
-                return None;
-            }
-            return Some(Upstream { sender: Sender::Http2(sender.clone()), line: Arc::clone(line) });
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let shared = &mut open.get_mut(&backend.id)?.shared;
+            shared.retain(Shared::is_of_use);
+            let free = shared.iter().find(|shared| shared.line.has_room())?;
+            return Some(Upstream::sharing(&free.sender, &free.line));
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = &mut idle.get_mut(&backend.id)?.idle;
@@ -166,16 +186,22 @@ impl Pool {
         if backend.key.is_http2 {
             let mut builder = http2::Builder::new(LineExecutor(Arc::clone(&line)));
             builder.timer(TokioTimer::new()).adaptive_window(true).max_concurrent_reset_streams(100);
-            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-            let known = Arc::clone(&backend);
+            let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+            let (known, own_line) = (Arc::clone(&backend), Arc::clone(&line));
             let task = tokio::spawn(async move {
-                drop(connection.await);
+                let carried = poll_fn(|cx| {
+                    own_line.set_room(connection.current_max_send_streams());
+                    Pin::new(&mut connection).poll(cx)
+                });
+                drop(carried.await);
                 backend.on_connection_end(id);
             });
             known.on_connection(id, task.abort_handle(), Arc::clone(&line));
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.insert(known.id, Shared { backend: known, sender: sender.clone(), line: Arc::clone(&line) });
-            return Ok(Upstream { sender: Sender::Http2(sender), line });
+            let upstream = Upstream::sharing(&sender, &line);
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = open.entry(known.id).or_insert_with(|| Open { backend: known, shared: Vec::new() });
+            open.shared.push(Shared { sender, line });
+            return Ok(upstream);
         }
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_BACKEND_HEAD_BYTES.max(64 * 1024));
@@ -252,7 +278,14 @@ impl Pool {
             kept.idle.retain(|idle| idle.until > now && !idle.sender.is_closed());
             !kept.idle.is_empty() && kept.backend.keeps_idle()
         });
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.retain(|_, shared| shared.backend.keeps_idle() && !shared.sender.is_closed());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, open| {
+            // One that nothing goes over is enough.
+            let mut has_spare = false;
+            open.shared.retain(|shared| {
+                shared.is_of_use() && (shared.line.is_shared() || !std::mem::replace(&mut has_spare, true))
+            });
+            !open.shared.is_empty() && open.backend.keeps_idle()
+        });
     }
 }

@@ -234,6 +234,7 @@ pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) requests: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
 
@@ -250,27 +251,31 @@ impl Backend {
         let listener = TcpListener::bind(address).await.unwrap();
         let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (connection_count, request_count) = (Arc::clone(&connections), Arc::clone(&requests));
+        let open = Arc::<AtomicUsize>::default();
+        let open_count = Arc::clone(&open);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let mut open = JoinSet::new();
+            let mut carried = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connection_count.fetch_add(1, Ordering::Relaxed);
-                let request_count = Arc::clone(&request_count);
+                let (request_count, open_count) = (Arc::clone(&request_count), Arc::clone(&open_count));
+                open_count.fetch_add(1, Ordering::Relaxed);
                 let service = service_fn(move |request| {
                     request_count.fetch_add(1, Ordering::Relaxed);
                     answer(name, request)
                 });
-                open.spawn(async move {
+                carried.spawn(async move {
                     let io = TokioIo::new(stream);
                     if version == Version::HTTP_2 {
                         drop(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await);
                     } else {
                         drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await);
                     }
+                    open_count.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { name, address, connections, requests, tasks }
+        Self { name, address, connections, requests, open, tasks }
     }
 
     /// Nobody listens there any more, and what is open breaks.
@@ -280,6 +285,11 @@ impl Backend {
 
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Of them, those that are open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     pub(crate) fn request_count(&self) -> usize {

@@ -15,4 +15,6 @@ mod messages;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod shared;
+#[cfg(test)]
 mod switch;

@@ -18,7 +18,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Poll,
     time::{Duration, Instant},
@@ -42,7 +42,7 @@ use weaved_api::balancer::{ClientLimits, ListenerProtocol};
 
 use super::{
     body::AnswerBody,
-    forward,
+    clock, forward,
     guard::Guarded,
     headers::Forwarded,
     limits::{H2_PING, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_PROXY_HEADER_BYTES},
@@ -78,6 +78,8 @@ pub(super) struct Client {
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     count: AtomicU32,
+    /// When the latest has ended, in [`clock::millis`].
+    ended: AtomicU64,
     is_upgraded: AtomicBool,
     is_resting: AtomicBool,
 }
@@ -94,6 +96,19 @@ impl Activity {
 
     pub(super) fn is_idle(&self) -> bool {
         self.count.load(Relaxed) == 0
+    }
+
+    /// Returns when nothing was under way for so long, whatever else has moved. May be dropped at any time.
+    async fn until_idle_for(&self, patience: Duration, since: Instant) {
+        loop {
+            let ended = self.ended.load(Relaxed).max(clock::millis(since));
+            let idle = Duration::from_millis(clock::millis(Instant::now()).saturating_sub(ended));
+            let left = if self.is_idle() { patience.saturating_sub(idle) } else { patience };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 
     /// What comes from now on is no HTTP.
@@ -121,6 +136,7 @@ impl Activity {
 
 impl Drop for Active {
     fn drop(&mut self) {
+        self.0.ended.store(clock::millis(Instant::now()), Relaxed);
         self.0.count.fetch_sub(1, Relaxed);
     }
 }
@@ -245,13 +261,17 @@ async fn serve_http(
         .keep_alive_interval(H2_PING)
         .keep_alive_timeout(H2_PING)
         .adaptive_window(true);
-    let slot = Arc::clone(&client.slot);
+    let (slot, activity, accepted) = (Arc::clone(&client.slot), Arc::clone(&client.activity), client.accepted);
     let service = service_fn(move |request| answer(Arc::clone(&client), request));
     let mut serving = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+    // Answers to our PING move something, so the guard sees no idleness.
+    let idle = Box::pin(activity.until_idle_for(limits.idle_timeout, accepted));
     tokio::select! {
         outcome = &mut serving => return outcome.map_err(io::Error::other),
-        () = slot.closed() => serving.as_mut().graceful_shutdown(),
+        () = slot.closed() => {}
+        () = idle => {}
     }
+    serving.as_mut().graceful_shutdown();
     serving.await.map_err(io::Error::other)
 }
 

@@ -51,6 +51,12 @@ pub(super) const MAX_PEM_BYTES: u64 = 1 << 20;
 /// How long a connection may be idle when its listener is gone: whoever keeps one busy sends a request in this time, and hears with the
 /// answer that it is the last.
 pub(super) const CLOSING_IDLE: Duration = Duration::from_secs(2);
+/// A connection on which nothing moves is asked for a sign of life after this.
+pub(super) const PROBE_AFTER: Duration = Duration::from_secs(120);
+/// And again after this.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+/// So often, before it is given up: five minutes are longer than what a network needs to come back.
+pub(super) const PROBE_COUNT: u32 = 6;
 /// Threads that carry traffic, at most.
 pub(super) const MAX_THREADS: usize = 16;
 /// Buffer for each direction of a stream.

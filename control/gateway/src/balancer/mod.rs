@@ -15,6 +15,7 @@
 //! the rules that it began with.
 
 mod access_log;
+mod alive;
 mod backend;
 mod body;
 mod clock;

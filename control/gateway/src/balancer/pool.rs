@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
+    alive,
     backend::Backend,
     body::RequestBody,
     limits::{BACKEND_IDLE, MAX_BACKEND_HEAD_BYTES, MAX_IDLE_PER_BACKEND, WARM_IDLE},
@@ -228,6 +229,7 @@ impl Pool {
             return Err(itself());
         }
         stream.set_nodelay(true)?;
+        alive::probe(&stream)?;
         if let Some(version) = backend.key.send_proxy {
             let header = match ends {
                 Some(ends) => proxy_protocol::emit(version, ends.client, ends.local),

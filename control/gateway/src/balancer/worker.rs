@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    connection,
+    alive, connection,
     counters::BalancerCounters,
     limits::{BACKLOG, HOUSEKEEPING, WARM_AT_ONCE},
     pool::Pool,
@@ -151,6 +151,7 @@ fn begin(
     } else {
         inherited.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?
     };
+    listeners.iter().try_for_each(alive::probe)?;
     let second: io::Result<Vec<OwnedFd>> =
         listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect();
     let second = second?;

@@ -150,6 +150,9 @@ impl Body for AnswerBody {
                 match &frame {
                     Some(Ok(frame)) => {
                         flight.on_bytes(frame.data_ref().map_or(0, Bytes::len));
+                        if let Some(trailers) = frame.trailers_ref() {
+                            flight.on_trailers(trailers);
+                        }
                         // Nobody asks again when nothing more can come.
                         if inner.is_end_stream() {
                             flight.finish();

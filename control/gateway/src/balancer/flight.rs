@@ -8,12 +8,15 @@ use std::{
     time::Instant,
 };
 
+use hyper::HeaderMap;
+
 use super::{
     access_log::{Entry, LogQueue},
     backend::Backend,
     connection::Active,
     counters::BalancerCounters,
     group::{ColourCounts, Group},
+    headers::is_grpc_failure,
     line::Flow,
     pool::{Pool, Upstream},
 };
@@ -31,6 +34,8 @@ pub(super) struct Flight {
     /// As long as the answer comes.
     flow: Option<Flow>,
     log: Option<Log>,
+    /// True when it is counted as a failure of its colour.
+    has_failed: bool,
     /// The client's connection is not idle.
     _active: Active,
 }
@@ -105,9 +110,16 @@ impl Drop for Log {
 }
 
 impl Flight {
-    pub(super) fn new(place: Place, pool: Arc<Pool>, upstream: Upstream, log: Option<Log>, active: Active) -> Self {
+    pub(super) fn new(
+        place: Place,
+        pool: Arc<Pool>,
+        upstream: Upstream,
+        log: Option<Log>,
+        has_failed: bool,
+        active: Active,
+    ) -> Self {
         let flow = Some(upstream.flow());
-        Self { place, pool, upstream: Some(upstream), flow, log, _active: active }
+        Self { place, pool, upstream: Some(upstream), flow, log, has_failed, _active: active }
     }
 
     pub(super) fn on_bytes(&mut self, count: usize) {
@@ -124,9 +136,23 @@ impl Flight {
         }
     }
 
+    /// What comes behind the body says that it has failed.
+    pub(super) fn on_trailers(&mut self, trailers: &HeaderMap) {
+        if is_grpc_failure(trailers) {
+            self.fail();
+        }
+    }
+
+    fn fail(&mut self) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.place.counts.on_late_failure();
+        }
+    }
+
     /// The backend has stopped in the middle.
     pub(super) fn on_broken(&mut self) {
         self.upstream = None;
+        self.fail();
         if let Some(log) = &mut self.log {
             log.entry().is_broken = true;
         }

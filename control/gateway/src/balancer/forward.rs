@@ -176,7 +176,7 @@ impl Job<'_> {
             let place = Place::take(group, backend);
             match self.attempt(backend, request).await {
                 Ok((response, upstream)) => {
-                    self.on_answer(group, backend, response.status());
+                    self.on_answer(group, backend, &response);
                     return Ok(Answered { response, upstream, place });
                 }
                 Err(failed) => {
@@ -225,9 +225,13 @@ impl Job<'_> {
         }
     }
 
-    fn on_answer(&self, group: &Group, backend: &Backend, status: StatusCode) {
-        group.counts.on_answer(status.is_server_error(), self.started.elapsed());
-        if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+    fn on_answer(&self, group: &Group, backend: &Backend, response: &Response<Incoming>) {
+        group.counts.on_answer(has_failed(response), self.started.elapsed());
+        let is_unable = matches!(
+            response.status(),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        );
+        if is_unable || headers::grpc_status(response.headers()) == Some(headers::GRPC_UNAVAILABLE) {
             self.on_backend_failure(group, backend);
         } else {
             backend.on_success();
@@ -355,6 +359,7 @@ impl Job<'_> {
             stream::upgrade(self.client, place, rule.timeouts.idle, on_client, on_backend, log);
             return Ok(switching(response));
         }
+        let has_failed = has_failed(&response);
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
@@ -370,10 +375,15 @@ impl Job<'_> {
         if !body.is_end_stream() && is_stream(&parts.headers) {
             place.becomes_stream();
         }
-        let flight =
-            Flight::new(place, Arc::clone(&self.client.worker.pool), upstream, log, self.client.activity.begin());
+        let (pool, active) = (Arc::clone(&self.client.worker.pool), self.client.activity.begin());
+        let flight = Flight::new(place, pool, upstream, log, has_failed, active);
         Ok(Response::from_parts(parts, AnswerBody::passed(body, flight)))
     }
+}
+
+/// Whether an answer is its colour's failure, as far as its head says.
+fn has_failed(response: &Response<Incoming>) -> bool {
+    response.status().is_server_error() || headers::is_grpc_failure(response.headers())
 }
 
 /// The head of an answer that changes the protocol.

@@ -194,6 +194,16 @@ impl ColourCounts {
         self.latency[bucket.min(LATENCY_BUCKETS - 1)].fetch_add(1, Relaxed);
     }
 
+    /// True while something is under way there.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0 || self.streams.load(Relaxed) > 0
+    }
+
+    /// What has been counted as answered has failed behind its head.
+    pub(super) fn on_late_failure(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn report(&self, healthy: usize) -> ColourReport {
         ColourReport {
             colour: self.colour.clone(),

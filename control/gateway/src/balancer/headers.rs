@@ -15,6 +15,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The 503 of gRPC.
+pub(super) const GRPC_UNAVAILABLE: u16 = 14;
+
 /// How many balancers of ours a request has passed.
 const HOPS: HeaderName = HeaderName::from_static("x-weaved-hops");
 
@@ -109,6 +113,16 @@ pub(super) fn prepare_request(
         headers.insert(header::HOST, authority.clone());
     }
     tell_client(headers, authority, forwarded);
+}
+
+/// The status of gRPC, which says in a head or in trailers what HTTP would have said.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether it says what HTTP says with 5xx: unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
+pub(super) fn is_grpc_failure(headers: &HeaderMap) -> bool {
+    matches!(grpc_status(headers), Some(2 | 4 | 12 | 13 | GRPC_UNAVAILABLE | 15))
 }
 
 /// Counts one balancer more that the request passes. False if these are too many: it goes round.

@@ -328,10 +328,16 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
         "trailers" => {
             let frames = [Ok(Frame::data(Bytes::from_static(b"message"))), {
                 let mut trailers = hyper::HeaderMap::new();
-                trailers.insert("grpc-status", "0".parse().unwrap());
+                let status = if word.is_empty() { "0" } else { word };
+                trailers.insert("grpc-status", status.parse().unwrap());
                 Ok(Frame::trailers(trailers))
             }];
             Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
+        }
+        "refused" => {
+            let mut response = Response::new(text(""));
+            response.headers_mut().insert("grpc-status", word.parse().unwrap());
+            response
         }
         "events" => {
             let events = futures_util::stream::unfold(0, |number| async move {

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod abuse;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod gone;
 #[cfg(test)]
 mod handover;

@@ -21,6 +21,9 @@ pub(super) const OWN_FOR: Duration = Duration::from_secs(10);
 /// The instant of a switch is not waited for longer than this after the switch was heard of: a clock that is wrong must not keep
 /// a host on the old colour.
 pub(super) const MAX_SWITCH_WAIT: Duration = Duration::from_secs(2);
+/// Colours of a service whose figures are kept. Beyond them those are forgotten that no instance has any more: where each version is a colour of
+/// its own, there is no end of them.
+pub(super) const MAX_COLOURS: usize = 64;
 /// Connections made at once for a preparation, by one thread.
 pub(super) const WARM_AT_ONCE: usize = 8;
 /// How often figures are told and idle connections looked through.

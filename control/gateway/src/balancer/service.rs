@@ -27,7 +27,7 @@ use super::{
     backend::Backend,
     clock,
     group::{ColourCounts, Group},
-    limits::MAX_SWITCH_WAIT,
+    limits::{MAX_COLOURS, MAX_SWITCH_WAIT},
     prepare::Preparation,
 };
 
@@ -117,6 +117,9 @@ impl Service {
             (colour, Arc::new(group))
         };
         let colours: BTreeMap<String, Arc<Group>> = by_colour.into_iter().map(group).collect();
+        if counts.len() > MAX_COLOURS {
+            counts.retain(|colour, counts| colour.is_empty() || colours.contains_key(colour) || counts.is_busy());
+        }
         let switch = &rule.switch;
         let moment = Moment::following(switch, previous.map(|previous| &previous.moment), now_us);
         let preparation = switch.prepare.as_ref().map(|prepare| {
@@ -177,6 +180,9 @@ impl Service {
         let choices = if has_come { vec![&self.live] } else { vec![&self.before, &self.live] };
         let is_all = choices.iter().any(|choice| matches!(choice, Choice::All));
         self.all.backends.iter().for_each(|backend| backend.set_keeps_idle(is_all));
+        // Those that are told to stop wait for connections to end, too.
+        let left_out = self.listed.iter().filter(|instance| !instance.standing.takes_traffic());
+        left_out.filter_map(|instance| instance.backend.as_ref()).for_each(|backend| backend.set_keeps_idle(false));
         for choice in choices {
             if let Choice::Weighted(shares) = choice {
                 let kept = shares.iter().flat_map(|(group, _)| &group.backends);
@@ -291,7 +297,7 @@ mod tests {
     use weaved_api::balancer::Prepare;
 
     use super::*;
-    use crate::balancer::backend::sample;
+    use crate::balancer::{backend::sample, flight::Place};
 
     fn rule(switch: SwitchState) -> BalancedService {
         BalancedService { switch, ..BalancedService::plain("web") }
@@ -386,6 +392,28 @@ mod tests {
     }
 
     #[test]
+    fn where_each_version_is_a_colour_of_its_own_those_that_are_gone_are_forgotten_unless_they_are_busy() {
+        let mut service: Option<Service> = None;
+        let mut busy = None;
+        for version in 0..500 {
+            let colour = format!("version-{version}");
+            let listed = vec![listed(1, &colour, Standing::Passing)];
+            let live = rule(switch(version + 1, &[(colour.as_str(), 1)], &[], 1));
+            let next = Service::new(live, listed, service.as_ref(), 2);
+            assert!(next.report().colours.iter().any(|known| known.colour == colour));
+            if version == 0 {
+                let group = &next.colours[&colour];
+                busy = Some(Place::take(group, &group.backends[0]));
+            }
+            service = Some(next);
+        }
+        let report = service.unwrap().report();
+        assert!(report.colours.len() <= MAX_COLOURS, "{}", report.colours.len());
+        assert!(report.colours.iter().any(|known| known.colour == "version-0" && known.in_flight == 1));
+        drop(busy);
+    }
+
+    #[test]
     fn idle_connections_of_a_colour_that_is_not_live_are_not_kept_unless_it_is_being_prepared() {
         let listed = two_colours();
         let (blue, green) = (listed[0].backend.clone().unwrap(), listed[1].backend.clone().unwrap());
@@ -397,7 +425,13 @@ mod tests {
         preparing.prepare = Some(Prepare { attempt: 7, colour: "green".into() });
         let second = Service::new(rule(preparing), listed.clone(), Some(&first), 3);
         assert!(blue.keeps_idle() && green.keeps_idle());
-        let _third = Service::new(rule(switch(2, &[("green", 1)], &[("blue", 1)], 3)), listed, Some(&second), 4);
+        let mut third =
+            Service::new(rule(switch(2, &[("green", 1)], &[("blue", 1)], 3)), listed.clone(), Some(&second), 4);
         assert!(!blue.keeps_idle() && green.keeps_idle());
+        for (standing, keeps_idle) in [(Standing::Draining, false), (Standing::Passing, true)] {
+            let listed = vec![Listed { standing, ..listed[1].clone() }];
+            third = Service::new(third.rule.clone(), listed, Some(&third), 5);
+            assert_eq!(green.keeps_idle(), keeps_idle, "{standing:?}");
+        }
     }
 }

@@ -294,3 +294,39 @@ async fn requests_without_a_host_tunnels_and_users_in_targets_are_refused() {
         assert_eq!(client.answer().await.unwrap().status, status, "{request:?}");
     }
 }
+
+/// A frame of HTTP/2 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn floods_of_frames_of_http2_cost_nobody_else_anything() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+    const CONTINUATION: u8 = 9;
+    let backend = Backend::http1("one").await;
+    let lab = Lab::start(&[(&backend, "blue")]).await;
+    let header = [&[0x40, 1, b'x', 127, 128, 7][..], &[b'y'; 1023]].concat();
+    let floods = [
+        ("continuations", frame(HEADERS, 0, 1, &[0x82]), frame(CONTINUATION, 0, 1, &header), true),
+        ("empty continuations", frame(HEADERS, 0, 1, &[0x82]), frame(CONTINUATION, 0, 1, &[]), true),
+        ("settings", vec![], frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]), false),
+        ("pings", vec![], frame(PING, 0, 0, &[0; 8]), false),
+        ("windows", vec![], frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), false),
+    ];
+    for (name, first, next, must_end) in floods {
+        let mut client = Client::connect(lab.address()).await;
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        client.send([frame(SETTINGS, 0, 0, &[]), first].concat()).await;
+        let many = next.repeat(1000);
+        // What is answered is not read.
+        let flood = async { while client.stream.write_all(&many).await.is_ok() {} };
+        let outcome = tokio::time::timeout(Duration::from_secs(2), flood).await;
+        assert!(outcome.is_ok() || !must_end, "{name} go on");
+        assert_eq!(lab.get("/").await, "one", "behind {name}");
+    }
+}

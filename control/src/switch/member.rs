@@ -51,8 +51,8 @@ struct Known {
     at_us: u64,
     /// Who wants to know when it is in force.
     asker: Option<(PeerId, u64)>,
-    /// What the balancer had counted when it was heard.
-    baseline: Vec<ColourReport>,
+    /// What the balancer had counted when it was heard; None until it has said.
+    baseline: Option<Vec<ColourReport>>,
 }
 
 #[derive(Debug)]
@@ -117,9 +117,17 @@ impl Member {
         self.away = None;
         self.reports = report.services.into_iter().map(|report| (report.service.clone(), report)).collect();
         self.answer_changed(out);
+        self.begin_counts();
         let services: Vec<_> = self.known.keys().cloned().collect();
         for service in services {
             self.tell_if_done(&service, out);
+        }
+    }
+
+    /// What was counted before control has started, or has asked, was counted before the decision for all that is known.
+    fn begin_counts(&mut self) {
+        for (service, known) in self.known.iter_mut().filter(|(_, known)| known.baseline.is_none()) {
+            known.baseline = self.reports.get(service).map(|report| report.colours.clone());
         }
     }
 
@@ -160,7 +168,7 @@ impl Member {
         if ends_preparation {
             self.preparing.remove(&core.service);
         }
-        let baseline = self.reports.get(&core.service).map_or(Vec::new(), |report| report.colours.clone());
+        let baseline = self.reports.get(&core.service).map(|report| report.colours.clone());
         self.known.insert(core.service.clone(), Known { core, flip_at, at_us, asker: None, baseline });
         self.version += 1;
     }
@@ -245,9 +253,9 @@ impl Member {
         let (known, report) = (self.known.get(service)?, self.reports.get(service)?);
         let find =
             |colours: &'_ [ColourReport], name: &str| colours.iter().find(|colour| colour.colour == name).cloned();
-        let since = find(&report.colours, new)
-            .map(|now| Counts::since(&now, find(&known.baseline, new).as_ref()))
-            .unwrap_or_default();
+        let baseline = known.baseline.as_deref()?;
+        let since =
+            find(&report.colours, new).map(|now| Counts::since(&now, find(baseline, new).as_ref())).unwrap_or_default();
         let old = find(&report.colours, old).map(|report| Counts::of(&report)).unwrap_or_default();
         Some((known.core.revision, since, old))
     }

@@ -60,6 +60,7 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
         }
         What::Abort => {
             let canary = canary.ok_or_else(no_canary)?;
+            require_instances(order, &settled.colours, &canary.from, order.min_healthy, view)?;
             Ok(direct(only(&canary.from), None, None, "canary aborted"))
         }
         What::Step => {
@@ -67,6 +68,8 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
             if canary.paused {
                 return Err(Refusal::Senseless(format!("the canary of {} is paused", order.service)));
             }
+            // Where few ask, nothing else tells that nobody is left to answer.
+            require_instances(order, &settled.colours, &canary.to, order.min_healthy, view)?;
             let (to, next) = canary.next();
             let reason = match &next {
                 Some(next) => format!("canary, {}", next.step_in_words()),
@@ -137,7 +140,9 @@ fn switch_to(
         no_canary_out(order, record)?;
     }
     require_instances(order, &settled.colours, colour, order.min_healthy, view)?;
-    let watch = main_colour(&record.live).and_then(|from| watch_of(order, colour, from));
+    let canary = record.canary.as_ref().map(|canary| canary.from.as_str());
+    let from = canary.or_else(|| main_colour(&record.live)).filter(|from| *from != colour);
+    let watch = from.and_then(|from| watch_of(order, colour, from));
     let (prepare, reason) = (Some(colour.to_owned()), reason.to_owned());
     Ok(Plan::Change(Box::new(Change { to: only(colour), prepare, canary: None, watch, reason })))
 }
@@ -196,8 +201,8 @@ fn require_instances(order: &Order, rule: &ColourRule, colour: &str, needed: u32
         return Err(Refusal::NoColour { service: name.clone(), colour: colour.to_owned(), known });
     }
     let passing = of_colour.iter().filter(|listed| listed.is_passing()).count();
-    // Even who insists does not want a service without any instance.
-    let needed = if order.care == Care::Forced { needed.min(1) } else { needed };
+    // Even who insists, or asks for none, does not want a service without any instance.
+    let needed = if order.care == Care::Forced { 1 } else { needed.max(1) };
     if passing < needed as usize {
         let (service, colour, count) = (name.clone(), colour.to_owned(), of_colour.len());
         return Err(Refusal::NotHealthy { service, colour, passing, count, needed });
@@ -210,7 +215,7 @@ mod tests {
     use super::*;
     use crate::switch::{
         canary::CanaryPlan,
-        order::{DrainOrder, StreamLimit},
+        order::{DrainOrder, StreamLimit, WatchOrder},
         record::{DrainLimits, HistoryEntry},
         testing::{instances, view},
     };
@@ -346,6 +351,57 @@ mod tests {
         assert_eq!(change(What::Back), "blue");
         assert_eq!(change(What::Step), "blue 50 %, green 50 %");
         assert_eq!(change(What::Rescue("ill".into())), "blue");
+    }
+
+    fn with_canary(steps: &[u32], place: usize) -> Record {
+        let mut record = live("blue");
+        let canary = CanaryPlan { steps: steps.to_vec(), step_ms: 1000, paused: false }.begin("blue", "green");
+        let canary = Canary { place, ..canary };
+        record.commit(canary.shares(), entry());
+        record.canary = Some(canary);
+        record
+    }
+
+    #[test]
+    fn a_canary_takes_no_step_to_a_colour_that_nobody_is_left_of_and_is_not_aborted_to_one() {
+        let record = with_canary(&[10, 50], 1);
+        let (green, blue) = (("web", instances("green", 2, 2)), ("web", instances("blue", 2, 2)));
+        let ill = |colour| ("web", instances(colour, 2, 0));
+        for (what, view) in [
+            (What::Step, view(&[blue.clone()])),
+            (What::Step, view(&[blue.clone(), ill("green")])),
+            (What::Abort, view(&[green.clone()])),
+            (What::Abort, view(&[green.clone(), ill("blue")])),
+        ] {
+            let refused = plan(&order(what.clone()), &record, None, &view).unwrap_err();
+            assert!(matches!(refused, Refusal::NoColour { .. } | Refusal::NotHealthy { .. }), "{what:?}: {refused}");
+        }
+        let both = view(&[green, blue]);
+        for what in [What::Step, What::Abort] {
+            assert!(matches!(plan(&order(what), &record, None, &both), Ok(Plan::Change(_))));
+        }
+    }
+
+    #[test]
+    fn who_asks_for_no_instance_gets_no_empty_colour_either() {
+        let view = view(&[("web", instances("green", 3, 0))]);
+        for care in [Care::Careful, Care::Forced] {
+            let order = Order { min_healthy: 0, care, ..order(to("green")) };
+            assert!(matches!(plan(&order, &live("blue"), None, &view), Err(Refusal::NotHealthy { needed: 1, .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_watched_after_a_canary_leads_back_to_the_colour_before_it_however_far_it_was() {
+        let view = view(&[("web", instances("blue", 1, 1)), ("web", instances("green", 1, 1))]);
+        let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 60_000 });
+        let order = Order { watch, care: Care::Forced, ..order(to("green")) };
+        for place in [0, 1] {
+            match plan(&order, &with_canary(&[10, 80], place), None, &view) {
+                Ok(Plan::Change(change)) => assert_eq!(change.watch.expect("it is watched").back_to, "blue"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

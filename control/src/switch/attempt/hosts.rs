@@ -115,17 +115,18 @@ impl Attempt {
             return;
         }
         let is_over = ctx.around.now >= self.deadline;
+        let needed = self.order.min_healthy.max(1);
         let (mut reasons, mut has_to_wait) = (Vec::new(), false);
         for &host in ctx.around.live {
             let name = || (ctx.around.name)(host);
             let readiness = self.hosts.get(&host).and_then(|seat| seat.readiness.as_ref());
             match readiness {
                 Some(Readiness::NotMine) => {}
-                Some(Readiness::Ready { healthy, .. }) if *healthy >= self.order.min_healthy => {}
-                Some(Readiness::Ready { healthy, .. }) => reasons.push(format!(
-                    "{} reaches {healthy} healthy instances, and {} are needed",
-                    name(),
-                    self.order.min_healthy
+                // What is healthy by its checks may have none, or be out of this host's reach.
+                Some(Readiness::Ready { healthy, warm }) if *healthy.min(warm) >= needed => {}
+                Some(Readiness::Ready { healthy, warm }) => reasons.push(format!(
+                    "{} knows {healthy} healthy instances and could connect to {warm}, and {needed} are needed",
+                    name()
                 )),
                 Some(Readiness::Away(reason)) => {
                     reasons.push(format!("the gateway of {} does not answer: {reason}", name()));

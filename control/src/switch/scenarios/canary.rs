@@ -142,3 +142,27 @@ fn one_that_is_slower_than_it_may_be_comes_back_and_one_that_is_not_goes_on() {
         world.assert_agreed();
     }
 }
+
+/// What the balancers have counted is older than control's knowledge of it.
+#[test]
+fn what_a_colour_did_before_it_was_live_is_not_held_against_it_when_control_is_started_anew() {
+    let failed = |failures, requests| Counts { failures, ..answered(requests, 8) };
+    let mut world = World::new(8, 5, Faults::LAN);
+    world.run_for(secs(8));
+    world.switch(0, to("blue"));
+    world.serve("green", &failed(200, 200));
+    let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 600_000 });
+    assert!(matches!(world.switch(1, Order { watch, ..to("green") }), Outcome::Switched { .. }));
+    for host in 0..5 {
+        world.kill_control(host);
+        world.run_for(secs(5));
+        world.start(host);
+        world.run_for(secs(8));
+    }
+    world.serve("green", &failed(200, 400));
+    world.run_for(secs(6));
+    assert_eq!(world.live_in_words(), "green");
+    world.serve("green", &failed(400, 600));
+    world.run_for(secs(6));
+    assert_eq!(world.live_in_words(), "blue", "what fails from then on counts");
+}

@@ -194,9 +194,14 @@ impl World {
     }
 
     /// The host loses its power: its gateway too.
-    pub(super) fn crash(&mut self, index: usize) {
+    /// Its balancer goes on.
+    pub(super) fn kill_control(&mut self, index: usize) {
         self.hosts[index].switches = None;
         self.hosts[index].heard.clear();
+    }
+
+    pub(super) fn crash(&mut self, index: usize) {
+        self.kill_control(index);
         if let Some(balancer) = &mut self.hosts[index].balancer {
             balancer.lose_power();
         }

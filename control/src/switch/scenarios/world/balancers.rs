@@ -20,13 +20,15 @@ pub(super) struct Balancer {
     pub(super) serving: Vec<ColourShare>,
     prepared: Option<Prepared>,
     is_sick: bool,
+    /// Nobody answers at the addresses of instances, whatever their checks say.
+    is_cut_off: bool,
     counts: BTreeMap<String, Counts>,
 }
 
 impl Balancer {
     /// What it was told is gone; what is wrong with the instances is not.
     pub(super) fn lose_power(&mut self) {
-        *self = Self { is_sick: self.is_sick, ..Self::default() };
+        *self = Self { is_sick: self.is_sick, is_cut_off: self.is_cut_off, ..Self::default() };
     }
 }
 
@@ -37,6 +39,22 @@ impl World {
 
     pub(in crate::switch::scenarios) fn make_balancers_sick(&mut self) {
         self.hosts.iter_mut().filter_map(|host| host.balancer.as_mut()).for_each(|balancer| balancer.is_sick = true);
+    }
+
+    /// All instances of the new colour, and each balancer hears of it.
+    pub(in crate::switch::scenarios) fn kill_instances(&mut self) {
+        self.make_balancers_sick();
+        for index in 0..self.hosts.len() {
+            let prepared = self.hosts[index].balancer.as_mut().and_then(|balancer| balancer.prepared.as_mut());
+            if let Some(prepared) = prepared.filter(|prepared| prepared.is_settled) {
+                *prepared = Prepared { healthy: 0, warm: 0, ..prepared.clone() };
+                self.report(index);
+            }
+        }
+    }
+
+    pub(in crate::switch::scenarios) fn cut_a_balancer_off_from_instances(&mut self) {
+        self.hosts.iter_mut().find_map(|host| host.balancer.as_mut()).expect("there is a balancer").is_cut_off = true;
     }
 
     /// Each balancer has had these requests to a colour.
@@ -112,7 +130,8 @@ impl World {
         let Some(balancer) = &mut self.hosts[index].balancer else { return };
         if let Some(prepared) = balancer.prepared.as_mut().filter(|prepared| prepared.attempt == attempt) {
             let healthy = if balancer.is_sick { 0 } else { 3 };
-            *prepared = Prepared { attempt, healthy, warm: healthy, is_settled: true };
+            let warm = if balancer.is_cut_off { 0 } else { healthy };
+            *prepared = Prepared { attempt, healthy, warm, is_settled: true };
             self.report(index);
         }
     }

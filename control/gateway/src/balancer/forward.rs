@@ -98,9 +98,9 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
     let counters = &client.worker.counters;
     let is_http2 = request.version() == Version::HTTP_2;
     if is_http2 {
-        counters.requests_http2.add()
+        counters.requests_http2.add();
     } else {
-        counters.requests_http1.add()
+        counters.requests_http1.add();
     }
     let mut log = begin_log(&client, &request, started);
     let outcome = forward(&client, &rules, request, started, &mut log).await;

@@ -106,12 +106,15 @@ async fn answers_without_a_body_are_passed_on_without_one_and_the_connection_goe
         let status: u16 = answer.rsplit("HTTP/1.1 ").next().unwrap()[..3].parse().unwrap();
         for _ in 0..3 {
             client.send(format!("{request} / HTTP/1.1\r\nHost: web\r\n\r\n")).await;
-            let mut head = vec![0; 4096];
-            let len = client.stream.read(&mut head).await.unwrap();
-            let head = String::from_utf8_lossy(&head[..len]).to_lowercase();
-            assert!(head.starts_with(&format!("http/1.1 {status}")) && head.ends_with("\r\n\r\n"), "{head:?}");
-            let told = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            assert_eq!(told, length, "{head:?}");
+            let mut answered = vec![0; 4096];
+            let len = client.stream.read(&mut answered).await.unwrap();
+            let answered = String::from_utf8_lossy(&answered[..len]).to_lowercase();
+            assert!(
+                answered.starts_with(&format!("http/1.1 {status}")) && answered.ends_with("\r\n\r\n"),
+                "{answered:?}"
+            );
+            let told = answered.lines().find_map(|line| line.strip_prefix("content-length: "));
+            assert_eq!(told, length, "{answered:?}");
             assert!(heard.recv().await.unwrap().starts_with(request));
         }
         assert_eq!(lab.counter("backend_reused").await, 2, "{answer:?}");
@@ -122,8 +125,9 @@ async fn answers_without_a_body_are_passed_on_without_one_and_the_connection_goe
 async fn a_client_cannot_say_who_it_is_behind_its_body_either() {
     let (lab, mut heard) = scripted_lab("HTTP/1.1 204 No Content\r\n\r\n").await;
     let mut client = Client::connect(lab.address()).await;
-    let head = "POST / HTTP/1.1\r\nHost: web\r\nTrailer: x-forwarded-for, x-sum\r\nTransfer-Encoding: chunked\r\n\r\n";
-    client.send(format!("{head}5\r\nhello\r\n0\r\nX-Forwarded-For: 10.0.0.1\r\nX-Sum: 7\r\n\r\n")).await;
+    let beginning =
+        "POST / HTTP/1.1\r\nHost: web\r\nTrailer: x-forwarded-for, x-sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{beginning}5\r\nhello\r\n0\r\nX-Forwarded-For: 10.0.0.1\r\nX-Sum: 7\r\n\r\n")).await;
     let told = heard.recv().await.unwrap().to_lowercase();
     assert_eq!(told.split_once("\r\n0\r\n").unwrap().1, "x-sum: 7\r\n\r\n", "{told:?}");
 }

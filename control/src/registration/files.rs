@@ -2,11 +2,13 @@
 //!
 //! The directory is looked at every second. A file that cannot be used is noted once in the log, and what it said before
 //! stays; one that is removed takes its services along.
+//!
+//! INVARIANT: what cannot be read, the directory itself too, takes nothing away, and is tried again.
 
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read,
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -49,67 +51,106 @@ type Signature = (u64, i64, i64, u64);
 
 struct Reader {
     dir: PathBuf,
-    /// None before the first look.
-    seen: Option<BTreeMap<String, Signature>>,
+    /// What has been read as it is, whether or not it could be used.
+    read: BTreeMap<String, Signature>,
+    /// What is wrong, by file.
+    complaints: BTreeMap<String, String>,
     definitions: BTreeMap<String, Vec<Definition>>,
+    /// None before the first look.
+    given: Option<Files>,
 }
 
 impl Reader {
     fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), seen: None, definitions: BTreeMap::new() }
+        let (read, complaints) = (BTreeMap::new(), BTreeMap::new());
+        Self { dir: dir.to_owned(), read, complaints, definitions: BTreeMap::new(), given: None }
     }
 
     /// What is there, when it is other than at the last look.
     fn look(&mut self) -> Option<Files> {
-        let mut found = self.list();
-        let surplus_count = found.len().saturating_sub(MAX_FILES);
-        while found.len() > MAX_FILES {
-            found.pop_last();
-        }
-        if self.seen.as_ref() == Some(&found) {
-            return None;
-        }
         let mut notes = Vec::new();
-        if surplus_count > 0 {
-            let text = format!("{surplus_count} files ignored; the first {MAX_FILES} by name are read");
-            notes.push(Note::new(self.dir.display().to_string(), text));
+        let about_dir = |text: String| Note::new(self.dir.display().to_string(), text);
+        match list(&self.dir) {
+            Ok(mut found) => {
+                let surplus_count = found.len().saturating_sub(MAX_FILES);
+                while found.len() > MAX_FILES {
+                    found.pop_last();
+                }
+                if surplus_count > 0 {
+                    let text = format!("{surplus_count} files ignored; the first {MAX_FILES} by name are read");
+                    notes.push(about_dir(text));
+                }
+                self.follow(&found);
+            }
+            Err(error) => notes.push(about_dir(format!("{error}; what was read before stays"))),
         }
+        let about = |(name, text): (&String, &String)| Note::new(self.dir.join(name).display().to_string(), text);
+        notes.extend(self.complaints.iter().map(about));
+        let files = Files { definitions: self.definitions.clone(), notes };
+        let is_news = self.given.as_ref() != Some(&files);
+        is_news.then(|| self.given.insert(files).clone())
+    }
+
+    /// Reads what is new, and forgets what is gone.
+    fn follow(&mut self, found: &BTreeMap<String, Signature>) {
         self.definitions.retain(|name, _| found.contains_key(name));
-        for name in found.keys() {
-            let path = self.dir.join(name);
-            match read(&path).and_then(|text| consul_json::parse_file(&text).map_err(|error| error.to_string())) {
-                Ok(definitions) => drop(self.definitions.insert(name.clone(), definitions)),
+        self.complaints.retain(|name, _| found.contains_key(name));
+        self.read.retain(|name, signature| found.get(name) == Some(&*signature));
+        for (name, signature) in found {
+            if self.read.contains_key(name) {
+                continue;
+            }
+            let text = read(&self.dir.join(name));
+            if text.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::InvalidData) {
+                self.read.insert(name.clone(), *signature);
+            }
+            let text = text.map_err(|error| error.to_string());
+            match text.and_then(|text| consul_json::parse_file(&text).map_err(|error| error.to_string())) {
+                Ok(definitions) => {
+                    self.definitions.insert(name.clone(), definitions);
+                    self.complaints.remove(name);
+                }
                 Err(reason) => {
                     let kept = if self.definitions.contains_key(name) { "; its last good content stays" } else { "" };
-                    notes.push(Note::new(path.display().to_string(), format!("{reason}{kept}")));
+                    self.complaints.insert(name.clone(), format!("{reason}{kept}"));
                 }
             }
         }
-        self.seen = Some(found);
-        Some(Files { definitions: self.definitions.clone(), notes })
-    }
-
-    fn list(&self) -> BTreeMap<String, Signature> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let files = entries.filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let metadata = fs::metadata(entry.path()).ok()?;
-            let is_definition = metadata.is_file()
-                && Path::new(&name).extension().is_some_and(|extension| extension == "json")
-                && !name.starts_with('.');
-            let signature = (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino());
-            is_definition.then_some((name, signature))
-        });
-        files.collect()
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The definitions in a directory, none where there is no directory.
+fn list(dir: &Path) -> io::Result<BTreeMap<String, Signature>> {
+    let unless_gone = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) };
+    let Some(entries) = fs::read_dir(dir).map(Some).or_else(unless_gone)? else { return Ok(BTreeMap::new()) };
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let has_ending = Path::new(&name).extension().is_some_and(|extension| extension == "json");
+        if !has_ending || name.starts_with('.') {
+            continue;
+        }
+        let signature = match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() => {
+                (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino())
+            }
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Reading it says what is wrong.
+            Err(_) => Signature::default(),
+        };
+        files.insert(name, signature);
+    }
+    Ok(files)
+}
+
+/// The text of a file of definitions. What is read and is none is `InvalidData`.
+pub fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("it is longer than {MAX_FILE_BYTES} bytes"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is longer than {MAX_FILE_BYTES} bytes")));
     }
     Ok(text)
 }
@@ -136,6 +177,31 @@ mod tests {
         assert_eq!(reader.look(), None);
         fs::remove_file(&path).unwrap();
         assert_eq!(reader.look(), Some(Files::default()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_takes_nothing_away_and_is_read_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (services, aside) = (dir.path().join("services.d"), dir.path().join("aside"));
+        fs::create_dir(&services).unwrap();
+        fs::write(services.join("web.json"), r#"{"name":"web"}"#).unwrap();
+        let mut reader = Reader::new(&services);
+        assert_eq!(reader.look().unwrap().notes, []);
+        // No directory, and not gone: what a full table of open files or a share that is away look like from here.
+        fs::rename(&services, &aside).unwrap();
+        fs::write(&services, "").unwrap();
+        let files = reader.look().unwrap();
+        assert_eq!(files.definitions["web.json"][0].service, "web");
+        assert!(files.notes[0].text.ends_with("what was read before stays"), "{:?}", files.notes);
+        assert_eq!(reader.look(), None, "it is told once");
+        fs::remove_file(&services).unwrap();
+        fs::rename(&aside, &services).unwrap();
+        assert_eq!(reader.look().unwrap().notes, []);
+        // The same of a file: the first page of this one never can be read.
+        std::os::unix::fs::symlink("/proc/self/mem", services.join("db.json")).unwrap();
+        assert_eq!(reader.look().unwrap().notes.len(), 1);
+        assert_eq!(reader.look(), None);
+        assert!(!reader.read.contains_key("db.json"), "it is tried again");
     }
 
     #[test]

@@ -46,6 +46,15 @@ async fn tcp(target: &str) -> Result<(Health, String), String> {
     connect(target).await.map(|_| (Health::Passing, format!("{target} accepts connections")))
 }
 
+/// Why a target can never be connected to; None where it is a `HOST:PORT`, whether or not somebody is there.
+pub fn problem_of(target: &str) -> Option<String> {
+    let is_of_host = |char: char| char.is_ascii_alphanumeric() || "-_.:%[]".contains(char);
+    let is_one = target.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && host.chars().all(is_of_host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    (!is_one).then(|| format!("{target:?} is no HOST:PORT"))
+}
+
 /// Connects to `HOST:PORT`.
 pub(super) async fn connect(target: &str) -> Result<TcpStream, String> {
     let stream = match target.parse::<SocketAddr>() {

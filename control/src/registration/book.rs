@@ -9,7 +9,7 @@
 //! INVARIANT: no two instances have one id. The order of calls does not matter for the outcome, but for what clients
 //! registered under the id of a container that came later: that is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -273,10 +273,6 @@ impl Book {
         let unusable = |error: Unusable| AgentError::Unusable(error.to_string());
         definition.check().map_err(unusable)?;
         definition.checks.iter().try_for_each(refuse_command).map_err(unusable)?;
-        let mut ids = BTreeSet::new();
-        if let Some(twice) = definition.checks.iter().find(|spec| !ids.insert(&spec.id)) {
-            return Err(AgentError::Unusable(format!("two checks have the id {}", twice.id.0)));
-        }
         match self.entries.get(&definition.id).map(|entry| &entry.source) {
             Some(Source::Docker(_)) => return Ok(()),
             Some(source @ Source::File(_)) => return Err(owned(&definition.id, source)),

@@ -1,15 +1,22 @@
 //! Definitions in Consul's JSON, as its files and its clients write them.
 //!
-//! Keys are read in any case ([`crate::any_case`]), but for those that an owner chooses (`meta`, `header`). Fields that mean
-//! nothing here are passed over, as Consul does.
+//! Keys are read in any case ([`crate::any_case`]), but for those that an owner chooses (`meta`, `header`). What a client has
+//! beside those that are read is passed over, as Consul does; in a file a key that nobody knows is refused ([`keys`]).
 //!
 //! INVARIANT: what a client writes gives no check by a command. Every container reaches the door for clients, and such a
 //! check runs with all that Docker may do, in whatever container it names.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod keys;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
+use self::keys::Holder;
 use super::{Definition, definition};
 use crate::{
     any_case,
@@ -17,7 +24,7 @@ use crate::{
     go_duration,
     health::{
         Certificates, CheckSpec, ExecProbe, GrpcProbe, HttpProbe, MAX_THRESHOLD, MAX_TIMEOUT, MIN_DEREGISTER_AFTER,
-        MIN_INTERVAL, Probe, http,
+        MIN_INTERVAL, Probe, http, probes,
     },
 };
 
@@ -60,24 +67,37 @@ enum Author {
     Client,
 }
 
-/// The services of a file: `{"service": {…}}`, `{"services": [{…}]}`, or one service alone.
+/// The services of a file: `{"service": {…}}`, `{"services": [{…}]}`, or one service alone. No two have one id.
 pub fn parse_file(text: &str) -> Result<Vec<Definition>, DefinitionError> {
-    let file: File = read(text)?;
-    if file.service.is_none() && file.services.is_none() {
-        return Ok(vec![read::<Service>(text)?.into_definition(Author::Operator)?]);
+    let json = lowered(text);
+    let file: File = read(&json)?;
+    let (services, holder): (Vec<Service>, _) = if file.service.is_none() && file.services.is_none() {
+        (vec![read(&json)?], Holder::LoneService)
+    } else {
+        (file.service.into_iter().chain(file.services.into_iter().flatten()).collect(), Holder::File)
+    };
+    keys::refuse_unknown(&json, holder)?;
+    let mut ids = BTreeSet::new();
+    let mut definitions = Vec::new();
+    for service in services {
+        let definition = service.into_definition(Author::Operator)?;
+        if !ids.insert(definition.id.clone()) {
+            let id = &definition.id.0;
+            return Err(unusable(format!("two services have the id {id:?}: give one of them another \"id\"")));
+        }
+        definitions.push(definition);
     }
-    let services = file.service.into_iter().chain(file.services.into_iter().flatten());
-    services.map(|service| service.into_definition(Author::Operator)).collect()
+    Ok(definitions)
 }
 
 /// One service of a client, as `PUT /v1/agent/service/register` has it.
 pub fn parse_service(text: &str) -> Result<Definition, DefinitionError> {
-    read::<Service>(text)?.into_definition(Author::Client)
+    read::<Service>(&lowered(text))?.into_definition(Author::Client)
 }
 
 /// One check of a client, as `PUT /v1/agent/check/register` has it.
 pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
-    let check: Check = read(text)?;
+    let check: Check = read(&lowered(text))?;
     let id = [&check.id, &check.checkid, &check.name].into_iter().flatten().find(|id| !id.is_empty()).cloned();
     let id = id.ok_or_else(|| unusable("a check needs a Name or a CheckID"))?;
     let instance = check.serviceid.clone().filter(|id| !id.is_empty()).map(InstanceId);
@@ -86,12 +106,19 @@ pub fn parse_check(text: &str) -> Result<CheckDefinition, DefinitionError> {
     Ok(CheckDefinition { instance, spec })
 }
 
-fn read<T: DeserializeOwned>(text: &str) -> Result<T, DefinitionError> {
-    serde_json::from_slice(&any_case::lower_keys(text.as_bytes(), &FREE_KEYS)).map_err(|error| {
-        let reason = error.to_string();
-        let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
-        DefinitionError::Unreadable { line: error.line(), column: error.column(), reason }
-    })
+/// With its keys in lower case, each where it was.
+fn lowered(text: &str) -> Vec<u8> {
+    any_case::lower_keys(text.as_bytes(), &FREE_KEYS)
+}
+
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, DefinitionError> {
+    serde_json::from_slice(json).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> DefinitionError {
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason).to_owned();
+    DefinitionError::Unreadable { line: error.line(), column: error.column(), reason }
 }
 
 fn unusable(text: impl Into<String>) -> DefinitionError {
@@ -229,7 +256,7 @@ impl Check {
         spec.timeout = time("Timeout", self.timeout.as_ref())?.unwrap_or(spec.timeout).clamp(MIN_INTERVAL, MAX_TIMEOUT);
         spec.start_period = time("StartPeriod", self.startperiod.as_ref())?.unwrap_or_default();
         let after = time("DeregisterCriticalServiceAfter", self.deregistercriticalserviceafter.as_ref())?;
-        spec.deregister_after = after.filter(|after| !after.is_zero()).map(|after| after.max(MIN_DEREGISTER_AFTER));
+        spec.deregister_after = after.map(|after| after.max(MIN_DEREGISTER_AFTER));
         // Consul counts how many must come before the change.
         spec.rise = self.successbeforepassing.unwrap_or(0).min(MAX_THRESHOLD) + 1;
         spec.fall = self.failuresbeforecritical.unwrap_or(0).min(MAX_THRESHOLD) + 1;
@@ -242,7 +269,23 @@ impl Check {
         Ok(spec)
     }
 
+    /// Of several kinds a client's first one counts; in a file it cannot be known which was meant.
+    fn refuse_several(&self) -> Result<(), DefinitionError> {
+        let kinds = [("http", &self.http), ("tcp", &self.tcp), ("grpc", &self.grpc), ("ttl", &self.ttl)];
+        let said = kinds.into_iter().filter(|(_, text)| text.as_ref().is_some_and(|text| !text.is_empty()));
+        let mut said: Vec<&str> = said.map(|(kind, _)| kind).collect();
+        said.extend(self.scriptargs.is_some().then_some("args"));
+        said.extend(self.script.is_some().then_some("script"));
+        match said[..] {
+            [one, other, ..] => Err(unusable(format!("a check has {one} and {other}: make two of it"))),
+            _ => Ok(()),
+        }
+    }
+
     fn probe(&self, author: Author) -> Result<Probe, DefinitionError> {
+        if author == Author::Operator {
+            self.refuse_several()?;
+        }
         let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let skip = self.tlsskipverify == Some(true);
         let certificates = if skip { Certificates::Unverified } else { Certificates::Verified };
@@ -261,12 +304,12 @@ impl Check {
             }));
         }
         if let Some(target) = said(&self.tcp) {
-            return Ok(Probe::Tcp(endpoint(target)?));
+            return Ok(Probe::Tcp(reachable(target)?));
         }
         if let Some(target) = said(&self.grpc) {
             let (target, service) = target.split_once('/').unwrap_or((&target, ""));
             let tls = (self.grpcusetls == Some(true)).then_some(certificates);
-            return Ok(Probe::Grpc(GrpcProbe { target: endpoint(target.into())?, service: service.into(), tls }));
+            return Ok(Probe::Grpc(GrpcProbe { target: reachable(target.into())?, service: service.into(), tls }));
         }
         if let Some(ttl) = time("TTL", self.ttl.as_ref())? {
             return Ok(Probe::Ttl(ttl.max(MIN_INTERVAL)));
@@ -291,15 +334,16 @@ impl Check {
     }
 }
 
-fn time(what: &str, text: Option<&String>) -> Result<Option<std::time::Duration>, DefinitionError> {
+/// None for 0, too: clients in Go write that where they mean nothing by it.
+fn time(what: &str, text: Option<&String>) -> Result<Option<Duration>, DefinitionError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let value = go_duration::parse_or_seconds(text);
-    value.map(Some).ok_or_else(|| unusable(format!("{what} {text:?} is no duration such as 10s")))
+    let value = value.ok_or_else(|| unusable(format!("{what} {text:?} is no duration such as 10s")))?;
+    Ok((!value.is_zero()).then_some(value))
 }
 
-fn endpoint(text: String) -> Result<String, DefinitionError> {
-    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if is_one { Ok(text) } else { Err(unusable(format!("{text:?} is no HOST:PORT"))) }
+fn reachable(target: String) -> Result<String, DefinitionError> {
+    probes::problem_of(&target).map_or(Ok(target), |problem| Err(unusable(problem)))
 }
 
 #[cfg(test)]

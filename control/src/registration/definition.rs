@@ -1,6 +1,10 @@
 //! A service as somebody describes it, before anybody knows how it is.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +69,11 @@ impl Definition {
     /// what containers say is cut instead.
     pub fn check(&self) -> Result<(), Unusable> {
         let refuse = |text: String| Err(Unusable(text));
+        if let Some(address) = self.address.filter(IpAddr::is_unspecified) {
+            return refuse(format!(
+                "address {address} is none that others reach: name one, or none for the host's own"
+            ));
+        }
         for (what, text) in [("the service's name", &self.service), ("the id", &self.id.0)] {
             if text.is_empty() {
                 return refuse(format!("{what} is empty"));
@@ -93,6 +102,10 @@ impl Definition {
         if let Some((key, _)) = self.meta.iter().find(is_long) {
             let key: String = key.chars().take(32).collect();
             return refuse(format!("metadata {key} is too long: keys have at most 128 bytes, values 512"));
+        }
+        let mut ids = BTreeSet::new();
+        if let Some(twice) = self.checks.iter().find(|spec| !ids.insert(&spec.id)) {
+            return refuse(format!("two checks have the id {}", twice.id.0));
         }
         self.checks.iter().try_for_each(refuse_long)
     }
@@ -155,7 +168,9 @@ mod tests {
             Definition { tags: vec!["t".into(); 65], ..good.clone() },
             Definition { tags: vec!["t".repeat(256)], ..good.clone() },
             Definition { meta: [("k".repeat(129), String::new())].into(), ..good.clone() },
-            Definition { meta: [("k".into(), "v".repeat(513))].into(), ..good },
+            Definition { meta: [("k".into(), "v".repeat(513))].into(), ..good.clone() },
+            Definition { address: Some("0.0.0.0".parse().unwrap()), ..good.clone() },
+            Definition { address: Some("::".parse().unwrap()), ..good },
         ];
         for definition in refused {
             assert!(definition.check().is_err(), "{definition:?}");
@@ -173,6 +188,14 @@ mod tests {
         let refused = with_check(&"x".repeat(256), "y").unwrap_err();
         assert_eq!(refused, "the id of a check has 256 bytes, at most 255 fit: give it a shorter one");
         assert!(with_check("x", &"y".repeat(256)).unwrap_err().starts_with("the name of a check has 256 bytes"));
+    }
+
+    #[test]
+    fn two_checks_of_one_id_are_refused() {
+        let spec = |id: &str| CheckSpec::new(CheckId(id.into()), Probe::Tcp("a:1".into()));
+        let with = |ids: [&str; 2]| Definition { checks: ids.map(spec).into(), ..definition("a", "web") }.check();
+        assert_eq!(with(["x", "y"]), Ok(()));
+        assert_eq!(with(["x", "x"]), Err(Unusable("two checks have the id x".into())));
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Bodies and files as they are really written.
 
-use std::time::Duration;
-
 use super::*;
 
 fn probe_of(check: &str) -> Probe {
@@ -68,6 +66,18 @@ fn thresholds_count_what_comes_before_as_consul_does() {
 }
 
 #[test]
+fn a_time_of_nothing_is_the_usual_one() {
+    let parsed = parse_service(r#"{"name":"a","check":{"tcp":"a:1","interval":"0s","timeout":"0"}}"#).unwrap();
+    let usual = CheckSpec::new(CheckId("x".into()), Probe::Tcp("a:1".into()));
+    assert_eq!((parsed.checks[0].interval, parsed.checks[0].timeout), (usual.interval, usual.timeout));
+}
+
+#[test]
+fn of_several_kinds_a_clients_first_one_counts() {
+    assert_eq!(probe_of(r#"{"tcp":"a:1","ttl":"5s"}"#), Probe::Tcp("a:1".into()));
+}
+
+#[test]
 fn a_timeout_beyond_the_bound_is_cut_to_it() {
     let timeout = |text: &str| {
         let text = format!(r#"{{"name":"a","check":{{"tcp":"a:1","timeout":"{text}"}}}}"#);
@@ -88,6 +98,66 @@ fn errors_name_the_place_in_the_original() {
 }
 
 #[test]
+fn a_key_of_a_file_that_nobody_knows_is_named_with_its_place_and_the_nearest() {
+    for (text, complaint) in [
+        (
+            "{\n  \"name\": \"a\",\n  \"prot\": 80\n}",
+            "line 3, column 8: prot is no key of a service; did you mean \"port\"?",
+        ),
+        (
+            r#"{"service":{"name":"a","tag":["x"]}}"#,
+            "line 1, column 28: tag is no key of a service; did you mean \"tags\"?",
+        ),
+        (
+            r#"{"services":[{"name":"a"},{"Name":"b","Adress":"10.0.0.1"}]}"#,
+            "adress is no key of a service; did you mean \"address\"?",
+        ),
+        (
+            r#"{"name":"a","check":{"tcp":"a:1","intervall":"5s"}}"#,
+            "intervall is no key of a check; did you mean \"interval\"?",
+        ),
+        (
+            r#"{"name":"a","checks":[{"http":"http://a/","header":{"Any":["x"]},"methode":"PUT"}]}"#,
+            "did you mean \"method\"?",
+        ),
+        (r#"{"name":"a","weights":{"passin":2}}"#, "passin is no key of weights; did you mean \"passing\"?"),
+        (r#"{"srevice":{"name":"a"}}"#, "srevice is no key of a service; did you mean \"service\"?"),
+        (
+            r#"{"service":{"name":"a"},"check":{"tcp":"a:1"}}"#,
+            "check is no key of a file of services; known are service, services",
+        ),
+        (r#"{"name":"a","colour":"blue"}"#, "colour is no key of a service; known are id, name, tags, "),
+    ] {
+        assert!(refusal(text).contains(complaint), "{text}: {}", refusal(text));
+    }
+}
+
+#[test]
+fn what_clients_and_files_for_consul_have_beside_is_passed_over() {
+    let client = r#"{"Name":"a","Prot":80,"Anything":{"X":[1]},"Check":{"TTL":"5s","Intervall":"5s"}}"#;
+    assert_eq!(
+        (parse_service(client).unwrap().port, parse_check(r#"{"Name":"c","TTL":"5s","Notez":1}"#).is_ok()),
+        (0, true)
+    );
+    let file = r#"{"service":{"name":"a","port":80,"meta":{"anything":"x"},"EnableTagOverride":false,"enable_tag_override":true,
+        "token":"t","tagged_addresses":{"lan":{"address":"10.0.0.1","port":1}},"connect":{"sidecar_service":{}},
+        "check":{"tcp":"a:1","notes":"n","success_before_passing":2,"DeregisterCriticalServiceAfter":"1m"}}}"#;
+    assert_eq!(parse_file(file).unwrap()[0].port, 80);
+}
+
+#[test]
+fn an_id_that_a_file_has_twice_is_refused() {
+    let twice = "two services have the id \"a\": give one of them another \"id\"";
+    assert_eq!(refusal(r#"{"services":[{"name":"a"},{"name":"a","port":2}]}"#), twice);
+    assert_eq!(refusal(r#"{"service":{"name":"a"},"services":[{"name":"b","id":"a"}]}"#), twice);
+    assert!(parse_file(r#"{"services":[{"name":"a"},{"name":"a","id":"a2"}]}"#).is_ok());
+    assert_eq!(
+        refusal(r#"{"name":"a","checks":[{"id":"c","tcp":"a:1"},{"id":"c","tcp":"a:2"}]}"#),
+        "two checks have the id c"
+    );
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_with_the_reason() {
     for (text, word) in [
         ("{}", "no name"),
@@ -97,7 +167,11 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         (r#"{"name":"a","check":{"script":"rm -rf /"}}"#, "on the host is not run"),
         (r#"{"name":"a","check":{"http":"ftp://x"}}"#, "http://"),
         (r#"{"name":"a","check":{"tcp":"x"}}"#, "HOST:PORT"),
+        (r#"{"name":"a","check":{"grpc":"!!:80"}}"#, "HOST:PORT"),
         (r#"{"name":"a","check":{"tcp":"x:1","interval":"soon"}}"#, "Interval"),
+        (r#"{"name":"a","check":{"tcp":"x:1","http":"http://x/"}}"#, "a check has http and tcp: make two of it"),
+        (r#"{"name":"a","check":{"ttl":"5s","docker_container_id":"f","args":["true"]}}"#, "has ttl and args"),
+        (r#"{"name":"a","check":{"ttl":"0s"}}"#, "one of HTTP"),
         (r#"{"name":"a","check":{"ttl":"5s","status":"fine"}}"#, "Status"),
         (r#"{"name":"a","weights":{"passing":0}}"#, "Weights: Passing is 0, and may be from 1 to 65535"),
         (r#"{"name":"a","weights":{"passing":65536}}"#, "Weights: Passing is 65536"),

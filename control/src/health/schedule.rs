@@ -112,7 +112,8 @@ impl Scheduler {
         }
     }
 
-    /// All checks that there shall be. One that stays as it was goes on; one that differs begins anew.
+    /// All checks that there shall be. One that stays as it was goes on; one that differs begins anew, from how it was where
+    /// it asks the same as before, only more or less often.
     pub fn set_checks(&mut self, wanted: BTreeMap<CheckKey, CheckSpec>, now: Instant) {
         let gone: Vec<CheckKey> = self
             .entries
@@ -121,7 +122,11 @@ impl Scheduler {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            self.remove(&key);
+            let was = self.remove(&key);
+            let asks_the_same = |was: &Entry| wanted.get(&key).is_some_and(|spec| spec.probe == was.spec.probe);
+            if let Some(was) = was.filter(asks_the_same) {
+                self.remembered.insert(key, was.health);
+            }
         }
         for (key, spec) in wanted {
             if !self.entries.contains_key(&key) {
@@ -242,13 +247,15 @@ impl Scheduler {
         self.wait_until(key, first);
     }
 
-    fn remove(&mut self, key: &CheckKey) {
-        if let Some(Entry { due: Some(due), .. }) = self.entries.remove(key) {
+    fn remove(&mut self, key: &CheckKey) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        if let Some(due) = entry.due {
             let waiting = (due, key.clone());
             // It is in one of them.
             let _ = self.due.remove(&waiting) || self.expiries.remove(&waiting);
         }
         self.has_changed = true;
+        Some(entry)
     }
 
     fn expire(&mut self, key: &CheckKey, now: Instant) {
@@ -256,6 +263,11 @@ impl Scheduler {
         entry.due = None;
         let output = format!("no report within {} s", entry.spec.interval_or_ttl().as_secs_f64());
         self.has_changed |= entry.take(&Outcome { health: Health::Critical, output }, now);
+        // A threshold or the start period may want more silence than this.
+        if let (Probe::Ttl(ttl), true) = (&entry.spec.probe, entry.health != Health::Critical) {
+            let next = now + *ttl;
+            self.wait_until(key, next);
+        }
     }
 
     fn wait_until(&mut self, key: &CheckKey, at: Instant) {
@@ -293,9 +305,11 @@ impl Entry {
         self.health = health;
         let is_late = now.saturating_duration_since(self.output_told_at) >= OUTPUT_INTERVAL;
         if is_other || self.output.is_empty() || (is_late && self.output != output) {
-            self.output = cut(output, MAX_OUTPUT_BYTES).into();
+            let output = cut(output, MAX_OUTPUT_BYTES);
+            let is_news = is_other || self.output != output;
+            self.output = output.into();
             self.output_told_at = now;
-            return is_other || !self.output.is_empty();
+            return is_news;
         }
         false
     }

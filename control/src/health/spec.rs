@@ -8,7 +8,7 @@ use crate::catalogue::{CheckId, Health};
 
 /// registrator's and Consul's interval.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
-/// Consul's; shorter where the interval is.
+/// Consul's for long intervals.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// No run takes longer, whatever was asked for: runs share a bounded number of places, and one that hangs holds its own.
 pub const MAX_TIMEOUT: Duration = Duration::from_mins(5);
@@ -28,7 +28,7 @@ pub struct CheckSpec {
     pub name: String,
     /// What is done.
     pub probe: Probe,
-    /// From the start of one run to the start of the next, give or take the jitter.
+    /// From the end of one run to the start of the next, give or take the jitter.
     pub interval: Duration,
     /// A run that takes longer has failed; at most [`MAX_TIMEOUT`].
     pub timeout: Duration,

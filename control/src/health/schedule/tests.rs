@@ -147,6 +147,18 @@ fn an_outcome_for_an_earlier_definition_is_dropped() {
 }
 
 #[test]
+fn a_check_that_only_comes_more_often_keeps_its_result() {
+    let mut world = World::new(&[("a", tcp())]);
+    world.step(good());
+    world.set(&[("a", CheckSpec { interval: Duration::from_secs(5), ..tcp() })]);
+    assert_eq!(world.scheduler.check(&key("a")).unwrap().health, Health::Passing);
+    assert_eq!(world.step(bad()), Health::Critical, "it goes on");
+    world.step(good());
+    world.set(&[("a", spec(Probe::Tcp("127.0.0.1:2".into())))]);
+    assert_eq!(world.scheduler.check(&key("a")).unwrap().health, Health::Critical, "it asks somebody else");
+}
+
+#[test]
 fn a_ttl_must_be_renewed() {
     let mut world = World::new(&[("a", spec(Probe::Ttl(Duration::from_secs(5))))]);
     let id = key("a").check;
@@ -164,6 +176,22 @@ fn a_ttl_must_be_renewed() {
     assert_eq!((expired.health, expired.output.as_str()), (Health::Critical, "no report within 5 s"));
     assert!(world.scheduler.handle_report(&id, &good(), world.now));
     assert_eq!(health(&mut world, 0).health, Health::Passing);
+}
+
+#[test]
+fn a_ttl_that_is_silent_for_good_becomes_critical_whatever_it_takes() {
+    let ttl = || spec(Probe::Ttl(Duration::from_secs(5)));
+    for patient in [CheckSpec { fall: 3, ..ttl() }, CheckSpec { start_period: Duration::from_secs(12), ..ttl() }] {
+        let mut world = World::new(&[("a", CheckSpec { initial: Health::Passing, ..patient })]);
+        let states: String = (0..4)
+            .map(|_| {
+                world.now += Duration::from_secs(5);
+                assert_eq!(world.scheduler.poll_start(world.now), None);
+                letter(world.scheduler.check(&key("a")).unwrap().health)
+            })
+            .collect();
+        assert_eq!((states.as_str(), world.scheduler.poll_timeout()), ("PPCC", None), "and is looked at no more");
+    }
 }
 
 #[test]

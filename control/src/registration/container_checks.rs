@@ -26,6 +26,8 @@ pub(super) struct Subject<'a> {
     pub(super) id: &'a InstanceId,
     /// Where it answers this host.
     pub(super) endpoint: SocketAddr,
+    /// Where it answers itself: what is published has another port outside.
+    pub(super) inside: SocketAddr,
 }
 
 /// The check that a container asks for, if it does.
@@ -71,8 +73,8 @@ impl Reader<'_> {
         };
         let exec = |script: &str| {
             let script = script
-                .replace("$SERVICE_IP", &endpoint.ip().to_string())
-                .replace("$SERVICE_PORT", &endpoint.port().to_string());
+                .replace("$SERVICE_IP", &subject.inside.ip().to_string())
+                .replace("$SERVICE_PORT", &subject.inside.port().to_string());
             let command = vec!["sh".into(), "-c".into(), script];
             Probe::Exec(ExecProbe { container: subject.container.id.clone(), command })
         };
@@ -170,7 +172,8 @@ mod tests {
         let mut notes = Vec::new();
         let metadata = Entries::of(&container, &mut notes).for_port(80);
         let id = InstanceId("a:web:80".into());
-        let subject = Subject { container: &container, id: &id, endpoint: "10.32.0.2:80".parse().unwrap() };
+        let endpoint = "10.32.0.2:8080".parse().unwrap();
+        let subject = Subject { container: &container, id: &id, endpoint, inside: "127.0.0.1:80".parse().unwrap() };
         (check_of(&subject, &metadata, &mut notes), notes)
     }
 
@@ -199,12 +202,12 @@ mod tests {
         let Probe::Http(http) = probe(&["SERVICE_80_CHECK_HTTPS=up?x=1", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"]) else {
             panic!("no http")
         };
-        assert_eq!((http.url.as_str(), http.certificates), ("https://10.32.0.2:80/up?x=1", Certificates::Unverified));
-        assert_eq!(probe(&["SERVICE_CHECK_TCP=true"]), Probe::Tcp("10.32.0.2:80".into()));
+        assert_eq!((http.url.as_str(), http.certificates), ("https://10.32.0.2:8080/up?x=1", Certificates::Unverified));
+        assert_eq!(probe(&["SERVICE_CHECK_TCP=true"]), Probe::Tcp("10.32.0.2:8080".into()));
         let Probe::Exec(exec) = probe(&["SERVICE_CHECK_SCRIPT=curl $SERVICE_IP:$SERVICE_PORT"]) else {
             panic!("no exec")
         };
-        assert_eq!(exec.command, ["sh", "-c", "curl 10.32.0.2:80"]);
+        assert_eq!(exec.command, ["sh", "-c", "curl 127.0.0.1:80"], "it runs in the container");
         assert_eq!(exec.container, "0123456789abcdef");
     }
 

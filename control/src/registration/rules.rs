@@ -160,7 +160,9 @@ impl Reading<'_> {
         let service = self.service(port, is_group, metadata, &mut meta, notes);
         self.add_origin(&mut meta);
         let endpoint = SocketAddr::new(address.unwrap_or(Ipv4Addr::LOCALHOST.into()), number);
-        let subject = Subject { container: self.container, id: &id, endpoint };
+        let is_own = self.owner.attachments.iter().any(|each| each.ips.contains(&endpoint.ip()));
+        let inside = if is_own { endpoint } else { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.number) };
+        let subject = Subject { container: self.container, id: &id, endpoint, inside };
         let checks = container_checks::check_of(&subject, metadata, notes).into_iter().collect();
         let definition = Definition {
             service,

@@ -1,7 +1,10 @@
 //! registrator's rules, one by one. The names are an API: a change here breaks somebody's templates.
 
 use super::*;
-use crate::registration::facts::{Attachment, Binding};
+use crate::{
+    health::Probe,
+    registration::facts::{Attachment, Binding},
+};
 
 struct Container(ContainerFacts);
 
@@ -110,6 +113,19 @@ fn what_shall_be_ignored_is_but_it_still_makes_a_group() {
     assert_eq!(container("web", "x", &["80"]).env("SERVICE_IGNORE=").lines().len(), 1);
     let one = container("web", "x", &["80", "443"]).label("SERVICE_443_IGNORE", "1").lines();
     assert_eq!(one, ["x-80 alpha:web:80 10.32.0.2:80 []"]);
+}
+
+#[test]
+fn a_script_in_the_container_is_told_of_the_port_that_the_container_has() {
+    let command = |container: Container| {
+        let outcome = container.env("SERVICE_CHECK_SCRIPT=$SERVICE_IP:$SERVICE_PORT").all();
+        let Probe::Exec(exec) = &outcome.registered[0].definition.checks[0].probe else { panic!("no exec") };
+        exec.command[2].clone()
+    };
+    let published = |ip| container("web", "x", &["80"]).off_the_overlay().publish("80/tcp", ip, 8080);
+    assert_eq!(command(published("0.0.0.0")), "127.0.0.1:80");
+    assert_eq!(command(published("192.0.2.1")), "127.0.0.1:80");
+    assert_eq!(command(container("web", "x", &["80"])), "10.32.0.2:80");
 }
 
 #[test]

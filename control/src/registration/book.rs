@@ -333,7 +333,8 @@ impl Book {
         };
         match (instance, reason) {
             (None, reason) => clients.node_maintenance = reason,
-            (Some(id), _) if !self.entries.contains_key(id) => {
+            // What has gone in the middle of it can be given its traffic back, for the next of its id.
+            (Some(id), _) if !self.entries.contains_key(id) && !clients.maintenance.contains_key(id) => {
                 return Err(AgentError::UnknownInstance(id.0.clone()));
             }
             (Some(id), Some(reason)) => drop(clients.maintenance.insert(id.clone(), reason)),

@@ -111,6 +111,22 @@ fn maintenance_takes_traffic_away_from_one_or_from_all() {
 }
 
 #[test]
+fn maintenance_of_what_has_gone_can_be_taken_back() {
+    let mut book = book();
+    book.set_containers(&[container("web")]);
+    let set = |book: &mut Book, mode| {
+        let instance = Some(InstanceId("alpha:web:80".into()));
+        request(book, &AgentRequest::SetMaintenance { instance, mode })
+    };
+    set(&mut book, Maintenance::On { reason: "disk".into() }).unwrap();
+    book.set_containers(&[]);
+    set(&mut book, Maintenance::Off).unwrap();
+    assert!(matches!(set(&mut book, Maintenance::Off), Err(AgentError::UnknownInstance(_))));
+    book.set_containers(&[container("web")]);
+    assert!(book.instances(&passing)[0].is_passing());
+}
+
+#[test]
 fn a_check_of_the_node_is_a_check_of_all_its_services() {
     let mut book = book();
     let spec = Box::new(CheckSpec::new(CheckId("disk".into()), Probe::Ttl(std::time::Duration::from_secs(5))));

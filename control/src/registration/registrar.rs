@@ -69,6 +69,11 @@ pub struct Registrar {
     instances: Instances,
     docker_due: Option<Instant>,
     has_files: bool,
+    /// The book is another one than the checks that run were taken from.
+    has_new_checks: bool,
+    /// Instances may be others than those that were given out last. Most results of checks say nothing new, and each list of
+    /// thousands costs milliseconds.
+    has_news: bool,
     remembered: BTreeMap<CheckKey, Health>,
     remember_at: Option<Instant>,
     expire_at: Instant,
@@ -114,6 +119,8 @@ impl Registrar {
             instances,
             docker_due: Some(now + DOCKER_PATIENCE),
             has_files: false,
+            has_new_checks: true,
+            has_news: true,
             remembered,
             remember_at: None,
             expire_at: now + EXPIRY_INTERVAL,
@@ -124,6 +131,7 @@ impl Registrar {
     /// Until nobody wants instances any more.
     pub async fn run(mut self, mut sources: Sources) {
         while !self.instances.is_closed() {
+            self.advance(Instant::now());
             let wake = tokio::time::Instant::from_std(self.next_wake(Instant::now()));
             tokio::select! {
                 Ok(()) = sources.containers.changed() => self.on_containers(&mut sources.containers),
@@ -134,7 +142,6 @@ impl Registrar {
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
-            self.advance(Instant::now());
         }
     }
 
@@ -142,6 +149,7 @@ impl Registrar {
         let seen = containers.borrow_and_update().clone();
         let Some(seen) = seen else { return };
         self.docker_due = None;
+        self.has_new_checks = true;
         if let Some(plan) = self.book.set_containers(&seen) {
             // What cannot be stored is tried again with the next look; the container's own entry holds meanwhile.
             if let Err(error) = self.adopt(plan) {
@@ -155,6 +163,7 @@ impl Registrar {
         let news = files.borrow_and_update().clone();
         if let Some(news) = news {
             self.has_files = true;
+            self.has_new_checks = true;
             self.book.set_files(news);
             self.tell_notes();
         }
@@ -177,16 +186,24 @@ impl Registrar {
         }
         if let Some(plan) = self.book.plan(request)? {
             self.adopt(plan)?;
+            // So that a report for a new check finds it, whenever it comes.
+            self.take_checks(Instant::now());
         }
-        // So that a report for a new check finds it, whenever it comes.
-        self.scheduler.set_checks(self.book.checks(), Instant::now());
         Ok(AgentView::default())
     }
 
     fn adopt(&mut self, plan: Plan) -> Result<(), AgentError> {
         self.store.save(&plan.clients).map_err(|error| AgentError::NotStored(error.to_string()))?;
         self.book.adopt(plan);
+        self.has_new_checks = true;
         Ok(())
+    }
+
+    fn take_checks(&mut self, now: Instant) {
+        if std::mem::take(&mut self.has_new_checks) {
+            self.scheduler.set_checks(self.book.checks(), now);
+            self.has_news = true;
+        }
     }
 
     fn view(&self) -> AgentView {
@@ -202,15 +219,19 @@ impl Registrar {
     fn advance(&mut self, now: Instant) {
         self.docker_due.take_if(|due| *due <= now);
         self.expire(now);
-        self.scheduler.set_checks(self.book.checks(), now);
+        self.take_checks(now);
         while let Some(run) = self.scheduler.poll_start(now) {
             self.start(run);
         }
         if self.scheduler.take_change() {
+            self.has_news = true;
             self.remember_at.get_or_insert(now + REMEMBER_INTERVAL);
         }
+        if !self.knows_all() {
+            return;
+        }
         self.remember(now);
-        if self.docker_due.is_none() && self.has_files {
+        if std::mem::take(&mut self.has_news) {
             let instances = self.book.instances(&|key| self.scheduler.check(key));
             self.instances.send_if_modified(|given| {
                 let is_new = given.as_ref() != Some(&instances);
@@ -218,6 +239,11 @@ impl Registrar {
                 is_new
             });
         }
+    }
+
+    /// Before that, what is known of checks is not all that was known of them in the run before.
+    fn knows_all(&self) -> bool {
+        self.docker_due.is_none() && self.has_files
     }
 
     fn start(&self, run: Run) {
@@ -259,7 +285,8 @@ impl Registrar {
     }
 
     fn next_wake(&self, now: Instant) -> Instant {
-        let timers = [self.scheduler.poll_timeout(), self.remember_at, self.docker_due, Some(self.expire_at)];
+        let remember_at = self.remember_at.filter(|_| self.knows_all());
+        let timers = [self.scheduler.poll_timeout(), remember_at, self.docker_due, Some(self.expire_at)];
         timers.into_iter().flatten().min().unwrap_or(now + EXPIRY_INTERVAL)
     }
 
@@ -359,6 +386,29 @@ mod tests {
         second.known();
         let instances = second.until(|_| true).await;
         assert!(instances[0].is_passing(), "{instances:?}");
+    }
+
+    #[tokio::test]
+    async fn how_checks_were_is_not_forgotten_before_it_is_known_what_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = CheckId("service:alpha:web:80".into());
+        let of_container = CheckKey { instance: Some(InstanceId("alpha:web:80".into())), check };
+        let before = CheckStates { states: vec![(of_container, Health::Passing)] };
+        Store::new(dir.path()).save(&before).unwrap();
+        let world = world(dir.path());
+        world.handle.call(register(vec![ttl(600)])).await.unwrap();
+        tokio::time::sleep(REMEMBER_INTERVAL + Duration::from_millis(300)).await;
+        world.handle.show().await.unwrap();
+        assert_eq!(Store::new(dir.path()).load::<CheckStates>().unwrap(), Some(before));
+    }
+
+    #[tokio::test]
+    async fn a_report_that_is_the_first_thing_after_a_restart_finds_its_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = world(dir.path());
+        first.handle.call(register(vec![ttl(600)])).await.unwrap();
+        drop(first);
+        assert!(world(dir.path()).handle.call(report(Health::Passing)).await.is_ok());
     }
 
     #[tokio::test]

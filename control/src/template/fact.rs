@@ -2,8 +2,9 @@
 //!
 //! Lists are sorted (instances by node, then by ID; tags by name), so that equal content renders to equal bytes.
 //!
-//! INVARIANT: an instance has an address that is an IP address or a host name, and neither its names nor its tags hold control
-//! characters. One that has not is left out: a single bad registration must not stop every file, nor write lines into it.
+//! INVARIANT: an instance has an address that is an IP address or a host name, and no name and no tag of an instance, a service
+//! or a node holds control characters. What is otherwise is left out: a single bad registration must not stop every file, nor
+//! write lines into it.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
@@ -130,6 +131,7 @@ pub fn parse(dependency: &Dependency, body: &[u8]) -> Result<Fact, String> {
         Dependency::Services => Fact::Services(services(read(body)?)),
         Dependency::Nodes => {
             let mut rows: Vec<NodeRow> = read::<Option<_>>(body)?.unwrap_or_default();
+            rows.retain(|row| is_line(&row.node));
             rows.sort_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
             Fact::Nodes(rows)
         }
@@ -238,8 +240,8 @@ fn instance(raw: RawInstance) -> Option<Instance> {
     let address = if service.address.is_empty() { raw.node.address.clone() } else { service.address };
     let mut tags = service.tags;
     tags.sort();
-    let words = [&service.id, &service.name, &raw.node.node].into_iter().chain(&tags);
-    if !is_host(&address) || words.into_iter().any(|word| word.chars().any(char::is_control)) {
+    let is_plain = [&service.id, &service.name, &raw.node.node].into_iter().chain(&tags).all(|word| is_line(word));
+    if !is_host(&address) || !is_plain {
         tracing::warn!(name = ?service.name, id = ?service.id, address = ?address, "an instance is left out: bad address or name");
         return None;
     }
@@ -260,6 +262,11 @@ fn instance(raw: RawInstance) -> Option<Instance> {
         weight: weights.passing,
         status: worst(&raw.checks),
     })
+}
+
+/// True for what stays on the line where a template writes it.
+fn is_line(word: &str) -> bool {
+    !word.chars().any(char::is_control)
 }
 
 /// An IP address, or a name of the letters that names have. Names of Docker have underscores.
@@ -284,14 +291,19 @@ fn worst(checks: &[RawCheck]) -> &'static str {
 fn services(raw: Option<BTreeMap<String, Option<Vec<String>>>>) -> Vec<ServiceName> {
     let one = |(name, tags): (String, Option<Vec<String>>)| {
         let mut tags = tags.unwrap_or_default();
+        tags.retain(|tag| is_line(tag));
         tags.sort();
         ServiceName { name, tags }
     };
-    raw.unwrap_or_default().into_iter().map(one).collect()
+    raw.unwrap_or_default().into_iter().filter(|(name, _)| is_line(name)).map(one).collect()
 }
 
 fn node_details(raw: RawNode) -> Option<NodeDetails> {
     let mut services: Vec<NodeService> = raw.services.into_values().collect();
+    services.retain(|service| {
+        let is_reachable = service.address.is_empty() || is_host(&service.address);
+        is_reachable && [&service.id, &service.name].into_iter().chain(&service.tags).all(|word| is_line(word))
+    });
     services.iter_mut().for_each(|service| service.tags.sort());
     services.sort_by(|a, b| a.id.cmp(&b.id));
     Some(NodeDetails { node: raw.node?, services })
@@ -366,6 +378,20 @@ mod tests {
             [row("n", "a\\nevil", ""), row("n", "b", "1.2.3.4 ssl"), row("n", "c", "h\\n"), row("n", "d", "good")];
         let left: Vec<_> = parsed(&format!("[{}]", rows.join(","))).into_iter().map(|one| one.id).collect();
         assert_eq!(left, ["d"]);
+    }
+
+    #[test]
+    fn neither_do_lists_of_services_and_nodes_write_lines() {
+        let services = br#"{"web":["a","b\nevil"],"evil\nname":[]}"#;
+        let web = ServiceName { name: "web".into(), tags: vec!["a".into()] };
+        assert_eq!(parse(&Dependency::Services, services).unwrap(), Fact::Services(vec![web]));
+        let nodes = br#"[{"Node":"n"},{"Node":"n\nevil"}]"#;
+        assert!(matches!(parse(&Dependency::Nodes, nodes).unwrap(), Fact::Nodes(rows) if rows.len() == 1));
+        let node = br#"{"Node":{"Node":"n"},"Services":{"a":{"ID":"a"},"b":{"ID":"b","Tags":["x\ny"]},
+            "c":{"ID":"c","Address":"1.2.3.4 ssl"}}}"#;
+        let parsed = parse(&Dependency::Node(Some("n".into())), node).unwrap();
+        let Fact::Node(Some(details)) = parsed else { panic!("{parsed:?}") };
+        assert_eq!(details.services.iter().map(|each| each.id.as_str()).collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub async fn once(api: &Api, templates: Vec<Template>) -> Result<(), Failure> {
             Done::Kept(reason) => failures.push(reason),
             Done::NotReloaded(reason) => failures.push(format!("written, not in force: {reason}")),
             Done::Written => tracing::info!(path = ?job.template.destination, "written"),
-            Done::Unchanged | Done::Incomplete => {}
+            Done::Incomplete => failures.push(format!("{}: its data does not become complete", job.template.name)),
+            Done::Unchanged => {}
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failure::refused(failures.join("; "))) }

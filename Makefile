@@ -20,11 +20,15 @@ test: deps lint unit e2e
 
 # State machines, wire formats, properties, the corpus of the fuzz targets, the kernel devices. Seconds.
 unit: build
-	$(CARGO) test --workspace --exclude weaved-netns-tests
+	$(CARGO) test --workspace -- --skip suites::
 
-# Real processes and real dockerds in namespaces, one test after the other: they share two cores.
+# Real processes and real dockerds in namespaces, one test after the other: they share two cores. `SUITES="names keys"` runs these.
+# The whole workspace is named because cargo builds dependencies anew for each other choice of packages.
+SUITES ?=
+E2E := WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test --workspace --test e2e -- --test-threads=1
+
 e2e: build clients
-	WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test -p weaved-netns-tests --no-fail-fast -- --test-threads=1
+	$(E2E) $(SUITES:%=suites::%::)
 
 # The suites that carry traffic, with each switch in each position.
 MATRIX_SUITES := two_hosts three_hosts on_the_wire underlay_mtu survival
@@ -34,8 +38,7 @@ MATRIX_POSITIONS := tap-offload=on,udp-gso=on,udp-gro=on,bridge-redirect=on tap-
 e2e-matrix: build
 	for position in $(MATRIX_POSITIONS); do \
 	  echo "== $$position"; \
-	  WEAVED_TEST_LAUNCH_FLAGS="--$$(echo $$position | sed 's/,/ --/g')" WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
-	    $(CARGO) test -p weaved-netns-tests --no-fail-fast $(MATRIX_SUITES:%=--test %) -- --test-threads=1 || exit 1; \
+	  WEAVED_TEST_LAUNCH_FLAGS="--$$(echo $$position | sed 's/,/ --/g')" $(E2E) $(MATRIX_SUITES:%=suites::%::) || exit 1; \
 	done
 
 # Consul's clients as they are published, each in an environment of its own, for the contract tests.
@@ -134,10 +137,8 @@ soak: deps
 CHURN_CONTAINERS ?= 334
 CHURN_ALIVE ?= 80
 
-churn: deps
-	$(CARGO) build -p weaved -p weaved-netns-tests
-	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_CHURN_ALIVE=$(CHURN_ALIVE) WEAVED_BIN=$(TARGET_DIR)/debug/weaved \
-	  $(CARGO) test -p weaved-netns-tests --test churn -- --nocapture
+churn: deps build
+	WEAVED_CHURN_CONTAINERS=$(CHURN_CONTAINERS) WEAVED_CHURN_ALIVE=$(CHURN_ALIVE) $(E2E) --nocapture suites::churn::
 
 # Switches under load on three hosts with real Docker, until there were 20 of them and 100,000 requests, the same through HAProxy,
 # then with controls that are killed, a version that turns sick, hosts that are cut off and hosts that die. Some minutes.

@@ -150,7 +150,7 @@ fn blue_and_green(host: &Host) -> [Process; 2] {
     })
 }
 
-const TEMPLATE: &str = include_str!("../../docs/examples/haproxy/haproxy.cfg.j2");
+const TEMPLATE: &str = include_str!("../../../docs/examples/haproxy/haproxy.cfg.j2");
 
 #[test]
 fn a_template_keeps_a_real_haproxy_right_through_a_switch_of_colours_and_a_death_of_control() {
@@ -215,9 +215,9 @@ fn a_switch_reaches_a_real_haproxy_by_its_runtime_api_and_nothing_is_reloaded() 
         let text = text.replace("bind *:80", "bind *:8090").replace("socat stdio", &format!("python3 {socat}"));
         text.replace(r#"["systemctl", "reload", "haproxy"]"#, &format!("\"{reload}\""))
     };
-    lab.file("haproxy.cfg.j2", &adapted(include_str!("../../docs/examples/haproxy-runtime/haproxy.cfg.j2")));
-    lab.file("live.map.j2", &adapted(include_str!("../../docs/examples/haproxy-runtime/live.map.j2")));
-    let config = adapted(include_str!("../../docs/examples/haproxy-runtime/haproxy.toml"));
+    lab.file("haproxy.cfg.j2", &adapted(include_str!("../../../docs/examples/haproxy-runtime/haproxy.cfg.j2")));
+    lab.file("live.map.j2", &adapted(include_str!("../../../docs/examples/haproxy-runtime/live.map.j2")));
+    let config = adapted(include_str!("../../../docs/examples/haproxy-runtime/haproxy.toml"));
     assert!(!config.contains("systemctl") && config.contains("python3"), "the example has changed");
     let config = lab.file("template.toml", &config);
     let switch = |host: &Host, colour: &str| {

@@ -74,8 +74,14 @@ impl Pair {
 }
 
 #[test]
-fn a_service_is_served_on_every_host_from_instances_on_all_hosts() {
+fn a_service_is_served_on_every_host_whatever_part_or_host_is_away() {
     let Some(pair) = Pair::launch("balance") else { return };
+    traffic_goes_on_while_control_is_away_and_the_gateway_comes_back_with_what_it_knew(&pair);
+    a_host_that_dies_is_out_and_back_with_its_instances(&pair);
+    a_service_is_served_on_every_host_from_instances_on_all_hosts(&pair);
+}
+
+fn a_service_is_served_on_every_host_from_instances_on_all_hosts(pair: &Pair) {
     wait_until("containers reach both by the stable name", SOON, || pair.colours() == ["blue", "green"]);
     // From outside as well: the underlay's address of the other host.
     let outside = format!("http://{}/", pair.b.ipv4());
@@ -103,9 +109,7 @@ fn a_service_is_served_on_every_host_from_instances_on_all_hosts() {
     wait_until("the stopped one is out", SOON, || pair.colours() == ["blue"]);
 }
 
-#[test]
-fn traffic_goes_on_while_control_is_away_and_the_gateway_comes_back_with_what_it_knew() {
-    let Some(pair) = Pair::launch("away") else { return };
+fn traffic_goes_on_while_control_is_away_and_the_gateway_comes_back_with_what_it_knew(pair: &Pair) {
     wait_until("both are served", SOON, || pair.colours() == ["blue", "green"]);
     let control = Pid::from_raw(pair.a.weaved().pid(Part::Control).expect("control runs"));
     kill(control, Signal::SIGSTOP).expect("control is ours");
@@ -122,9 +126,7 @@ fn traffic_goes_on_while_control_is_away_and_the_gateway_comes_back_with_what_it
     }
 }
 
-#[test]
-fn a_host_that_dies_is_out_and_back_with_its_instances() {
-    let Some(pair) = Pair::launch("dead") else { return };
+fn a_host_that_dies_is_out_and_back_with_its_instances(pair: &Pair) {
     wait_until("both are served", SOON, || pair.colours() == ["blue", "green"]);
     for pid in pair.b.weaved().processes() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process is ours");

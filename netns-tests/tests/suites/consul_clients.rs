@@ -103,19 +103,24 @@ fn python_libraries_find_all_that_they_ask_for() {
 }
 
 #[test]
-fn what_registrator_sent_over_the_years_is_taken() {
+fn what_registrator_sent_over_the_years_is_taken_and_what_a_dead_host_ran_is_not_passing() {
     let Some(mut lab) = Lab::open("registrator") else { return };
-    let [a, b, _] = three_hosts(&mut lab);
+    let hosts = three_hosts(&mut lab);
+    what_registrator_sent_over_the_years_is_taken(&hosts);
+    what_a_dead_host_ran_is_not_passing_anywhere(&lab, &hosts);
+}
+
+fn what_registrator_sent_over_the_years_is_taken([a, b, _]: &[Arc<Host>; 3]) {
     let api = |path: &str| format!("http://127.0.0.1:8500/v1/{path}");
-    let put = |path: &str, body: &str| curl(&a, &["--request", "PUT", "--data", body, &api(path)]);
+    let put = |path: &str, body: &str| curl(a, &["--request", "PUT", "--data", body, &api(path)]);
     let addresses = |service: &str| {
-        let rows = curl(&b, &[&api(&format!("catalog/service/{service}"))]).stdout;
+        let rows = curl(b, &[&api(&format!("catalog/service/{service}"))]).stdout;
         let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap_or_default();
         rows.iter().map(|row| row["ServiceAddress"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
 
     // v6 and later.
-    let leader = curl(&a, &[&api("status/leader")]).ok().stdout;
+    let leader = curl(a, &[&api("status/leader")]).ok().stdout;
     assert!(leader.starts_with('"'), "{leader}");
     put(
         "agent/service/register",
@@ -130,30 +135,27 @@ fn what_registrator_sent_over_the_years_is_taken() {
     let v5 = r#"{"Datacenter":"dc1","Node":"0123456789ab","Address":"10.32.0.6","Service":{"ID":"0123:web:80","Service":"web","Port":80,"Tags":[]}}"#;
     assert_eq!(put("catalog/register", v5).ok().stdout.trim(), "true");
     wait_until("v5's service is there", SOON, || addresses("web") == ["10.32.0.6"]);
-    let nodes = curl(&b, &[&api("catalog/nodes")]).ok().stdout;
+    let nodes = curl(b, &[&api("catalog/nodes")]).ok().stdout;
     assert!(!nodes.contains("0123456789ab"), "no node appears that nobody owns: {nodes}");
     let gone = r#"{"Datacenter":"dc1","Node":"0123456789ab","Address":"10.32.0.6","ServiceID":"0123:web:80"}"#;
     assert_eq!(put("catalog/deregister", gone).ok().stdout.trim(), "true");
     wait_until("v5's service is gone", SOON, || addresses("web").is_empty());
 }
 
-#[test]
-fn what_a_dead_host_ran_is_not_passing_anywhere() {
-    let Some(mut lab) = Lab::open("ghost") else { return };
-    let [a, b, c] = three_hosts(&mut lab);
+fn what_a_dead_host_ran_is_not_passing_anywhere(lab: &Lab, [a, b, c]: &[Arc<Host>; 3]) {
     let file = lab.file("web.json", r#"{"Name":"web","Port":80,"Address":"10.32.0.5"}"#);
     let data = format!("@{file}");
-    curl(&c, &["--request", "PUT", "--data", &data, "http://127.0.0.1:8500/v1/agent/service/register"]).ok();
+    curl(c, &["--request", "PUT", "--data", &data, "http://127.0.0.1:8500/v1/agent/service/register"]).ok();
     let passing =
         |host: &Host| curl(host, &["http://127.0.0.1:8500/v1/health/service/web?passing"]).stdout.contains("10.32.0.5");
-    for host in [&a, &b] {
+    for host in [a, b] {
         wait_until("the service is seen", SOON, || passing(host));
     }
     // All processes, the supervisor first: a host that loses its power says nothing.
     for part in [Part::Supervisor, Part::Control, Part::Dataplane, Part::Gateway] {
         c.weaved().kill9(part);
     }
-    for host in [&a, &b] {
+    for host in [a, b] {
         wait_until("the dead host's service is not passing", SOON, || !passing(host));
     }
 }

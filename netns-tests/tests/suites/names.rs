@@ -75,8 +75,15 @@ fn dig_in_full(host: &Host, args: &[&str]) -> String {
 }
 
 #[test]
-fn containers_find_each_other_by_name_across_hosts() {
+fn containers_find_each_other_by_name_whatever_part_or_host_is_away() {
     let Some(pair) = Pair::launch("names") else { return };
+    containers_find_each_other_by_name_across_hosts(&pair);
+    every_form_of_a_name_is_answered_to_dig_on_every_port(&pair);
+    names_of_a_host_that_dies_are_gone_and_come_back_with_it(&pair);
+    answers_go_on_while_control_is_killed_and_the_gateway_answers_from_its_last_state(&pair);
+}
+
+fn containers_find_each_other_by_name_across_hosts(pair: &Pair) {
     let resolv_conf = pair.shell.run(&["cat", "/etc/resolv.conf"]).ok().stdout;
     assert!(resolv_conf.contains(&format!("nameserver {}", bridge_address(&pair.a))), "{resolv_conf}");
     assert!(resolv_conf.contains("search weave.local"), "{resolv_conf}");
@@ -93,9 +100,7 @@ fn containers_find_each_other_by_name_across_hosts() {
     pair.a.weaved().wait_for_no_problem();
 }
 
-#[test]
-fn every_form_of_a_name_is_answered_to_dig_on_every_port() {
-    let Some(pair) = Pair::launch("forms") else { return };
+fn every_form_of_a_name_is_answered_to_dig_on_every_port(pair: &Pair) {
     let (bridge, web) = (bridge_address(&pair.a), pair.web.address().to_string());
     let other_bridge = bridge_address(&pair.b).to_string();
     let IpAddr::V4(v4) = pair.web.address() else { panic!("Docker's bridge has IPv4 addresses") };
@@ -115,7 +120,7 @@ fn every_form_of_a_name_is_answered_to_dig_on_every_port() {
             assert!(ask(&["web.weave.local", "AAAA"]).is_empty());
         }
     }
-    services_tags_and_ports_are_answered_in_every_form(&pair, &places);
+    services_tags_and_ports_are_answered_in_every_form(pair, &places);
     let nothing = dig_in_full(&pair.a, &["nobody.weave.local"]);
     assert!(
         nothing.contains("NXDOMAIN") && nothing.contains("SOA") && nothing.contains("flags: qr aa rd ra"),
@@ -195,9 +200,7 @@ fn services_tags_and_ports_are_answered_in_every_form(pair: &Pair, places: &[(St
     assert!(any.contains("RFC8482"), "{any}");
 }
 
-#[test]
-fn names_of_a_host_that_dies_are_gone_and_come_back_with_it() {
-    let Some(pair) = Pair::launch("ghost") else { return };
+fn names_of_a_host_that_dies_are_gone_and_come_back_with_it(pair: &Pair) {
     for pid in pair.b.weaved().processes() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
@@ -209,9 +212,7 @@ fn names_of_a_host_that_dies_are_gone_and_come_back_with_it() {
     pair.a.weaved().wait_for_problem(&["b answers names in corp.example", "--zone"]);
 }
 
-#[test]
-fn answers_go_on_while_control_is_killed_and_the_gateway_answers_from_its_last_state() {
-    let Some(pair) = Pair::launch("parts") else { return };
+fn answers_go_on_while_control_is_killed_and_the_gateway_answers_from_its_last_state(pair: &Pair) {
     let web = [pair.web.address().to_string()];
     for _ in 0..3 {
         let old = pair.a.weaved().kill9(Part::Control);

@@ -147,10 +147,16 @@ fn a_canary_is_held_taken_up_and_given_up_from_any_host(hosts: &[Arc<Host>; 3]) 
 }
 
 #[test]
-fn of_two_switches_at_once_one_wins_and_the_history_is_a_chain() {
+fn switches_that_race_on_a_drained_host_or_with_half_of_the_cluster_leave_a_chain() {
     let Some(mut lab) = Lab::open("race") else { return };
     let hosts = three_hosts(&mut lab);
     blue_and_green(&hosts);
+    of_two_switches_at_once_one_wins_and_the_history_is_a_chain(&hosts);
+    a_drained_host_gets_no_new_traffic_until_that_ends(&hosts);
+    without_a_majority_nothing_is_switched_and_after_a_crash_others_go_on(&hosts);
+}
+
+fn of_two_switches_at_once_one_wins_and_the_history_is_a_chain(hosts: &[Arc<Host>; 3]) {
     hosts[0].weaved().run(&["switch", "web", "blue"]).ok();
     for round in 0..5 {
         let orders = [(&hosts[0], "green"), (&hosts[1], "green"), (&hosts[2], "blue")];
@@ -168,7 +174,7 @@ fn of_two_switches_at_once_one_wins_and_the_history_is_a_chain() {
         hosts[0].weaved().run(&["switch", "web", if round % 2 == 0 { "green" } else { "blue" }]).ok();
     }
     let colour = live(&hosts[0]);
-    wait_for_colour(&hosts, &colour);
+    wait_for_colour(hosts, &colour);
     assert_chain(&history(&hosts[1]));
 }
 
@@ -220,12 +226,8 @@ fn the_keys_of_the_article_switch_and_refuse_like_the_verb() {
     wait_until("and switches it", SOON, || live(c) == "blue");
 }
 
-#[test]
-fn a_drained_host_gets_no_new_traffic_until_that_ends() {
-    let Some(mut lab) = Lab::open("drain") else { return };
-    let hosts = three_hosts(&mut lab);
-    blue_and_green(&hosts);
-    let [a, b, c] = &hosts;
+fn a_drained_host_gets_no_new_traffic_until_that_ends(hosts: &[Arc<Host>; 3]) {
+    let [a, b, c] = hosts;
     let passing = |host: &Host| {
         let url = "http://127.0.0.1:8500/v1/health/service/web?passing";
         let rows: Value = serde_json::from_str(&curl(host, &[url]).stdout).unwrap_or_default();
@@ -235,7 +237,7 @@ fn a_drained_host_gets_no_new_traffic_until_that_ends() {
     let why = c.weaved().run(&["drain", "d"]).refused(1);
     assert!(why.contains("there are: a, b, c"), "{why}");
     c.weaved().run(&["drain", "a"]).ok();
-    for host in &hosts {
+    for host in hosts {
         wait_until("the drained host's instance is left out", SOON, || passing(host) == "\"green\"");
     }
     b.weaved().wait_for_problem(&["a is drained", "--end"]);
@@ -248,14 +250,10 @@ fn a_drained_host_gets_no_new_traffic_until_that_ends() {
     wait_until("it gets traffic again", SOON, || passing(c).contains("blue"));
 }
 
-#[test]
-fn without_a_majority_nothing_is_switched_and_after_a_crash_others_go_on() {
-    let Some(mut lab) = Lab::open("minority") else { return };
-    let hosts = three_hosts(&mut lab);
-    blue_and_green(&hosts);
-    let [a, b, c] = &hosts;
+fn without_a_majority_nothing_is_switched_and_after_a_crash_others_go_on(hosts: &[Arc<Host>; 3]) {
+    let [a, b, c] = hosts;
     a.weaved().run(&["switch", "web", "blue"]).ok();
-    wait_for_colour(&hosts, "blue");
+    wait_for_colour(hosts, "blue");
 
     // The coordinator is killed somewhere in the middle; whatever came of it, the next switch goes through.
     for round in 0..3 {
@@ -265,7 +263,7 @@ fn without_a_majority_nothing_is_switched_and_after_a_crash_others_go_on() {
         drop(switch.finish(SOON));
         c.weaved().wait_for_restart(Part::Control, old);
         wait_until("another host switches", SOON, || a.weaved().run(&["switch", "web", "blue"]).success());
-        wait_for_colour(&hosts, "blue");
+        wait_for_colour(hosts, "blue");
     }
     assert_chain(&history(b));
 

@@ -44,8 +44,16 @@ fn none_was_cut(held: Vec<Process>) {
 }
 
 #[test]
-fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour() {
+fn nobody_notices_switches_and_what_dies_meanwhile_costs_no_more_than_it_must() {
     let Some(mut shop) = Shop::open("load") else { return };
+    switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour(&mut shop);
+    a_version_that_turns_sick_is_taken_back_by_itself(&shop);
+    controls_that_die_fail_nobody(&shop);
+    a_host_that_is_cut_off_decides_nothing_and_takes_over_what_was_decided(&shop);
+    a_host_that_was_away_serves_what_was_decided_meanwhile_and_never_what_was_before(&shop);
+}
+
+fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour(shop: &mut Shop) {
     let front = shop.open_front();
     let held = shop.begin_holding(3, AT_MOST);
     let loads = [shop.begin_load(DEMAND), front.begin_load(DEMAND)];
@@ -57,8 +65,8 @@ fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour() {
         }
     }
     let [direct, fronted] = loads.map(Load::end);
-    is_unnoticed(&shop, "the balancers", &direct, &switches);
-    is_unnoticed(&shop, "HAProxy", &fronted, &switches);
+    is_unnoticed(shop, "the balancers", &direct, &switches);
+    is_unnoticed(shop, "HAProxy", &fronted, &switches);
     none_was_cut(held);
     wait_until("gateways that were taken over from have ended", SOON, || {
         shop.hosts[0].weaved().retired_gateways() == 0
@@ -67,8 +75,6 @@ fn switches_under_load_fail_nobody_and_leave_no_answer_of_the_old_colour() {
     let entries = record["history"].as_array().expect("there is a history");
     let all_took_part = |entry: &Value| entry["figures"]["hosts"] == 3 && entry["figures"]["missing"].is_null();
     assert!(entries.iter().all(all_took_part), "{record:#}");
-
-    a_version_that_turns_sick_is_taken_back_by_itself(&shop);
 }
 
 /// In mid-traffic.
@@ -101,14 +107,7 @@ fn a_version_that_turns_sick_is_taken_back_by_itself(shop: &Shop) {
     assert!(sickness.saw_it > 0);
     let history = shop.try_switch(2, &["history", SERVICE]).ok().stdout;
     assert!(history.contains("requests failed") && history.contains("automatic rollback"), "{history}");
-}
-
-#[test]
-fn what_dies_or_is_cut_off_around_a_switch_costs_nobody_more_than_it_must() {
-    let Some(shop) = Shop::open("dying") else { return };
-    controls_that_die_fail_nobody(&shop);
-    a_host_that_is_cut_off_decides_nothing_and_takes_over_what_was_decided(&shop);
-    a_host_that_was_away_serves_what_was_decided_meanwhile_and_never_what_was_before(&shop);
+    shop.make_well(new);
 }
 
 /// Control of a host that is not asked, then of the one that is: the switch happens or it does not, and never by half.

@@ -1,6 +1,9 @@
 //! `/v1/catalog`, `/v1/health` and `/v1/status`: what runs where, from a snapshot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -14,7 +17,7 @@ use super::{
     shapes::{DATACENTER, Node, Service},
 };
 use crate::{
-    catalogue::{Index, InstanceView, View},
+    catalogue::{Index, InstanceView, ServiceView, View},
     daemon::Views,
 };
 
@@ -48,7 +51,8 @@ pub async fn catalog(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answ
         }
         ("services", "") => {
             let view = seen(ask, views, |view| view.names_index).await?;
-            let tags: BTreeMap<_, _> = view.services.iter().map(|(name, service)| (name, service.tags())).collect();
+            let tags: BTreeMap<_, _> =
+                view.services.iter().filter_map(|(name, service)| Some((name, tags(service, &ask.query)?))).collect();
             Answer::json(&tags).at(view.names_index.0)
         }
         ("service", "") => return Err(Answer::bad("Missing service name")),
@@ -93,7 +97,8 @@ pub async fn health(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answe
                 _ => return Err(Answer::bad(format!("Unknown state {state:?}: any, passing, warning or critical"))),
             };
             let view = seen(ask, views, |view| view.index).await?;
-            let all = view.nodes.values().flat_map(|listed| convert::node_checks(listed));
+            let of_interest = |listed: &&_| has_meta(&ask.query, &convert::node(listed).meta);
+            let all = view.nodes.values().filter(of_interest).flat_map(|listed| convert::node_checks(listed));
             let kept = all.filter(|check| wanted == Wanted::Any || wanted == Wanted::Only(check.status));
             Answer::json(&kept.collect::<Vec<_>>()).at(view.index.0)
         }
@@ -164,6 +169,13 @@ fn instances<'a>(view: &'a View, name: &str, query: &'a Query) -> impl Iterator<
         tags.all(|tag| listed.instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)))
             && has_meta(query, &listed.node.meta)
     })
+}
+
+/// Tags of the instances on the nodes that are asked for; None when there is none.
+fn tags<'a>(service: &'a ServiceView, query: &Query) -> Option<BTreeSet<&'a str>> {
+    let mut asked = service.instances.iter().filter(|listed| has_meta(query, &listed.node.meta)).peekable();
+    asked.peek()?;
+    Some(asked.flat_map(|listed| &listed.instance.tags).map(String::as_str).collect())
 }
 
 /// True for a node with all metadata that the query asks for, written `key:value`.

@@ -187,6 +187,16 @@ async fn tags_choose_and_several_must_all_be_there() {
 }
 
 #[tokio::test]
+async fn metadata_of_nodes_chooses_in_lists_of_all_services_and_checks_too() {
+    for (path, none) in
+        [("/v1/catalog/services", serde_json::json!({})), ("/v1/health/state/any", serde_json::json!([]))]
+    {
+        assert_ne!(json(&get(path).await), none, "{path}");
+        assert_eq!(json(&get(&format!("{path}?node-meta=rack:1")).await), none, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_an_empty_list_with_an_index() {
     for path in
         ["/v1/health/service/none", "/v1/catalog/service/none", "/v1/health/checks/none", "/v1/health/node/none"]

@@ -40,6 +40,7 @@ pub(super) struct Inspector {
     seen: HashMap<String, Seen>,
 }
 
+#[derive(Default)]
 struct Seen {
     /// None when it must be looked at again.
     fingerprint: Option<Fingerprint>,
@@ -47,6 +48,8 @@ struct Seen {
     facts: Option<ContainerFacts>,
     started_at: String,
     told_to_stop: Option<Instant>,
+    /// Docker could not answer the last question, and the log has it.
+    is_unanswered: bool,
 }
 
 /// All of the list that hints at a change. The times in it change by themselves and are left out.
@@ -136,6 +139,10 @@ impl Inspector {
             Ok(answer) => Some(answer),
             // It has gone since the list was made.
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => None,
+            Err(error @ Error::DockerResponseServerError { .. }) => {
+                self.leave(id, &one_line(&error));
+                return Ok(());
+            }
             Err(error) => return Err(one_line(&error)),
         };
         let state = answer.as_ref().and_then(|answer| answer.state.as_ref());
@@ -145,9 +152,18 @@ impl Inspector {
         let fingerprint =
             Some(fingerprint).filter(|listed| answer.as_ref().is_some_and(|answer| listed.agrees_with(answer)));
         let facts = answer.and_then(|answer| facts_of(answer, overlay));
-        let seen = Seen { fingerprint, facts, started_at, told_to_stop };
+        let seen = Seen { fingerprint, facts, started_at, told_to_stop, is_unanswered: false };
         self.seen.insert(id.to_owned(), seen);
         Ok(())
+    }
+
+    /// Docker has a fault with this container: what it said last holds until it answers, and the others do not wait for it.
+    fn leave(&mut self, id: &str, reason: &str) {
+        let seen = self.seen.entry(id.to_owned()).or_default();
+        seen.fingerprint = None;
+        if !std::mem::replace(&mut seen.is_unanswered, true) {
+            tracing::warn!(container = id, reason, "Docker cannot inspect a container; it is asked again");
+        }
     }
 }
 
@@ -179,8 +195,7 @@ impl Fingerprint {
     /// A container that is restarted between the list and the question does not run then, or has another address.
     fn agrees_with(&self, answer: &ContainerInspectResponse) -> bool {
         let networks = answer.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-        let is_running = answer.state.as_ref().is_some_and(|state| state.running == Some(true));
-        is_running && self.networks == addresses_by_network(networks)
+        answer.state.as_ref().is_some_and(is_running) && self.networks == addresses_by_network(networks)
     }
 }
 
@@ -189,10 +204,15 @@ fn addresses_by_network(networks: Option<&HashMap<String, EndpointSettings>>) ->
     networks.into_iter().flatten().map(|(name, endpoint)| (name.clone(), address(endpoint))).collect()
 }
 
+/// Of a container that waits for its next start Docker says both.
+fn is_running(state: &ContainerState) -> bool {
+    state.running == Some(true) && state.restarting != Some(true)
+}
+
 /// None for a container that does not run.
 fn facts_of(answer: ContainerInspectResponse, overlay: &impl Overlay) -> Option<ContainerFacts> {
     let state = answer.state.unwrap_or_default();
-    if state.running != Some(true) {
+    if !is_running(&state) {
         return None;
     }
     let config = answer.config.unwrap_or_default();
@@ -357,6 +377,30 @@ mod tests {
             inspector.learn("0123", listed.clone(), Ok(answer("2")), &Ours).unwrap();
             assert!(!inspector.is_stale("0123", &listed));
         }
+    }
+
+    #[test]
+    fn a_container_that_crashes_again_and_again_does_not_run_while_it_waits_for_its_next_start() {
+        let mut inspector = looked_at();
+        let mut waiting = answer("1");
+        waiting.state.as_mut().unwrap().restarting = Some(true);
+        inspector.learn("0123", Fingerprint::of(&summary()), Ok(waiting), &Ours).unwrap();
+        assert_eq!(inspector.seen.get_mut("0123").unwrap().facts(Instant::now()), None);
+        assert!(inspector.is_stale("0123", &Fingerprint::of(&summary())));
+    }
+
+    #[test]
+    fn a_container_that_docker_cannot_inspect_stays_as_it_was_and_holds_up_no_other() {
+        let mut inspector = looked_at();
+        let fault = || Err(Error::DockerResponseServerError { status_code: 500, message: "layer is nil".into() });
+        for id in ["0123", "4567"] {
+            inspector.learn(id, Fingerprint::of(&summary()), fault(), &Ours).unwrap();
+            assert!(inspector.is_stale(id, &Fingerprint::of(&summary())));
+        }
+        assert!(inspector.seen.get_mut("0123").unwrap().facts(Instant::now()).is_some());
+        assert_eq!(inspector.seen.get_mut("4567").unwrap().facts(Instant::now()), None);
+        let cut = Error::RequestTimeoutError;
+        inspector.learn("0123", Fingerprint::of(&summary()), Err(cut), &Ours).unwrap_err();
     }
 
     #[test]

@@ -368,9 +368,9 @@ mod tests {
         let (green, blue) = (("web", instances("green", 2, 2)), ("web", instances("blue", 2, 2)));
         let ill = |colour| ("web", instances(colour, 2, 0));
         for (what, view) in [
-            (What::Step, view(&[blue.clone()])),
+            (What::Step, view(std::slice::from_ref(&blue))),
             (What::Step, view(&[blue.clone(), ill("green")])),
-            (What::Abort, view(&[green.clone()])),
+            (What::Abort, view(std::slice::from_ref(&green))),
             (What::Abort, view(&[green.clone(), ill("blue")])),
         ] {
             let refused = plan(&order(what.clone()), &record, None, &view).unwrap_err();

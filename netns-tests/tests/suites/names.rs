@@ -202,7 +202,7 @@ fn services_tags_and_ports_are_answered_in_every_form(pair: &Pair, places: &[(St
 
 fn names_of_a_host_that_dies_are_gone_and_come_back_with_it(pair: &Pair) {
     for pid in pair.b.weaved().processes() {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process is ours");
     }
     pair.wait_for_answer("web.weave.local", &[]);
     let lookup = pair.a.weaved().run(&["dns-lookup", "web"]);
@@ -228,12 +228,12 @@ fn answers_go_on_while_control_is_killed_and_the_gateway_answers_from_its_last_s
     pair.a.weaved().wait_for_peers(1);
     assert_eq!(pair.dig("web.weave.local"), web);
 
-    let control = Pid::from_raw(pair.a.weaved().pid(Part::Control).unwrap());
-    kill(control, Signal::SIGSTOP).unwrap();
+    let control = Pid::from_raw(pair.a.weaved().pid(Part::Control).expect("control runs"));
+    kill(control, Signal::SIGSTOP).expect("control is ours");
     let old = pair.a.weaved().kill9(Part::Gateway);
     pair.a.weaved().wait_for_restart(Part::Gateway, old);
     pair.wait_for_answer("web.weave.local", &web);
-    kill(control, Signal::SIGCONT).unwrap();
+    kill(control, Signal::SIGCONT).expect("control is ours");
     pair.a.weaved().run(&["stop"]).ok();
     assert_eq!(pair.a.weaved().processes(), Vec::<i32>::new());
 }

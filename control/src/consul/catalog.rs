@@ -97,8 +97,8 @@ pub async fn health(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answe
                 _ => return Err(Answer::bad(format!("Unknown state {state:?}: any, passing, warning or critical"))),
             };
             let view = seen(ask, views, |view| view.index).await?;
-            let of_interest = |listed: &&_| has_meta(&ask.query, &convert::node(listed).meta);
-            let all = view.nodes.values().filter(of_interest).flat_map(|listed| convert::node_checks(listed));
+            let nodes = view.nodes.values().filter(|listed| has_meta(&ask.query, &convert::node(listed).meta));
+            let all = nodes.flat_map(|listed| convert::node_checks(listed));
             let kept = all.filter(|check| wanted == Wanted::Any || wanted == Wanted::Only(check.status));
             Answer::json(&kept.collect::<Vec<_>>()).at(view.index.0)
         }

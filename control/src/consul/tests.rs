@@ -191,8 +191,8 @@ async fn metadata_of_nodes_chooses_in_lists_of_all_services_and_checks_too() {
     for (path, none) in
         [("/v1/catalog/services", serde_json::json!({})), ("/v1/health/state/any", serde_json::json!([]))]
     {
-        assert_ne!(json(&get(path).await), none, "{path}");
-        assert_eq!(json(&get(&format!("{path}?node-meta=rack:1")).await), none, "{path}");
+        assert_ne!(*json(&get(path).await), none, "{path}");
+        assert_eq!(*json(&get(&format!("{path}?node-meta=rack:1")).await), none, "{path}");
     }
 }
 

@@ -478,7 +478,7 @@ fn outgoing(
         parts.headers.insert(header::UPGRADE, protocol.clone());
     }
     // Clients of HTTP/1.0 may say no host. Later versions want one, and the service's name is as good as any.
-    let named = HeaderValue::try_from(&service.rule.name).ok();
+    let named = if authority.is_none() { HeaderValue::try_from(&service.rule.name).ok() } else { None };
     let host = authority.or(named.as_ref());
     if to_http2 {
         parts.version = Version::HTTP_2;

@@ -197,8 +197,9 @@ impl SlowPath {
     /// Makes everything as desired and says so.
     fn apply(&mut self, desired: Box<DesiredState>, now: Instant) {
         // Also with other lanes and ciphers it is another node, because a session is made for them.
-        let traits = |of: &DesiredState| (of.identity.clone(), of.workers, of.cipher);
-        let is_other_node = self.desired.as_ref().is_some_and(|before| traits(before) != traits(&desired));
+        let is_other_node = self.desired.as_ref().is_some_and(|before| {
+            before.identity != desired.identity || before.workers != desired.workers || before.cipher != desired.cipher
+        });
         if is_other_node {
             self.clients.publish_all_down();
             self.router = None;

@@ -73,13 +73,12 @@ fn graviola_chacha() -> Seal {
 }
 
 fn aegis() -> Seal {
-    let mut counter = 0_u64;
+    let mut next = nonces();
     Box::new(move |chunk, out| {
         let (sealed, tag) = out.split_at_mut(chunk.len());
         sealed.copy_from_slice(chunk);
-        counter += 1;
         let mut nonce = [0; 32];
-        nonce[4..12].copy_from_slice(&counter.to_le_bytes());
+        nonce[..12].copy_from_slice(&next());
         tag.copy_from_slice(&Aegis256::<TAG_LEN>::new(&[7; 32], &nonce).encrypt_in_place(sealed, &HEADER));
     })
 }

@@ -17,7 +17,7 @@ use super::{
     shapes::{DATACENTER, Node, Service},
 };
 use crate::{
-    catalogue::{Index, InstanceView, ServiceView, View},
+    catalogue::{Index, InstanceView, NodeView, ServiceView, View},
     daemon::Views,
 };
 
@@ -45,8 +45,7 @@ pub async fn catalog(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answ
         ("datacenters", "") => Answer::json(&[DATACENTER]),
         ("nodes", "") => {
             let view = seen(ask, views, |view| view.nodes_index).await?;
-            let nodes: Vec<_> = view.nodes.values().map(|listed| convert::node(listed)).collect();
-            let kept: Vec<_> = nodes.into_iter().filter(|node| has_meta(&ask.query, &node.meta)).collect();
+            let kept: Vec<_> = nodes(&view, &ask.query).map(|listed| convert::node(listed)).collect();
             Answer::json(&kept).at(view.nodes_index.0)
         }
         ("services", "") => {
@@ -97,8 +96,7 @@ pub async fn health(ask: &Ask, rest: &str, views: &Views) -> Result<Option<Answe
                 _ => return Err(Answer::bad(format!("Unknown state {state:?}: any, passing, warning or critical"))),
             };
             let view = seen(ask, views, |view| view.index).await?;
-            let nodes = view.nodes.values().filter(|listed| has_meta(&ask.query, &convert::node(listed).meta));
-            let all = nodes.flat_map(|listed| convert::node_checks(listed));
+            let all = nodes(&view, &ask.query).flat_map(|listed| convert::node_checks(listed));
             let kept = all.filter(|check| wanted == Wanted::Any || wanted == Wanted::Only(check.status));
             Answer::json(&kept.collect::<Vec<_>>()).at(view.index.0)
         }
@@ -169,6 +167,11 @@ fn instances<'a>(view: &'a View, name: &str, query: &'a Query) -> impl Iterator<
         tags.all(|tag| listed.instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)))
             && has_meta(query, &listed.node.meta)
     })
+}
+
+/// Nodes that are asked for.
+fn nodes<'a>(view: &'a View, query: &'a Query) -> impl Iterator<Item = &'a Arc<NodeView>> {
+    view.nodes.values().filter(|listed| has_meta(query, &listed.facts.meta))
 }
 
 /// Tags of the instances on the nodes that are asked for; None when there is none.

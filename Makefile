@@ -26,10 +26,10 @@ test: deps lint unit e2e
 unit: build
 	$(CARGO) test --workspace -- --skip suites::
 
-# Real processes and real dockerds in namespaces, one test after the other: they share two cores. `SUITES="names keys"` runs these.
+# Real processes and real dockerds in namespaces, two tests at a time, or one that wants the cores for itself. `SUITES="names keys"` runs these.
 # The whole workspace is named because cargo builds dependencies anew for each other choice of packages.
 SUITES ?=
-E2E := WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test --workspace --test e2e -- --test-threads=1
+E2E := WEAVED_BIN=$(TARGET_DIR)/debug/weaved $(CARGO) test --workspace --test e2e -- --test-threads=2
 
 e2e: build clients
 	$(E2E) $(SUITES:%=suites::%::)

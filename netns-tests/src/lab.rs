@@ -1,6 +1,6 @@
 //! The lab: owner of the hosts and of the switch between them.
 
-use std::{fs::File, panic::resume_unwind, path::Path, sync::Arc};
+use std::{panic::resume_unwind, path::Path, sync::Arc};
 
 use tempfile::TempDir;
 
@@ -9,16 +9,14 @@ use crate::{
     namespace::Namespace,
     place::Place,
     requirements::{self, Decision},
+    room::Room,
     sweep,
 };
-
-/// Held by the one lab of the machine.
-const LOCK_FILE: &str = "/run/lock/weaved-lab.lock";
 
 /// Hosts and the network between them. Dropping it removes them; when the thread is panicking it prints first what it
 /// knows about each host.
 ///
-/// A test opens one lab. A second one waits for the first to be dropped.
+/// A test opens one lab. At most two are open on a machine; a third one waits.
 #[derive(Debug)]
 pub struct Lab {
     prefix: String,
@@ -26,22 +24,34 @@ pub struct Lab {
     hosts: Vec<Arc<Host>>,
     dir: TempDir,
     // Last, so that it is let go when everything else is gone.
-    _lock: File,
+    room: Room,
 }
 
 impl Lab {
-    /// Opens the lab of one test. `name` is short: it becomes part of names that the kernel limits.
+    /// Opens the lab of one test, which may share the cores with another. `name` is short: it becomes part of names that the
+    /// kernel limits.
     ///
     /// None only if `WEAVED_NETNS=skip` is set, which CI refuses; panics with the names of missing packages.
     #[track_caller]
     pub fn open(name: &str) -> Option<Self> {
+        Self::open_in(name, Room::beside_another)
+    }
+
+    /// The same for who fills the cores or measures: no other lab is open meanwhile.
+    #[track_caller]
+    pub fn open_alone(name: &str) -> Option<Self> {
+        Self::open_in(name, Room::alone)
+    }
+
+    #[track_caller]
+    fn open_in(name: &str, room: fn() -> Room) -> Option<Self> {
         if requirements::require() == Decision::Skip {
             eprintln!("skipped because WEAVED_NETNS=skip is set: {name}");
             return None;
         }
-        let lock = lock();
+        let room = room();
         sweep::leftovers();
-        let prefix = format!("{}{name}", sweep::prefix_of(std::process::id()));
+        let prefix = format!("{}{name}", sweep::prefix_of(std::process::id(), room.place()));
         let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir();
         let dir = dir.unwrap_or_else(|error| panic!("cannot make a directory for the lab: {error}"));
         make_searchable(dir.path());
@@ -49,7 +59,7 @@ impl Lab {
         switch.ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
         switch.ip(&["link", "set", "br0", "mtu", "9000", "up"]);
         switch.sysctl("net/bridge/bridge-nf-call-iptables", "0");
-        Some(Self { prefix, switch, hosts: Vec::new(), dir, _lock: lock })
+        Some(Self { prefix, switch, hosts: Vec::new(), dir, room })
     }
 
     /// Adds a host on a link with Ethernet's usual MTU. Hosts get the addresses 192.168.77.10 and `fd77::10` upwards.
@@ -144,9 +154,13 @@ impl Lab {
         self.hosts.iter().map(|host| host.describe()).collect::<Vec<_>>().join("\n")
     }
 
+    fn own_prefix(&self) -> String {
+        sweep::prefix_of(std::process::id(), self.room.place())
+    }
+
     /// Processes of the lab that are alive: hosts', guests' and containers'.
     pub fn processes(&self) -> Vec<i32> {
-        sweep::Belongings::of(std::process::id()).processes()
+        sweep::Belongings::of(&self.own_prefix()).processes()
     }
 }
 
@@ -158,7 +172,7 @@ impl Drop for Lab {
         for host in &self.hosts {
             host.close();
         }
-        sweep::everything_of(std::process::id());
+        sweep::everything_of(&self.own_prefix());
     }
 }
 
@@ -179,14 +193,6 @@ pub(crate) fn at_once<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync
         let done = working.into_iter().map(|thread| thread.join().unwrap_or_else(|payload| resume_unwind(payload)));
         done.collect()
     })
-}
-
-#[track_caller]
-fn lock() -> File {
-    let file = File::options().create(true).truncate(false).write(true).open(LOCK_FILE);
-    let file = file.unwrap_or_else(|error| panic!("cannot open {LOCK_FILE}: {error}"));
-    file.lock().unwrap_or_else(|error| panic!("cannot lock {LOCK_FILE}: {error}"));
-    file
 }
 
 /// Temporary directories are their owner's alone; tests also run the program as somebody else.

@@ -17,7 +17,7 @@
 //! the next one. The lab itself reports by panicking: its callers are tests and benchmarks, for which a lab that does
 //! not work is the end.
 //!
-//! INVARIANT: one lab at a time on a machine (a file lock), because all share its cores.
+//! INVARIANT: two labs at a time on a machine, or one that wants it for itself ([`Lab::open_alone`]), because all share its cores.
 //! INVARIANT: only processes are killed that live in a namespace of the lab, name its directory, or descend from one
 //! that does.
 
@@ -33,6 +33,7 @@ mod namespace;
 mod packet_socket;
 mod place;
 mod requirements;
+mod room;
 mod sweep;
 mod vxlan;
 mod wait;

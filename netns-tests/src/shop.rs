@@ -83,7 +83,7 @@ impl Shop {
     /// switched off.
     #[track_caller]
     pub fn open(name: &str) -> Option<Self> {
-        let mut lab = Lab::open(name)?;
+        let mut lab = Lab::open_alone(name)?;
         let hosts = ["a", "b", "c"].map(|name| lab.host(name));
         lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);
         let dockers = at_once(&hosts, |host| open_branch(host)).try_into().expect("one for each host");

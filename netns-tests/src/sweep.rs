@@ -25,7 +25,7 @@ pub(crate) const PREFIX: &str = "wv";
 /// How long killed processes may take to disappear.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Everything whose name begins with `wv<pid>-`.
+/// Everything whose name begins with the lab's prefix, or with that of all labs of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Belongings {
     /// Names under `/run/netns`.
@@ -34,23 +34,27 @@ pub(crate) struct Belongings {
     dirs: Vec<PathBuf>,
 }
 
-/// The common beginning of the names of what one process owns.
-pub(crate) fn prefix_of(pid: u32) -> String {
+/// The common beginning of the names of what a lab of one process owns.
+pub(crate) fn prefix_of(pid: u32, place: char) -> String {
+    format!("{}{place}-", prefix_of_process(pid))
+}
+
+fn prefix_of_process(pid: u32) -> String {
     format!("{PREFIX}{pid}-")
 }
 
-/// Removes what runs left whose process has ended. The caller holds the lab's lock, so no live lab loses anything.
+/// Removes what runs left whose process has ended.
 pub(crate) fn leftovers() {
     let names = names_in(Path::new("/run/netns")).into_iter().chain(names_in(&std::env::temp_dir()));
     let owners: BTreeSet<u32> = names.filter_map(|name| owner_of(&name)).collect();
     for pid in owners.into_iter().filter(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-        everything_of(pid);
+        everything_of(&prefix_of_process(pid));
     }
 }
 
-/// Removes all that the labs of process `pid` have made.
-pub(crate) fn everything_of(pid: u32) {
-    let belongings = Belongings::of(pid);
+/// Removes all whose names begin so.
+pub(crate) fn everything_of(prefix: &str) {
+    let belongings = Belongings::of(prefix);
     belongings.kill_processes();
     let containers = belongings.container_ids();
     belongings.unmount();
@@ -69,9 +73,8 @@ pub(crate) fn everything_of(pid: u32) {
 }
 
 impl Belongings {
-    pub(crate) fn of(pid: u32) -> Self {
-        let prefix = prefix_of(pid);
-        let with_prefix = |dir: &Path| names_in(dir).into_iter().filter(|name| name.starts_with(&prefix)).collect();
+    pub(crate) fn of(prefix: &str) -> Self {
+        let with_prefix = |dir: &Path| names_in(dir).into_iter().filter(|name| name.starts_with(prefix)).collect();
         let in_temp: Vec<String> = with_prefix(&std::env::temp_dir());
         Self {
             namespaces: with_prefix(Path::new("/run/netns")),
@@ -162,7 +165,7 @@ fn remove_control_groups(containers: &[String]) {
     }
 }
 
-/// Process id in a name like `wv123-mtu-a`.
+/// Process id in a name like `wv123-a-mtu-host`.
 fn owner_of(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
 }
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn owners_are_read_from_names() {
-        assert_eq!(owner_of("wv123-mtu-a"), Some(123));
+        assert_eq!(owner_of("wv123-a-mtu-host"), Some(123));
         assert_eq!(owner_of("wv-mtu"), None);
         assert_eq!(owner_of("weave"), None);
     }

@@ -36,7 +36,7 @@ fn side(name: &'static str, load: &str) -> Side {
 }
 
 pub(super) fn run(plan: &Plan) -> Outcome<()> {
-    let Some(mut lab) = Lab::open("bctl") else { return Ok(()) };
+    let Some(mut lab) = Lab::open_alone("bctl") else { return Ok(()) };
     let host = lab.host("a");
     let (_etcd, etcd_pid) = start_etcd(&host);
     host.weaved().launch(&["--no-docker"]);

@@ -286,7 +286,7 @@ fn settle(hosts: &[Arc<Host>], dockers: &[Arc<Dockerd>]) -> (usize, Duration) {
 
 #[test]
 fn containers_that_come_and_go_on_three_hosts_while_docker_and_control_die_leave_no_ghost_and_no_gap() {
-    let Some(mut lab) = Lab::open("churn") else { return };
+    let Some(mut lab) = Lab::open_alone("churn") else { return };
     let hosts = ["a", "b", "c"].map(|name| lab.host(name));
     let events = hosts.each_ref().map(|host| host.lossy_events());
     lab.launch_cluster(&[&hosts[0], &hosts[1], &hosts[2]]);

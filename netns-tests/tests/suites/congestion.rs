@@ -46,7 +46,7 @@ fn congest(host: &Host) {
 
 #[test]
 fn the_mark_of_a_container_is_on_the_underlay_and_arrives() {
-    let Some(mut lab) = Lab::open("marks") else { return };
+    let Some(mut lab) = Lab::open_alone("marks") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
     lab.launch_cluster(&[&a, &b]);
     let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));
@@ -63,7 +63,7 @@ fn the_mark_of_a_container_is_on_the_underlay_and_arrives() {
 
 #[test]
 fn a_mark_of_the_underlay_reaches_those_who_understand_it_and_drops_the_others() {
-    let Some(mut lab) = Lab::open("congested") else { return };
+    let Some(mut lab) = Lab::open_alone("congested") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
     lab.launch_cluster(&[&a, &b]);
     let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));

@@ -46,8 +46,8 @@ fn processes() -> Vec<String> {
     demos.map(|path| fs::read_to_string(path.join("cmdline")).unwrap_or_default().replace('\0', " ")).collect()
 }
 
-/// The demo makes its own hosts; the lab is opened for its checks, and because one test at a time is enough for two
-/// cores.
+/// The demo makes its own hosts. The lab is opened for its checks, and alone because what a demo leaves is looked for on the
+/// whole machine.
 fn demo(options: &[&str]) -> Command {
     let mut command = Command::new(weaved_path());
     command.arg("demo").args(options).env("TMPDIR", "/tmp");
@@ -80,7 +80,7 @@ fn play(command: Command) -> Output {
 
 #[test]
 fn with_docker_it_plays_to_the_end_and_leaves_nothing() {
-    let Some(_lab) = Lab::open("demo") else { return };
+    let Some(_lab) = Lab::open_alone("demo") else { return };
     let before = traces();
     let output = play(demo(&[]));
     let expected = [
@@ -103,7 +103,7 @@ fn with_docker_it_plays_to_the_end_and_leaves_nothing() {
 
 #[test]
 fn where_docker_is_missing_it_says_so_and_plays_with_namespaces() {
-    let Some(lab) = Lab::open("demo") else { return };
+    let Some(lab) = Lab::open_alone("demo") else { return };
     let before = traces();
     let path = path_with(&lab, &["ip"]);
     let mut command = demo(&[]);
@@ -123,7 +123,7 @@ fn where_docker_is_missing_it_says_so_and_plays_with_namespaces() {
 
 #[test]
 fn a_docker_that_does_not_work_is_done_without_unless_it_is_required() {
-    let Some(lab) = Lab::open("demo") else { return };
+    let Some(lab) = Lab::open_alone("demo") else { return };
     let before = traces();
     let path = path_with(&lab, &["ip", "docker", "busybox", "tar", "unshare", "mount", "sh", "containerd", "runc"]);
     let broken = Path::new(&path).join("dockerd");
@@ -143,7 +143,7 @@ fn a_docker_that_does_not_work_is_done_without_unless_it_is_required() {
 
 #[test]
 fn an_interrupted_demo_leaves_nothing() {
-    let Some(_lab) = Lab::open("demo") else { return };
+    let Some(_lab) = Lab::open_alone("demo") else { return };
     let before = traces();
     // In the midst of starting a dockerd, and while there are containers.
     for (moment, signal) in [("hostB# dockerd", Signal::SIGTERM), ("docker exec", Signal::SIGINT)] {
@@ -158,7 +158,7 @@ fn an_interrupted_demo_leaves_nothing() {
 
 #[test]
 fn a_demo_whose_player_is_killed_leaves_nothing_and_one_whose_guard_is_killed_is_cleared_by_the_next() {
-    let Some(_lab) = Lab::open("demo") else { return };
+    let Some(_lab) = Lab::open_alone("demo") else { return };
     let before = traces();
     let mut guard = Process::start(demo(&["--without-docker"]));
     guard.wait_for_text("without Docker, as asked", DEADLINE);

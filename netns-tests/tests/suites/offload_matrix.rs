@@ -48,7 +48,7 @@ fn relaunch(host: &Host, position: Position) {
 
 #[test]
 fn every_kind_of_traffic_passes_with_every_switch_in_every_position() {
-    let Some(mut lab) = Lab::open("matrix") else { return };
+    let Some(mut lab) = Lab::open_alone("matrix") else { return };
     let hosts: [Arc<Host>; 2] = [lab.host("a"), lab.host("b")];
     let [a, b] = [&*hosts[0], &*hosts[1]];
     lab.launch_cluster(&[a, b]);
@@ -70,7 +70,7 @@ fn every_kind_of_traffic_passes_with_every_switch_in_every_position() {
 /// As with an overlay inside of containers: the kernel can tell no TAP of a super-frame in a tunnel, and segments it.
 #[test]
 fn a_tunnel_between_two_containers_carries_large_segments() {
-    let Some(mut lab) = Lab::open("tunnel") else { return };
+    let Some(mut lab) = Lab::open_alone("tunnel") else { return };
     let (a, b) = (lab.host("a"), lab.host("b"));
     lab.launch_cluster(&[&a, &b]);
     let (from, to) = (a.overlay_guest(2, 1500), b.overlay_guest(2, 1500));

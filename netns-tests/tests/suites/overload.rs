@@ -32,7 +32,7 @@ impl Drop for Paused {
 }
 
 fn pair(name: &str) -> Option<(Lab, [Arc<Host>; 2], [Guest; 4])> {
-    let mut lab = Lab::open(name)?;
+    let mut lab = Lab::open_alone(name)?;
     let hosts = [lab.host("a"), lab.host("b")];
     let [a, b] = &hosts;
     lab.launch_cluster(&[a, b]);

@@ -49,7 +49,7 @@ fn order(place: &dyn Place) -> [u64; 2] {
 
 #[test]
 fn every_kind_of_traffic_passes_between_hosts_of_one_two_and_three_workers() {
-    let Some(mut lab) = Lab::open("queues") else { return };
+    let Some(mut lab) = Lab::open_alone("queues") else { return };
     let hosts: [Arc<Host>; 3] = [lab.host("a"), lab.host("b"), lab.host("c")];
     let [a, b, c] = hosts.each_ref().map(AsRef::as_ref);
     lab.launch_cluster(&[a, b, c]);
@@ -72,7 +72,7 @@ fn every_kind_of_traffic_passes_between_hosts_of_one_two_and_three_workers() {
 
 #[test]
 fn segments_of_a_flow_stay_in_order_with_several_workers_at_both_ends() {
-    let Some(mut lab) = Lab::open("order") else { return };
+    let Some(mut lab) = Lab::open_alone("order") else { return };
     let hosts: [Arc<Host>; 2] = [lab.host("a"), lab.host("b")];
     let [a, b] = hosts.each_ref().map(AsRef::as_ref);
     lab.launch_cluster(&[a, b]);
@@ -117,7 +117,7 @@ fn source_ports(frames: &[Vec<u8>], from: IpAddr) -> BTreeSet<u16> {
 
 #[test]
 fn with_two_source_ports_flows_leave_by_both_and_the_peer_stays_where_it_is() {
-    let Some(mut lab) = Lab::open("ports") else { return };
+    let Some(mut lab) = Lab::open_alone("ports") else { return };
     let hosts: [Arc<Host>; 2] = [lab.host("a"), lab.host("b")];
     let [a, b] = hosts.each_ref().map(AsRef::as_ref);
     lab.launch_cluster(&[a, b]);

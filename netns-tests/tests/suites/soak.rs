@@ -6,7 +6,7 @@ use weaved_netns_tests::{Output, Process};
 
 /// The soak ends by itself; this is for one that does not.
 const DEADLINE: Duration = Duration::from_mins(4);
-/// There is one lab at a time on a machine, and a program that has it may want to keep it for long: a longer soak, say.
+/// Who wants the machine alone waits for the others, and a program that has it may keep it for long: a longer soak, say.
 const LAB_PATIENCE: Duration = Duration::from_hours(2);
 
 fn command(words: &[&str]) -> Command {

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         eprintln!("usage: soak SECONDS, at least 10; it needs root and the program `weaved` (WEAVED_BIN)");
         return ExitCode::from(2);
     };
-    let Some(lab) = Lab::open("soak") else { return ExitCode::SUCCESS };
+    let Some(lab) = Lab::open_alone("soak") else { return ExitCode::SUCCESS };
     // Until here another lab of this machine may have been waited for.
     println!("the lab is open");
     let verdict = soak(lab, Duration::from_secs(seconds));

@@ -35,6 +35,7 @@ use weaved_api::balancer::Sticky;
 
 use super::{
     access_log::Entry,
+    asker::asker,
     backend::{self, Backend},
     body::{AnswerBody, Progress, RequestBody},
     connection::Client,
@@ -102,8 +103,9 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
     } else {
         counters.requests_http1.add();
     }
-    let mut log = begin_log(&client, &request, started);
-    let outcome = forward(&client, &rules, request, started, &mut log).await;
+    let address = asker(client.address.ip(), request.headers(), &rules.listener.trust_forwarded);
+    let mut log = begin_log(&client, address, &request, started);
+    let outcome = forward(&client, &rules, address, request, started, &mut log).await;
     let mut answer = outcome.unwrap_or_else(|refusal| {
         let answer = refusal.answer(counters);
         if let Some(log) = &mut log {
@@ -121,6 +123,7 @@ pub(super) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
 async fn forward(
     client: &Arc<Client>,
     rules: &Rules,
+    address: IpAddr,
     mut request: Request<Incoming>,
     started: Instant,
     log: &mut Option<Log>,
@@ -128,7 +131,7 @@ async fn forward(
     let limits = rules.listener.limits;
     let authority = authority(&request)?;
     let rate = limits.requests_per_second;
-    if rate.is_some_and(|rate| !client.slot.rates.admits(client.address.ip(), rate, started)) {
+    if rate.is_some_and(|rate| !client.slot.rates.admits(address, rate, started)) {
         return Err(Refusal::RateLimited);
     }
     if content_length(request.headers()).is_some_and(|len| len > limits.body_bytes) {
@@ -137,7 +140,7 @@ async fn forward(
     let host = authority.as_ref().and_then(|authority| authority.to_str().ok()).map_or("", without_port);
     let found = rules.find(host, request.uri().path(), request.headers());
     let (service, asked) = found.ok_or(Refusal::NoRoute)?;
-    let (hash, mark) = ties(service, client.address.ip(), request.headers());
+    let (hash, mark) = ties(service, address, request.headers());
     let upgrade = headers::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let upgrade = upgrade.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let request = outgoing(client, service, request, authority.as_ref(), limits.body_bytes, upgrade.as_ref())?;
@@ -442,7 +445,7 @@ fn ties(service: &Service, client: IpAddr, headers: &HeaderMap) -> (Option<u64>,
     match &service.rule.sticky {
         None => (None, None),
         Some(Sticky::Address) => {
-            let hash = match client.to_canonical() {
+            let hash = match client {
                 IpAddr::V4(address) => backend::hash(address.octets()),
                 IpAddr::V6(address) => backend::hash(address.octets()),
             };
@@ -528,12 +531,12 @@ fn copy_of(head: &Request<()>) -> Request<RequestBody> {
     head.clone().map(|()| RequestBody::none())
 }
 
-fn begin_log(client: &Client, request: &Request<Incoming>, started: Instant) -> Option<Log> {
+fn begin_log(client: &Client, address: IpAddr, request: &Request<Incoming>, started: Instant) -> Option<Log> {
     let queue = client.slot.log.load_full()?;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(Authority::as_str).or(host).unwrap_or_default();
     let entry = Entry {
-        client: client.address.ip().to_canonical(),
+        client: address,
         at: SystemTime::now(),
         started,
         method: request.method().to_string(),

@@ -16,6 +16,8 @@ pub(super) const WARM_IDLE: Duration = Duration::from_secs(30);
 pub(super) const MAX_ATTEMPTS: usize = 8;
 /// Balancers that a request may pass: services that pass requests on to each other are few, a request that goes round passes any number.
 pub(super) const MAX_HOPS: u16 = 10;
+/// Proxies in front of the balancer that a request may say it has passed; of a longer list, the last one that was read is taken for the client.
+pub(super) const MAX_FORWARDED_HOPS: usize = 32;
 /// An instance that is the balancer itself is not connected to for so long; then it may be another.
 pub(super) const OWN_FOR: Duration = Duration::from_secs(10);
 /// The instant of a switch is not waited for longer than this after the switch was heard of: a clock that is wrong must not keep

@@ -16,6 +16,7 @@
 
 mod access_log;
 mod alive;
+mod asker;
 mod backend;
 mod body;
 mod clock;

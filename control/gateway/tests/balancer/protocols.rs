@@ -17,7 +17,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
-use weaved_api::balancer::{ListenerProtocol, ProxyVersion, Trust};
+use weaved_api::balancer::{AccessLog, ListenerProtocol, LogFormat, ProxyVersion, Sticky, Trust};
 
 use crate::lab::{Backend, Client, Lab, listener, wait_for};
 
@@ -217,6 +217,54 @@ async fn only_addresses_in_the_networks_that_are_trusted_say_who_asked() {
         let head = client.answer().await.unwrap().body;
         assert!(head.lines().any(|line| line == format!("x-forwarded-for: {told}")), "{head}");
     }
+}
+
+#[tokio::test]
+async fn rate_stickiness_and_log_go_by_the_client_that_a_trusted_proxy_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let (one, two) = (Backend::http1("one").await, Backend::http1("two").await);
+    let mut lab = Lab::start(&[(&one, "blue"), (&two, "blue")]).await;
+    lab.service().sticky = Some(Sticky::Address);
+    lab.listener().trust_forwarded = Trust::Networks(vec!["127.0.0.1/32".parse().unwrap()]);
+    lab.listener().access_log = Some(AccessLog { path: path.clone(), format: LogFormat::Common });
+    lab.apply().await;
+    let mut proxy = Client::connect(lab.address()).await;
+    let mut ask = async |address: &str| {
+        let told = format!("X-Forwarded-For: 203.0.113.7, {address}\r\nX-Forwarded-For: 127.0.0.1\r\n");
+        proxy.send(format!("GET / HTTP/1.1\r\nHost: web\r\n{told}\r\n")).await;
+        proxy.answer().await.unwrap()
+    };
+    let mut names = std::collections::BTreeSet::new();
+    for number in 1..=20 {
+        let address = format!("198.51.100.{number}");
+        let name = ask(&address).await.body;
+        assert_eq!(ask(&address).await.body, name, "{address} stays");
+        names.insert(name);
+    }
+    assert_eq!(names.len(), 2, "and others may be elsewhere");
+    let text = || std::fs::read_to_string(&path).unwrap();
+    wait_for("its lines", async || text().lines().count() == 40).await;
+    assert!(text().starts_with("198.51.100.1 - - [") && !text().contains("127.0.0.1"), "{}", text());
+
+    lab.listener().limits.requests_per_second = Some(1);
+    lab.apply().await;
+    for (address, status) in [("192.0.2.1", 200), ("192.0.2.2", 200), ("192.0.2.3", 200)] {
+        assert_eq!(ask(address).await.status, status, "{address}");
+    }
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        statuses.push(ask("192.0.2.4").await.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    // The word of others is worth nothing: all that they say they are is one client.
+    lab.listener().trust_forwarded = Trust::Networks(vec!["192.0.2.0/24".parse().unwrap()]);
+    lab.apply().await;
+    let mut statuses = Vec::new();
+    for number in 1..=20 {
+        statuses.push(ask(&format!("198.51.100.{number}")).await.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
 }
 
 /// A certificate for a name that is its own authority.

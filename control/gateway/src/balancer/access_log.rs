@@ -41,6 +41,7 @@ pub(super) struct Entry {
     pub(super) client: IpAddr,
     pub(super) at: SystemTime,
     pub(super) started: Instant,
+    /// Empty where nobody knows what was asked for.
     pub(super) method: String,
     pub(super) host: String,
     pub(super) target: String,
@@ -70,6 +71,28 @@ struct JsonLine<'a> {
     colour: &'a str,
     backend: &'a str,
     broken: bool,
+}
+
+impl Entry {
+    /// Nothing is known but who has asked.
+    pub(super) fn new(client: IpAddr, started: Instant) -> Self {
+        Self {
+            client,
+            at: SystemTime::now(),
+            started,
+            method: String::new(),
+            host: String::new(),
+            target: String::new(),
+            version: "",
+            status: 0,
+            bytes: 0,
+            took: Duration::ZERO,
+            service: String::new(),
+            colour: String::new(),
+            backend: String::new(),
+            is_broken: false,
+        }
+    }
 }
 
 impl LogQueue {
@@ -146,13 +169,16 @@ fn line(format: LogFormat, entry: &Entry) -> String {
     let seconds = entry.took.as_secs_f64();
     match format {
         LogFormat::Common => {
-            let (method, target) = (escape(method), escape(target));
+            let request = match method.as_str() {
+                "" => "-".to_owned(),
+                method => format!("{} {} {version}", escape(method), escape(target)),
+            };
             let (service, colour, backend) = (escape(service), escape(colour), escape(backend));
             let at = common_time(entry.at);
             let end = if entry.is_broken { " broken" } else { "" };
             format!(
-                "{client} - - [{at}] \"{method} {target} {version}\" {status} {bytes} \"{service}\" \"{colour}\" \
-                 \"{backend}\" {seconds:.6}{end}\n"
+                "{client} - - [{at}] \"{request}\" {status} {bytes} \"{service}\" \"{colour}\" \"{backend}\" \
+                 {seconds:.6}{end}\n"
             )
         }
         LogFormat::Json => {
@@ -265,6 +291,17 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((json.matches('\n').count(), &value["target"]), (1, &"/a\"b\n".into()));
         assert_eq!(value["time"], "2026-11-25T21:40:02.004Z");
+    }
+
+    #[test]
+    fn a_head_that_is_no_request_is_a_line_as_well() {
+        let entry = Entry { at: entry().at, status: 400, ..Entry::new(entry().client, Instant::now()) };
+        assert_eq!(
+            line(LogFormat::Common, &entry),
+            "192.0.2.1 - - [25/Nov/2026:21:40:02 +0000] \"-\" 400 0 \"\" \"\" \"\" 0.000000\n"
+        );
+        let value: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &entry)).unwrap();
+        assert_eq!((&value["status"], &value["method"], &value["target"]), (&400.into(), &"".into(), &"".into()));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::{
 };
 
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::Incoming,
     header::HeaderValue,
     server::conn::{http1, http2},
@@ -41,8 +41,11 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use weaved_api::balancer::{ClientLimits, ListenerProtocol};
 
 use super::{
+    access_log::Entry,
     body::AnswerBody,
-    clock, forward,
+    clock,
+    flight::Log,
+    forward,
     guard::Guarded,
     headers::Forwarded,
     limits::{H2_PING, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_PROXY_HEADER_BYTES},
@@ -148,6 +151,14 @@ impl Client {
 
     pub(super) fn forwarded(&self) -> &Forwarded {
         &self.forwarded
+    }
+
+    /// Writes down a head that has not become a request. Nobody knows whom a proxy has sent it for.
+    pub(super) fn log_refused(&self, status: StatusCode, started: Instant) {
+        let Some(queue) = self.slot.log.load_full() else { return };
+        let client = self.address.ip().to_canonical();
+        let entry = Entry { status: status.as_u16(), ..Entry::new(client, started) };
+        drop(Log::new(queue, entry, Arc::clone(&self.worker.counters)));
     }
 }
 
@@ -302,11 +313,22 @@ async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         outcome => outcome.map(Some),
     });
     if let Some(outcome) = served.await {
+        let outcome = outcome.inspect_err(|error| log_bad_head(client, error));
         return outcome.map(|()| None).map_err(io::Error::other);
     }
     match serving.into_parts() {
         Some(parts) if !parts.read_buf.is_empty() => Err(io::Error::other("put to rest with a request")),
         parts => Ok(parts.map(|parts| parts.io.into_inner())),
+    }
+}
+
+/// A head that nobody can read, or that is too long, is answered by the library itself. (Also with 414, for a target of more than 64 KiB, which it
+/// does not tell apart afterwards.)
+fn log_bad_head(client: &Client, error: &hyper::Error) {
+    if error.is_parse() {
+        let is_too_long = error.is_parse_too_large();
+        let status = if is_too_long { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+        client.log_refused(status, Instant::now());
     }
 }
 

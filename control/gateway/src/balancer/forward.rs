@@ -17,7 +17,7 @@
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant, SystemTime},
+    time::Instant,
 };
 
 use hyper::{
@@ -536,9 +536,6 @@ fn begin_log(client: &Client, address: IpAddr, request: &Request<Incoming>, star
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(Authority::as_str).or(host).unwrap_or_default();
     let entry = Entry {
-        client: address,
-        at: SystemTime::now(),
-        started,
         method: request.method().to_string(),
         host: host.to_owned(),
         target: request.uri().path_and_query().map_or("*", PathAndQuery::as_str).to_owned(),
@@ -547,13 +544,7 @@ fn begin_log(client: &Client, address: IpAddr, request: &Request<Incoming>, star
             Version::HTTP_10 => "HTTP/1.0",
             _ => "HTTP/1.1",
         },
-        status: 0,
-        bytes: 0,
-        took: Duration::ZERO,
-        service: String::new(),
-        colour: String::new(),
-        backend: String::new(),
-        is_broken: false,
+        ..Entry::new(address, started)
     };
     Some(Log::new(queue, entry, Arc::clone(&client.worker.counters)))
 }

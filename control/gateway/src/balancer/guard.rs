@@ -1,7 +1,8 @@
 //! Between a client's bytes and the HTTP library: stops what [`Scanner`] finds, and whoever is too slow.
 //!
 //! A message that is stopped is made unreadable from there on, so that the library itself answers 400 in its turn and closes. Behind that
-//! the client's bytes are at their end: the library may have read on in the place where the fault is.
+//! the client's bytes are at their end: the library may have read on in the place where the fault is. The access log has a line for it from whoever
+//! has it: of a body the request, of a head the connection, when the library has answered; of a head that takes too long, which nobody answers, this.
 //!
 //! | while                                  | the client has                                      |
 //! |----------------------------------------|-----------------------------------------------------|
@@ -35,6 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep_until},
@@ -57,7 +59,7 @@ pub(super) struct Guarded<T> {
     inner: T,
     /// None for what is not HTTP/1, or no longer.
     scanner: Option<Scanner>,
-    /// A fault was found: nothing behind it is read.
+    /// A fault was found, or a head has not come to its end in time: nothing behind it is read.
     is_stopped: bool,
     limits: ClientLimits,
     client: Arc<Client>,
@@ -182,6 +184,7 @@ impl<T> Guarded<T> {
                 if !is_idle {
                     self.client.worker.counters.client_timeouts.add();
                 }
+                self.log_late_head();
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             let mut look_at = deadline.min(now + LOOK_INTERVAL);
@@ -194,6 +197,15 @@ impl<T> Guarded<T> {
                 }
             }
             self.timer.as_mut().reset(look_at.into());
+        }
+    }
+
+    /// Who has not said a word has asked for nothing, and what has become a request has a line of its own.
+    fn log_late_head(&mut self) {
+        let since = self.head_since.filter(|_| self.scanner.as_ref().is_some_and(Scanner::is_in_head));
+        if let Some(since) = since.filter(|_| !self.is_stopped) {
+            self.is_stopped = true;
+            self.client.log_refused(StatusCode::REQUEST_TIMEOUT, since);
         }
     }
 

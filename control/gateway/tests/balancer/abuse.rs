@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use weaved_api::balancer::Ejection;
+use weaved_api::balancer::{AccessLog, Ejection, LogFormat};
 
 use crate::lab::{Backend, Client, Lab, share, wait_for};
 
@@ -66,6 +66,48 @@ async fn a_bad_chunk_breaks_its_request_and_what_comes_behind_it_is_not_read() {
         assert!(backend.request_count() <= 1, "{chunks:?}");
         assert_eq!(lab.counter("ambiguous").await, 1, "{chunks:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_refused_before_it_is_a_request_is_a_line_of_the_access_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let backend = Backend::http1("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.listener().limits.head_timeout = Duration::from_millis(300);
+    lab.listener().access_log = Some(AccessLog { path: path.clone(), format: LogFormat::Json });
+    lab.apply().await;
+    // Method and status of the line with this number, which is the last.
+    let line = async |number: usize| {
+        let text = || std::fs::read_to_string(&path).unwrap();
+        wait_for("its line", async || text().lines().count() >= number).await;
+        assert_eq!(text().lines().count(), number, "{}", text());
+        let line: serde_json::Value = serde_json::from_str(text().lines().last().unwrap()).unwrap();
+        (line["method"].as_str().unwrap().to_owned(), line["status"].as_u64().unwrap())
+    };
+    let refused = |status: u64| (String::new(), status);
+    let mut bad = Client::connect(lab.address()).await;
+    bad.send("GET / HTTP/1.1\nHost: a\n\n").await;
+    assert_eq!(bad.answer().await.unwrap().status, 400);
+    assert_eq!(line(1).await, refused(400));
+    let mut large = Client::connect(lab.address()).await;
+    large.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100))).await;
+    assert_eq!(large.answer().await.unwrap().status, 431);
+    assert_eq!(line(2).await, refused(431));
+    let mut silent = Client::connect(lab.address()).await;
+    assert!(silent.is_closed().await, "and has asked for nothing");
+    let mut slow = Client::connect(lab.address()).await;
+    slow.send("GET / HTTP/1.1\r\nHost:").await;
+    assert!(slow.is_closed().await);
+    assert_eq!(line(3).await, refused(408));
+    // What is a request by then has a line of its own, and no second one.
+    let mut chunk = Client::connect(lab.address()).await;
+    let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    chunk.send(format!("{head}5 \r\nhello\r\n0\r\n\r\n")).await;
+    chunk.wait_for_end().await;
+    assert_eq!(line(4).await.0, "POST");
+    assert_eq!(lab.get("/").await, "one");
+    assert_eq!(line(5).await, ("GET".to_owned(), 200));
 }
 
 #[tokio::test]

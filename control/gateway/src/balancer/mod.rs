@@ -172,7 +172,7 @@ impl Balancer {
         if self.services.on_moments() {
             self.workers.iter().for_each(|worker| worker.tell(Command::Sweep));
         }
-        let cut = self.services.drain(now, clock::wall_us());
+        let cut = self.services.drain(now);
         (0..cut).for_each(|_| self.counters.drain_cut.add());
         if now.saturating_duration_since(self.looked) >= HOUSEKEEPING || self.listeners.due(now) <= now {
             self.looked = now;

@@ -12,10 +12,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use weaved_api::{
@@ -69,8 +67,15 @@ pub(super) struct Moment {
     /// What was in force before.
     before_revision: u64,
     pub(super) at_us: u64,
-    has_come: AtomicBool,
-    came_us: AtomicU64,
+    came: OnceLock<Came>,
+}
+
+/// When a moment has come, on both clocks: hosts compare the wall's, which may be set; what takes its time from then on goes by the other.
+#[derive(Debug)]
+struct Came {
+    /// Microseconds of Unix time.
+    at_us: u64,
+    at: Instant,
 }
 
 /// Which groups get new requests.
@@ -214,7 +219,7 @@ impl Service {
         BalancedServiceReport {
             service: self.rule.name.clone(),
             revision: self.moment.revision_in_force(),
-            switched_at_us: self.moment.came_us.load(Ordering::Acquire),
+            switched_at_us: self.moment.came.get().map_or(0, |came| came.at_us),
             prepared: self.preparation.as_ref().map(|preparation| preparation.report()),
             colours: self.counts.iter().map(|(colour, counts)| counts.report(healthy(colour))).collect(),
         }
@@ -232,8 +237,7 @@ impl Moment {
             before_revision: previous
                 .map_or_else(|| switch.revision.saturating_sub(1), |previous| previous.revision_in_force()),
             at_us: switch.at_us.min(latest_us),
-            has_come: AtomicBool::new(false),
-            came_us: AtomicU64::new(0),
+            came: OnceLock::new(),
         };
         moment.look(now_us);
         Arc::new(moment)
@@ -241,16 +245,15 @@ impl Moment {
 
     /// Whether it has come; marks it when it has.
     pub(super) fn has_come(&self) -> bool {
-        self.has_come.load(Ordering::Acquire) || self.look(clock::wall_us())
+        self.came.get().is_some() || self.look(clock::wall_us())
     }
 
     fn look(&self, now_us: u64) -> bool {
         if now_us < self.at_us {
             return false;
         }
-        let first = self.came_us.compare_exchange(0, now_us.max(1), Ordering::AcqRel, Ordering::Acquire);
-        self.has_come.store(true, Ordering::Release);
-        if first.is_ok() && self.revision > 0 {
+        let is_first = self.came.set(Came { at_us: now_us.max(1), at: Instant::now() }).is_ok();
+        if is_first && self.revision > 0 {
             tracing::debug!(revision = self.revision, late_us = now_us - self.at_us, "switched");
         }
         true
@@ -260,9 +263,9 @@ impl Moment {
         if self.has_come() { self.revision } else { self.before_revision }
     }
 
-    /// When it came, in microseconds of Unix time; None as long as it has not.
-    pub(super) fn came_us(&self) -> Option<u64> {
-        self.has_come().then(|| self.came_us.load(Ordering::Acquire))
+    /// When it came; None as long as it has not.
+    pub(super) fn came(&self) -> Option<Instant> {
+        if self.has_come() { self.came.get().map(|came| came.at) } else { None }
     }
 }
 

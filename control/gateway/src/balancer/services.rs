@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use weaved_api::{
@@ -131,7 +131,7 @@ impl Services {
 
     /// The next instant at which a switch comes into force.
     pub(super) fn next_moment_us(&self) -> Option<u64> {
-        let ahead = self.list.iter().filter(|service| service.moment.came_us().is_none());
+        let ahead = self.list.iter().filter(|service| !service.moment.has_come());
         ahead.map(|service| service.moment.at_us).min()
     }
 
@@ -140,7 +140,7 @@ impl Services {
         let mut is_new = false;
         for service in &self.list {
             let moment = &service.moment;
-            if moment.came_us().is_none() || self.switched.get(&service.rule.name) == Some(&moment.revision) {
+            if !moment.has_come() || self.switched.get(&service.rule.name) == Some(&moment.revision) {
                 continue;
             }
             service.mark_idle();
@@ -160,12 +160,11 @@ impl Services {
     ///
     /// Connections that were made since are left alone. They are previews', and those of requests that had chosen their backend before: each
     /// waits for an answer for as long as the service allows, and what is sent again follows the switch.
-    pub(super) fn drain(&mut self, now: Instant, now_us: u64) -> usize {
+    pub(super) fn drain(&mut self, now: Instant) -> usize {
         let mut count = 0;
         for service in self.list.iter().filter(|service| service.moment.revision > 0) {
-            let Some(came_us) = service.moment.came_us() else { continue };
-            let drained = Duration::from_micros(now_us.saturating_sub(came_us));
-            let came = now.checked_sub(drained).unwrap_or(now);
+            let Some(came) = service.moment.came() else { continue };
+            let drained = now.saturating_duration_since(came);
             let drain = self.drains.entry(service.rule.name.clone()).or_default();
             if drain.revision != service.moment.revision {
                 *drain = Drain { revision: service.moment.revision, ..Drain::default() };
@@ -253,10 +252,11 @@ mod tests {
         pin::pin,
         sync::{Mutex, PoisonError},
         task::{Context, Wake, Waker},
+        time::Duration,
     };
 
     use weaved_api::{
-        balancer::BalancerState,
+        balancer::{BalancerState, ColourShare, SwitchState},
         gateway::NamedHost,
         testing::{gateway_state, named_host, named_instance},
     };
@@ -318,5 +318,29 @@ mod tests {
 
         assert_eq!(cut, Cut { connections: 3, streams: 0 });
         assert_eq!(witness.seen(), [3, 3, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_drain_has_its_time_whatever_is_done_to_the_clock_of_the_wall() {
+        let (mut services, mut state) = (Services::default(), state(Standing::Passing));
+        services.rebuild(&state, 1);
+        for backend in services.find("web").unwrap().listed.iter().filter_map(|listed| listed.backend.as_ref()) {
+            let task = || tokio::spawn(std::future::pending::<()>()).abort_handle();
+            backend.on_connection(1, task(), Arc::default());
+            backend.on_stream(1, task());
+        }
+        state.balancer.services[0].switch = SwitchState {
+            revision: 1,
+            live: vec![ColourShare { colour: "green".into(), weight: 1 }],
+            drain: Duration::from_secs(30),
+            stream_drain: Some(Duration::from_secs(60)),
+            ..SwitchState::default()
+        };
+        // It comes when that clock shows 1970; some decades later it is set right.
+        services.rebuild(&state, 1);
+
+        let now = Instant::now();
+        let mut cut = |seconds| services.drain(now + Duration::from_secs(seconds));
+        assert_eq!([0, 29, 30, 31, 59, 60, 61].map(&mut cut), [0, 0, 3, 0, 0, 3, 0]);
     }
 }

@@ -75,6 +75,8 @@ struct Answered {
     response: Response<Incoming>,
     upstream: Upstream,
     place: Place,
+    /// It is its colour's failure, as far as its head says.
+    has_failed: bool,
 }
 
 /// What has become of the attempts until now.
@@ -179,8 +181,8 @@ impl Job<'_> {
             let place = Place::take(group, backend);
             match self.attempt(backend, request).await {
                 Ok((response, upstream)) => {
-                    self.on_answer(group, backend, &response);
-                    return Ok(Answered { response, upstream, place });
+                    let has_failed = self.on_answer(group, backend, &response);
+                    return Ok(Answered { response, upstream, place, has_failed });
                 }
                 Err(failed) => {
                     tried.push(backend.id);
@@ -228,8 +230,10 @@ impl Job<'_> {
         }
     }
 
-    fn on_answer(&self, group: &Group, backend: &Backend, response: &Response<Incoming>) {
-        group.counts.on_answer(has_failed(response), self.started.elapsed());
+    /// Counts it; see [`Answered::has_failed`].
+    fn on_answer(&self, group: &Group, backend: &Backend, response: &Response<Incoming>) -> bool {
+        let has_failed = response.status().is_server_error() || headers::is_grpc_failure(response.headers());
+        group.counts.on_answer(has_failed, self.started.elapsed());
         let is_unable = matches!(
             response.status(),
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
@@ -239,6 +243,7 @@ impl Job<'_> {
         } else {
             backend.on_success();
         }
+        has_failed
     }
 
     fn on_failure(&self, group: &Group, backend: &Backend, refusal: Refusal) -> Lost {
@@ -344,7 +349,7 @@ impl Job<'_> {
         on_client: Option<OnUpgrade>,
         log: &mut Option<Log>,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let Answered { mut response, upstream, mut place } = answered;
+        let Answered { mut response, upstream, mut place, has_failed } = answered;
         let rule = &self.service.rule;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && on_client.is_none() {
@@ -362,7 +367,6 @@ impl Job<'_> {
             stream::upgrade(self.client, place, rule.timeouts.idle, on_client, on_backend, log);
             return Ok(switching(response));
         }
-        let has_failed = has_failed(&response);
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
@@ -382,11 +386,6 @@ impl Job<'_> {
         let flight = Flight::new(place, pool, upstream, log, has_failed, active);
         Ok(Response::from_parts(parts, AnswerBody::passed(body, flight)))
     }
-}
-
-/// Whether an answer is its colour's failure, as far as its head says.
-fn has_failed(response: &Response<Incoming>) -> bool {
-    response.status().is_server_error() || headers::is_grpc_failure(response.headers())
 }
 
 /// The head of an answer that changes the protocol.

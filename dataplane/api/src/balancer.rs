@@ -189,7 +189,7 @@ pub struct BackendTimeouts {
     pub connect: Duration,
     /// For the head of an answer.
     pub response: Duration,
-    /// For the next byte of TCP streams and upgraded connections; None for ever.
+    /// For the next byte of TCP streams, of upgraded connections, and of answers that are neither events nor gRPC; None for ever.
     pub idle: Option<Duration>,
 }
 

@@ -1,7 +1,8 @@
 //! Bodies on their way through: nothing is copied, everything is accounted for.
 //!
 //! A request's body is cut off where it gets too long. An answer's body holds its [`Flight`]: as long as somebody reads, the
-//! request is in flight; when the end has passed, the connection to the backend is free for the next request.
+//! request is in flight; when the end has passed, the connection to the backend is free for the next request. It is broken off when its backend
+//! does not go on with it ([`Patience`]); a client that takes nothing of it is the guard's matter.
 
 use std::{
     pin::Pin,
@@ -9,10 +10,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Sleep, sleep};
 
 use super::{flight::Flight, headers, refusal::Refusal};
 
@@ -52,7 +55,33 @@ impl Progress {
 #[derive(Debug)]
 pub(super) enum AnswerBody {
     Own(Option<Bytes>),
-    Passed { inner: Incoming, flight: Flight },
+    Passed { inner: Incoming, flight: Flight, patience: Option<Patience> },
+}
+
+/// How long a backend may take for the next piece of an answer.
+#[derive(Debug)]
+pub(super) struct Patience {
+    limit: Duration,
+    /// Since when one is waited for.
+    since: Option<Instant>,
+    /// NOTE(perf): made when something is waited for, which is not with most answers, and moved when it fires and not with each piece.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Ready when it is over. Asked as long as no piece comes.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (limit, since) = (self.limit, *self.since.get_or_insert_with(Instant::now));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let left = limit.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            timer.set(sleep(left));
+        }
+    }
 }
 
 impl RequestBody {
@@ -84,7 +113,7 @@ impl Body for RequestBody {
         let frame = Pin::new(&mut *inner).poll_frame(cx);
         let Some(progress) = &this.progress else { return frame.map_err(Into::into) };
         progress.is_awaited.store(frame.is_pending(), Relaxed);
-        match std::task::ready!(frame) {
+        match ready!(frame) {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers);
@@ -130,23 +159,33 @@ impl AnswerBody {
         Self::Own(None)
     }
 
-    pub(super) fn passed(inner: Incoming, mut flight: Flight) -> Self {
+    /// A backend's. `limit` is how long it may take for each piece; None for ever.
+    pub(super) fn passed(inner: Incoming, mut flight: Flight, limit: Option<Duration>) -> Self {
         if inner.is_end_stream() {
             flight.finish();
         }
-        Self::Passed { inner, flight }
+        let patience = limit.map(|limit| Patience { limit, since: None, timer: None });
+        Self::Passed { inner, flight, patience }
     }
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Passed { inner, flight } => {
-                let frame = std::task::ready!(Pin::new(&mut *inner).poll_frame(cx));
+            Self::Passed { inner, flight, patience } => {
+                let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) else {
+                    let Some(patience) = patience else { return Poll::Pending };
+                    ready!(patience.poll_end(cx));
+                    flight.on_stalled();
+                    return Poll::Ready(Some(Err("the backend does not go on with its answer".into())));
+                };
+                if let Some(patience) = patience {
+                    patience.since = None;
+                }
                 match &frame {
                     Some(Ok(frame)) => {
                         flight.on_bytes(frame.data_ref().map_or(0, Bytes::len));
@@ -161,7 +200,7 @@ impl Body for AnswerBody {
                     Some(Err(_)) => flight.on_broken(),
                     None => flight.finish(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
         }
     }

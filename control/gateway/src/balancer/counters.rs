@@ -39,6 +39,8 @@ counters! { pub(crate) BalancerCounters:
     loops,
     /// Requests answered 504: the backends took too long
     backend_timeouts,
+    /// Answers broken off in the middle: the backends did not go on with them
+    answers_stalled,
     /// Attempts at another backend, or over a new connection
     retries,
     /// Connections to backends

@@ -13,12 +13,12 @@ use hyper::HeaderMap;
 use super::{
     access_log::{Entry, LogQueue},
     backend::Backend,
-    connection::Active,
+    connection::{Active, Client},
     counters::BalancerCounters,
     group::{ColourCounts, Group},
     headers::is_grpc_failure,
     line::Flow,
-    pool::{Pool, Upstream},
+    pool::Upstream,
 };
 
 /// The status in the log when there is no answer because the client has left. No answer has it; other servers write the same.
@@ -28,7 +28,7 @@ const CLIENT_LEFT: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Flight {
     place: Place,
-    pool: Arc<Pool>,
+    client: Arc<Client>,
     /// None when it was given back or is of no use.
     upstream: Option<Upstream>,
     /// As long as the answer comes.
@@ -112,14 +112,14 @@ impl Drop for Log {
 impl Flight {
     pub(super) fn new(
         place: Place,
-        pool: Arc<Pool>,
+        client: Arc<Client>,
         upstream: Upstream,
         log: Option<Log>,
         has_failed: bool,
         active: Active,
     ) -> Self {
         let flow = Some(upstream.flow());
-        Self { place, pool, upstream: Some(upstream), flow, log, has_failed, _active: active }
+        Self { place, client, upstream: Some(upstream), flow, log, has_failed, _active: active }
     }
 
     pub(super) fn on_bytes(&mut self, count: usize) {
@@ -132,7 +132,7 @@ impl Flight {
     pub(super) fn finish(&mut self) {
         self.flow = None;
         if let Some(upstream) = self.upstream.take() {
-            self.pool.give_back(&self.place.backend, upstream, Instant::now());
+            self.client.worker.pool.give_back(&self.place.backend, upstream, Instant::now());
         }
     }
 
@@ -147,6 +147,15 @@ impl Flight {
         if !std::mem::replace(&mut self.has_failed, true) {
             self.place.counts.on_late_failure();
         }
+    }
+
+    /// The backend does not go on with its answer, and is not waited for any more.
+    pub(super) fn on_stalled(&mut self) {
+        self.client.worker.counters.answers_stalled.add();
+        if let Some(upstream) = &self.upstream {
+            upstream.doubt();
+        }
+        self.on_broken();
     }
 
     /// The backend has stopped in the middle.

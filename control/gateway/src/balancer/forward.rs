@@ -379,12 +379,15 @@ impl Job<'_> {
                 parts.headers.append(header::SET_COOKIE, cookie);
             }
         }
+        let mut patience = rule.timeouts.idle;
         if !body.is_end_stream() && is_stream(&parts.headers) {
             place.becomes_stream();
+            // Events come when there are some.
+            patience = None;
         }
-        let (pool, active) = (Arc::clone(&self.client.worker.pool), self.client.activity.begin());
-        let flight = Flight::new(place, pool, upstream, log, has_failed, active);
-        Ok(Response::from_parts(parts, AnswerBody::passed(body, flight)))
+        let (client, active) = (Arc::clone(self.client), self.client.activity.begin());
+        let flight = Flight::new(place, client, upstream, log, has_failed, active);
+        Ok(Response::from_parts(parts, AnswerBody::passed(body, flight, patience)))
     }
 }
 

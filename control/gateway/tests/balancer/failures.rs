@@ -1,5 +1,7 @@
 //! What counts as a failure of a colour, besides 5xx: automatic rollback goes by it.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -72,4 +74,46 @@ async fn an_answer_that_breaks_off_is_a_failure_and_one_that_its_client_leaves_i
     })
     .await;
     assert_eq!(lab.counts("blue").await, (3, 2));
+}
+
+#[tokio::test]
+async fn an_answer_that_its_instance_does_not_go_on_with_is_broken_off_and_events_may_be_silent() {
+    const PIECES: usize = 30;
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let len = stream.read(&mut request).await.unwrap();
+                let is_for = |path: &str| request[..len].starts_with(format!("GET {path} ").as_bytes());
+                let kind = if is_for("/events") { "text/event-stream" } else { "text/plain" };
+                let pieces = if is_for("/slow") { PIECES } else { 1 };
+                let head = format!("Connection: close\r\nContent-Type: {kind}\r\nContent-Length: {}", 5 * PIECES);
+                stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
+                for _ in 0..pieces {
+                    stream.write_all(b"piece").await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                drop(stream.read(&mut request).await);
+            });
+        }
+    });
+    let mut lab = Lab::start(&[(&Backend::http1("unused").await, "blue")]).await;
+    lab.state.instances[0].port = port;
+    lab.service().switch.live = vec![share("blue", 1)];
+    lab.service().timeouts.idle = Some(Duration::from_secs(1));
+    lab.apply().await;
+    let mut events = Client::connect(lab.address()).await;
+    events.send("GET /events HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    events.wait_for_text("piece").await;
+    let mut slow = Client::connect(lab.address()).await;
+    assert_eq!(slow.get("/slow").await.body.len(), 5 * PIECES, "all of it took longer");
+    let mut stalled = Client::connect(lab.address()).await;
+    stalled.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    stalled.wait_for_end().await;
+    assert_eq!(lab.counter("answers_stalled").await, 1);
+    assert_eq!(lab.counts("blue").await, (3, 1));
+    let status = lab.status().await;
+    assert_eq!(status.services[0].backends[0].in_flight, 1, "those that wait for events");
 }

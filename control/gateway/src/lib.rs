@@ -14,6 +14,7 @@
 //! INVARIANT: it answers from its last state while control is away, for ever, also after its own restart.
 
 pub mod balancer;
+pub mod bounded_file;
 mod daemon;
 pub mod dns;
 pub mod handover;

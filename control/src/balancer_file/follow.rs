@@ -3,8 +3,7 @@
 //! The last good text is kept beside the node's state, so that a control that starts with a bad file balances as the one before.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,6 +11,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use weaved_gateway::bounded_file;
 
 use super::{BalancerFile, MAX_FILE_BYTES};
 
@@ -56,7 +56,7 @@ impl Follower {
             return None;
         }
         self.seen = Some(signature);
-        match read_text(&self.path) {
+        match bounded_file::read_text(&self.path, MAX_FILE_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.loaded = Loaded::default();
                 drop(fs::remove_file(&self.kept));
@@ -103,17 +103,9 @@ impl Follower {
 
 /// Reads and understands a file. The error is one line.
 pub fn read(path: &Path) -> Result<BalancerFile, String> {
-    let text = read_text(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text = bounded_file::read_text(path, MAX_FILE_BYTES)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     BalancerFile::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("it is longer than {MAX_FILE_BYTES} bytes")));
-    }
-    Ok(text)
 }
 
 fn signature(path: &Path) -> Signature {

@@ -7,14 +7,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Read},
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::sync::watch;
+use weaved_gateway::bounded_file;
 
 use super::{
     Definition, Note,
@@ -147,12 +147,7 @@ fn list(dir: &Path) -> io::Result<BTreeMap<String, Signature>> {
 
 /// The text of a file of definitions. What is read and is none is `InvalidData`.
 pub fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is longer than {MAX_FILE_BYTES} bytes")));
-    }
-    Ok(text)
+    bounded_file::read_text(path, MAX_FILE_BYTES)
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, de::Error as _};
+use weaved_gateway::bounded_file;
 
 use super::{command::CommandLine, limits, quiet::Wait, render};
 
@@ -158,13 +158,8 @@ impl RawWait {
 }
 
 fn read_bounded(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let file = File::open(path).and_then(|file| file.take(limits::MAX_SOURCE_BYTES + 1).read_to_string(&mut text));
-    file.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    if text.len() as u64 > limits::MAX_SOURCE_BYTES {
-        return Err(format!("{}: larger than {} KiB", path.display(), limits::MAX_SOURCE_BYTES >> 10));
-    }
-    Ok(text)
+    let text = bounded_file::read_text(path, limits::MAX_SOURCE_BYTES);
+    text.map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
 fn place(text: &str, offset: usize) -> (usize, usize) {

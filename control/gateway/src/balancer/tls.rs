@@ -8,7 +8,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,6 +24,7 @@ use tokio_rustls::rustls::{
 use weaved_api::balancer::ListenerProtocol;
 
 use super::limits::{MAX_CERTIFICATES, MAX_PEM_BYTES};
+use crate::bounded_file;
 
 /// What is for clients without a better one.
 const DEFAULT: &str = "default";
@@ -129,13 +129,7 @@ fn read_pair(chain: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, St
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_PEM_BYTES {
-        return Err(format!("it is longer than {MAX_PEM_BYTES} bytes"));
-    }
-    Ok(bytes)
+    bounded_file::read(path, MAX_PEM_BYTES).map_err(|error| error.to_string())
 }
 
 impl BySni {

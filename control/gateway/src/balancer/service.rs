@@ -67,6 +67,8 @@ pub(super) struct Moment {
     /// What was in force before.
     before_revision: u64,
     pub(super) at_us: u64,
+    /// It has come by then, whatever the wall's clock says.
+    latest: Instant,
     came: OnceLock<Came>,
 }
 
@@ -231,30 +233,31 @@ impl Moment {
         if let Some(same) = previous.filter(|previous| previous.revision == switch.revision) {
             return Arc::clone(same);
         }
-        let latest_us = now_us + MAX_SWITCH_WAIT.as_micros() as u64;
+        let (now, latest_us) = (Instant::now(), now_us + MAX_SWITCH_WAIT.as_micros() as u64);
         let moment = Self {
             revision: switch.revision,
             before_revision: previous
                 .map_or_else(|| switch.revision.saturating_sub(1), |previous| previous.revision_in_force()),
             at_us: switch.at_us.min(latest_us),
+            latest: now + MAX_SWITCH_WAIT,
             came: OnceLock::new(),
         };
-        moment.look(now_us);
+        moment.look(now_us, now);
         Arc::new(moment)
     }
 
     /// Whether it has come; marks it when it has.
     pub(super) fn has_come(&self) -> bool {
-        self.came.get().is_some() || self.look(clock::wall_us())
+        self.came.get().is_some() || self.look(clock::wall_us(), Instant::now())
     }
 
-    fn look(&self, now_us: u64) -> bool {
-        if now_us < self.at_us {
+    fn look(&self, now_us: u64, now: Instant) -> bool {
+        if now_us < self.at_us && now < self.latest {
             return false;
         }
-        let is_first = self.came.set(Came { at_us: now_us.max(1), at: Instant::now() }).is_ok();
+        let is_first = self.came.set(Came { at_us: now_us.max(1), at: now }).is_ok();
         if is_first && self.revision > 0 {
-            tracing::debug!(revision = self.revision, late_us = now_us - self.at_us, "switched");
+            tracing::debug!(revision = self.revision, late_us = now_us.saturating_sub(self.at_us), "switched");
         }
         true
     }
@@ -372,6 +375,17 @@ mod tests {
         let state = switch(1, &[("green", 1)], &[], now + 3_600_000_000);
         let service = Service::new(rule(state), two_colours(), None, now);
         assert_eq!(service.moment.at_us, now + MAX_SWITCH_WAIT.as_micros() as u64);
+    }
+
+    #[test]
+    fn an_instant_is_not_waited_for_longer_when_the_clock_of_the_wall_is_set_back() {
+        let (now_us, now) = (clock::wall_us() + 3_600_000_000, Instant::now());
+        let state = switch(1, &[("green", 1)], &[("blue", 1)], now_us + 500_000);
+        let service = Service::new(rule(state), two_colours(), None, now_us);
+        let set_back_us = clock::wall_us();
+        assert!(!service.moment.look(set_back_us, now + MAX_SWITCH_WAIT / 2));
+        assert!(service.moment.look(set_back_us, now + MAX_SWITCH_WAIT * 2));
+        assert_eq!(colour(&service), "green");
     }
 
     #[test]

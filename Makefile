@@ -37,7 +37,7 @@ e2e: build clients
 # The suites that carry traffic, with each switch in each position.
 MATRIX_SUITES := two_hosts three_hosts on_the_wire underlay_mtu survival
 MATRIX_POSITIONS := tap-offload=on,udp-gso=on,udp-gro=on,bridge-redirect=on tap-offload=off udp-gso=off udp-gro=off \
-  bridge-redirect=on container-gso=off cipher=aes-256-gcm cipher=chacha20-poly1305 tap-offload=off,udp-gso=off,udp-gro=off
+  bridge-redirect=on container-gso=off cipher=aegis-256 cipher=aes-256-gcm cipher=chacha20-poly1305 tap-offload=off,udp-gso=off,udp-gro=off
 
 e2e-matrix: build
 	for position in $(MATRIX_POSITIONS); do \
@@ -92,7 +92,7 @@ else
 	rm -rf $(BENCH_RUN)
 	$(BENCH) --results $(BENCH_RUN) --sides veth,vxlan,weaved --seconds 2 \
 	  --rows tcp1,tcp1-back,tcp1-both,tcp8,tcp8-back,ping,ping-bulk,udp64,udp1400,udp-flood,http,idle,outage,footprint
-	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches,weaved:cipher=aes-256-gcm --seconds 2 --pairs 3 --rows tcp1,ping,udp64
+	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches,weaved:cipher=aegis-256,weaved:cipher=aes-256-gcm --seconds 2 --pairs 3 --rows tcp1,ping,udp64
 	$(BENCH) --results $(BENCH_RUN) --sides vxlan,weaved --seconds 2 --pairs 3 --rows loss,reorder
 	$(BENCH) $(ONE_FRAME) $(BENCH_PEERS) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --seconds 2 --rows tcp1,tcp8,ping,udp64
 	$(BENCH) --results $(BENCH_RUN) --between containers --seconds 2 --pairs 3 --rows tcp1,tcp8,ping,udp64

@@ -75,8 +75,9 @@ pub(super) struct Args {
     /// Watch Docker again, after a launch with --no-docker
     #[arg(long)]
     docker: bool,
-    /// The fastest cipher to offer: auto (AEGIS-256), aes-256-gcm or chacha20-poly1305; two hosts take the fastest that both
-    /// offer, which is the last one where a processor has no instructions for AES [default: auto]
+    /// The fastest cipher to offer: auto (AEGIS-256X4, or else the next), aegis-256, aes-256-gcm or chacha20-poly1305; two
+    /// hosts take the fastest that both offer, which is the last one where a processor has no instructions for AES
+    /// [default: auto]
     #[arg(long, value_name = "CIPHER")]
     cipher: Option<CipherChoice>,
     /// Threads that carry frames: auto (one on one or two processors, at most four) or 1 to 8 [default: auto]

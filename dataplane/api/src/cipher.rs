@@ -8,10 +8,14 @@ use serde::{Deserialize, Serialize};
 /// ChaCha20-Poly1305.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CipherChoice {
-    /// The fastest that this machine has instructions for: AEGIS-256 before AES-256-GCM before ChaCha20-Poly1305.
+    /// The fastest that this machine has instructions for: AEGIS-256X4 before AEGIS-256 before AES-256-GCM before
+    /// ChaCha20-Poly1305.
     #[default]
     #[serde(rename = "auto")]
     Auto,
+    /// AEGIS-256 where this machine has instructions for it.
+    #[serde(rename = "aegis-256")]
+    Aegis256,
     /// AES-256-GCM where this machine has instructions for it.
     #[serde(rename = "aes-256-gcm")]
     Aes256Gcm,
@@ -22,17 +26,18 @@ pub enum CipherChoice {
 
 /// A text that is no choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("choose auto, aes-256-gcm or chacha20-poly1305")]
+#[error("choose auto, aegis-256, aes-256-gcm or chacha20-poly1305")]
 pub struct CipherChoiceError;
 
 impl CipherChoice {
-    const ALL: [Self; 3] = [Self::Auto, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+    const ALL: [Self; 4] = [Self::Auto, Self::Aegis256, Self::Aes256Gcm, Self::ChaCha20Poly1305];
 }
 
 impl fmt::Display for CipherChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
+            Self::Aegis256 => "aegis-256",
             Self::Aes256Gcm => "aes-256-gcm",
             Self::ChaCha20Poly1305 => "chacha20-poly1305",
         })

@@ -30,7 +30,7 @@ pub use stats::{
 pub use threads::{MAX_WORKERS, SourcePorts, SourcePortsError, WorkerCount, WorkerCountError};
 
 /// Version of this contract. Both ends say it first; they must agree exactly, because both come from one executable.
-pub const API_VERSION: u32 = 3;
+pub const API_VERSION: u32 = 4;
 
 /// The largest run of control bytes that one [`Request::SendControl`] or [`Event::Control`] may carry.
 pub const MAX_CONTROL_BYTES: usize = 60_000;

@@ -347,7 +347,7 @@ fn a_host_of_several_workers_and_one_of_one_understand_each_other_also_when_it_c
 #[test]
 fn a_host_that_may_use_other_ciphers_makes_new_sessions_with_the_fastest_that_both_offer() {
     let (a, mut control_a, b, _control_b) = pair(OffloadSwitches::default());
-    let choices = [CipherChoice::Auto, CipherChoice::ChaCha20Poly1305, CipherChoice::Aes256Gcm];
+    let choices = [CipherChoice::Auto, CipherChoice::ChaCha20Poly1305, CipherChoice::Aes256Gcm, CipherChoice::Aegis256];
     for (at, cipher) in choices.into_iter().enumerate() {
         let changed = DesiredState { cipher, generation: Generation(at as u64 + 2), ..a.desired(Some(&b)) };
         assert_eq!(control_a.apply(&changed), Vec::<String>::new());

@@ -44,7 +44,7 @@ impl Node {
             gate: Gate::new(&mut rng, now),
             rng,
             announcement: Announcement {
-                ciphers: Cipher::Aegis256.and_slower(),
+                ciphers: Cipher::Aegis256X4.and_slower(),
                 lane_count: 2,
                 versions: OUR_VERSIONS,
             },

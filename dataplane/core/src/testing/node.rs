@@ -60,7 +60,7 @@ impl Node {
             identity: identity.clone(),
             cluster_secret: secret.clone(),
             announcement: Announcement {
-                ciphers: Cipher::Aegis256.and_slower(),
+                ciphers: Cipher::Aegis256X4.and_slower(),
                 lane_count: 1 + WORKER_COUNT,
                 versions: OUR_VERSIONS,
             },

@@ -123,6 +123,8 @@ pub struct Ciphers {
     pub aes_256_gcm: bool,
     /// The same of AEGIS-256.
     pub aegis_256: bool,
+    /// The same of AEGIS-256X4, on registers that are wide enough for it.
+    pub aegis_256x4: bool,
 }
 
 /// Protocol versions, both ends included.
@@ -237,14 +239,21 @@ impl VersionRange {
 impl Ciphers {
     const AES_256_GCM: u8 = 1;
     const AEGIS_256: u8 = 2;
+    const AEGIS_256X4: u8 = 4;
 
     /// Flags without a meaning are ignored: a newer program may have more to tell.
     fn parse(flags: u8) -> Self {
-        Self { aes_256_gcm: flags & Self::AES_256_GCM != 0, aegis_256: flags & Self::AEGIS_256 != 0 }
+        Self {
+            aes_256_gcm: flags & Self::AES_256_GCM != 0,
+            aegis_256: flags & Self::AEGIS_256 != 0,
+            aegis_256x4: flags & Self::AEGIS_256X4 != 0,
+        }
     }
 
     fn emit(self) -> u8 {
-        (u8::from(self.aes_256_gcm) * Self::AES_256_GCM) | (u8::from(self.aegis_256) * Self::AEGIS_256)
+        (u8::from(self.aes_256_gcm) * Self::AES_256_GCM)
+            | (u8::from(self.aegis_256) * Self::AEGIS_256)
+            | (u8::from(self.aegis_256x4) * Self::AEGIS_256X4)
     }
 }
 
@@ -465,7 +474,7 @@ mod tests {
     use super::*;
 
     const ANNOUNCEMENT: Announcement = Announcement {
-        ciphers: Ciphers { aes_256_gcm: true, aegis_256: false },
+        ciphers: Ciphers { aes_256_gcm: true, aegis_256: false, aegis_256x4: true },
         lane_count: 3,
         versions: VersionRange { min: 1, max: 2 },
     };
@@ -517,7 +526,7 @@ mod tests {
         let bytes = payload().emit();
         assert_eq!(bytes[..64], [[1; 32], [2; 32]].concat());
         assert_eq!(bytes[64..72], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
-        assert_eq!(bytes[72..80], [1, 2, 1, 3, 3, 0, 0, 0]);
+        assert_eq!(bytes[72..80], [1, 2, 5, 3, 3, 0, 0, 0]);
         assert_eq!(bytes[80..88], [4, 3, 2, 1, 0, 0, 0, 0]);
         assert_eq!(bytes[88..], [9; 16]);
         assert_eq!(Initiation::emit_clear(ReceiverIndex(0x0a0b)), [0x11, 0, 0, 0, 0, 0, 0, 0, 0x0b, 0x0a, 0, 0]);

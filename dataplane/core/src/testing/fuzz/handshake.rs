@@ -93,7 +93,7 @@ fn router(datagram: &[u8], from: SocketAddr, now: Instant) {
     let config = RouterConfig {
         identity: SecretKey([2; 32]),
         cluster_secret: ClusterSecret([9; 32]),
-        announcement: Announcement { ciphers: Cipher::Aegis256.and_slower(), lane_count: 2, versions: OUR_VERSIONS },
+        announcement: Announcement { ciphers: Cipher::Aegis256X4.and_slower(), lane_count: 2, versions: OUR_VERSIONS },
         seed: [3; 32],
         wall_clock: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         started_at: now,

@@ -19,6 +19,11 @@ pub(super) fn write(page: &mut Page<'_>, report: Option<&BalancerReport>) -> fmt
     page.gauges("balancer_backends_healthy", "Instances that take traffic", gauge(|colour| f64::from(colour.healthy)))?;
     page.gauges("balancer_requests_in_flight", "Requests in flight", gauge(|colour| number(colour.in_flight)))?;
     page.gauges(
+        "balancer_requests_waiting",
+        "Of them, those that have waited for an answer for 10 s or longer",
+        gauge(|colour| number(colour.waiting)),
+    )?;
+    page.gauges(
         "balancer_streams_open",
         "Upgraded connections, TCP streams, and answers that are events or gRPC",
         gauge(|colour| number(colour.streams)),

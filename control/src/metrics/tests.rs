@@ -83,6 +83,7 @@ fn balancer() -> BalancerReport {
     let green = ColourReport {
         colour: "green \"new\"\n".into(),
         healthy: 2,
+        waiting: 5,
         requests: 4,
         latency: vec![1, 2, 1],
         latency_us: 6500,
@@ -184,7 +185,8 @@ async fn every_counter_of_the_http_api_is_on_the_page_and_its_refusals_are_one_f
 #[tokio::test]
 async fn what_others_have_named_cannot_break_a_line() {
     let page = page();
-    assert!(page.contains(r#"colour="green \"new\"\n"} 2.0"#), "{page}");
+    assert!(page.contains(r#"weaved_balancer_backends_healthy{service="web",colour="green \"new\"\n"} 2.0"#), "{page}");
+    assert!(page.contains(r#"weaved_balancer_requests_waiting{service="web",colour="green \"new\"\n"} 5.0"#), "{page}");
 }
 
 #[tokio::test]

@@ -125,7 +125,7 @@ impl Switches {
             self.tallies.remove(service);
             return;
         };
-        if let Some((revision, new, old)) = self.member.counts(service, &watch.colour, &watch.back_to) {
+        if let Some((revision, new, old)) = self.member.counts(service, watch) {
             let message = SwitchMessage::Counted { service: service.to_owned(), revision, new, old };
             self.out.send(keeper_of(service, around), message);
         }

@@ -23,7 +23,7 @@ use super::{
     limits::{MAX_LEAD, MAX_SERVICES, MIN_LEAD},
     message::{Core, Flip, Readiness, SwitchMessage},
     rule::ColourRule,
-    verdict::Counts,
+    verdict::{Counts, Watch},
 };
 use crate::catalogue::Instance;
 
@@ -248,16 +248,20 @@ impl Member {
         colours
     }
 
-    /// What the balancer counted of a colour since the present decision was heard, and of another one altogether.
-    pub(super) fn counts(&self, service: &str, new: &str, old: &str) -> Option<(u64, Counts, Counts)> {
+    /// What the balancer counted of the colour that is watched since the present decision was heard, and of the one that it leads back to
+    /// altogether.
+    pub(super) fn counts(&self, service: &str, watch: &Watch) -> Option<(u64, Counts, Counts)> {
         let (known, report) = (self.known.get(service)?, self.reports.get(service)?);
-        let find =
-            |colours: &'_ [ColourReport], name: &str| colours.iter().find(|colour| colour.colour == name).cloned();
         let baseline = known.baseline.as_deref()?;
-        let since =
-            find(&report.colours, new).map(|now| Counts::since(&now, find(baseline, new).as_ref())).unwrap_or_default();
-        let old = find(&report.colours, old).map(|report| Counts::of(&report)).unwrap_or_default();
-        Some((known.core.revision, since, old))
+        let (new, old) = (find(&report.colours, &watch.colour), find(&report.colours, &watch.back_to));
+        let since = new.map(|now| Counts::since(now, find(baseline, &watch.colour))).unwrap_or_default();
+        let before = old.map(Counts::of).unwrap_or_default();
+        let (since, before) = if before.is_prompt(watch.limits.min_requests) {
+            (since.with_waiting(new), before.with_waiting(old))
+        } else {
+            (since, before)
+        };
+        Some((known.core.revision, since, before))
     }
 
     /// Everything that is known to be decided.
@@ -328,6 +332,10 @@ impl Member {
             out.send(preparing.coordinator, SwitchMessage::Prepared { attempt, state });
         }
     }
+}
+
+fn find<'a>(colours: &'a [ColourReport], name: &str) -> Option<&'a ColourReport> {
+    colours.iter().find(|colour| colour.colour == name)
 }
 
 /// A moment that differs by less need not be told anew.

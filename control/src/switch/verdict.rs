@@ -2,9 +2,13 @@
 //!
 //! Little traffic proves nothing: below a number of requests there is no verdict. The new colour is judged by what it did
 //! since the switch, the old one by all that its balancers remember of it.
+//!
+//! A request that waits for [`LONG_WAIT`] has failed for as long as it waits, so that a colour that hangs is noticed before its
+//! requests are given up; but only where the old colour hardly ever takes that long. Elsewhere (long polls) it proves nothing: at the moment of
+//! a switch all clients come anew and wait, at a colour that is well.
 
 use serde::{Deserialize, Serialize};
-use weaved_api::balancer::ColourReport;
+use weaved_api::balancer::{ColourReport, LONG_WAIT};
 
 /// What leads back by itself, and how long it is looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +37,11 @@ pub struct Limits {
 /// What balancers have counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Requests that were answered or given up.
+    /// Requests that were answered or given up, or count as failed because they wait.
     pub requests: u64,
     /// Of them, those that failed.
     pub failures: u64,
-    /// Requests that took less than 1, 2, 4, … milliseconds; the last one the rest.
+    /// Requests that were answered or given up in less than 1, 2, 4, … milliseconds; the last one the rest.
     pub latency: Vec<u64>,
 }
 
@@ -109,6 +113,10 @@ impl Limits {
     }
 }
 
+/// Of so many answers one may take long, and waiting is not usual. Polls of five minutes that are one of a thousand are 3 % of what is
+/// asked in the first ten seconds behind a switch, when all come anew; were they one of a hundred, they would be 23 %.
+const RARELY: u128 = 1000;
+
 impl Counts {
     /// What a report says now, less what an earlier one said. A gateway that was restarted begins at nothing.
     pub fn since(now: &ColourReport, before: Option<&ColourReport>) -> Self {
@@ -125,6 +133,22 @@ impl Counts {
     /// All that a report says.
     pub fn of(report: &ColourReport) -> Self {
         Self { requests: report.requests, failures: report.failures, latency: report.latency.clone() }
+    }
+
+    /// With requests that wait for long, as failures. In a later report each is one that waits, or one that was answered or has failed.
+    pub(super) fn with_waiting(self, report: Option<&ColourReport>) -> Self {
+        let waiting = report.map_or(0, |report| report.waiting);
+        let (requests, failures) = (self.requests.saturating_add(waiting), self.failures.saturating_add(waiting));
+        Self { requests, failures, ..self }
+    }
+
+    /// Whether there were enough answers, and hardly one of them took as long as what counts as waiting.
+    pub(super) fn is_prompt(&self, min_requests: u64) -> bool {
+        // The bucket that the bound is in, and all behind it.
+        let first_long = (u128::BITS - LONG_WAIT.as_millis().leading_zeros()) as usize;
+        let long: u128 = self.latency.iter().skip(first_long).map(|count| u128::from(*count)).sum();
+        let requests = u128::from(self.requests);
+        requests >= u128::from(min_requests.max(1)) && long * RARELY <= requests
     }
 
     /// Together with another host's.
@@ -213,6 +237,22 @@ mod tests {
             Verdict::Good,
             "too little to compare"
         );
+    }
+
+    #[test]
+    fn who_waits_has_failed_only_where_answers_hardly_ever_take_that_long() {
+        let answers = |quick, slow| {
+            let mut latency = vec![0; 18];
+            (latency[3], latency[14]) = (quick, slow);
+            Counts { requests: quick + slow, failures: 0, latency }
+        };
+        assert!(answers(99_900, 100).is_prompt(100) && !answers(99_899, 101).is_prompt(100));
+        assert!(answers(100, 0).is_prompt(100) && !answers(99, 0).is_prompt(100));
+        assert!(!Counts::default().is_prompt(0), "nothing is known of it");
+        let waiting = ColourReport { waiting: 7, ..ColourReport::default() };
+        let counted = Counts { failures: 1, ..answers(10, 0) }.with_waiting(Some(&waiting));
+        assert_eq!((counted.requests, counted.failures), (17, 8));
+        assert_eq!(Counts::default().with_waiting(None), Counts::default());
     }
 
     #[test]

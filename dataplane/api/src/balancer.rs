@@ -289,6 +289,11 @@ pub struct Prepared {
     pub is_settled: bool,
 }
 
+/// A request that has waited so long for the head of its answer is told before it has any, so that a colour that hangs is noticed
+/// before the service's `response` is over (a minute, which is as long as a switch is watched). One for all: answers that come in
+/// their time come sooner, but for those of services where waiting is usual; whoever judges a colour by it must know which those are.
+pub const LONG_WAIT: Duration = Duration::from_secs(10);
+
 /// One colour. Counts are since the start of the gateway and never go back until then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColourReport {
@@ -298,6 +303,9 @@ pub struct ColourReport {
     pub healthy: u32,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Of them, those that have waited for [`LONG_WAIT`] or longer for the head of an answer, and not for their clients. They are
+    /// neither among `requests` nor among `failures` until they are answered or given up.
+    pub waiting: u64,
     /// Upgraded connections, TCP streams, and answers that are events or gRPC, as long as they are open.
     pub streams: u64,
     /// Requests that were answered or given up.

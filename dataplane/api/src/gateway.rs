@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of this part of the contract. Both ends say it first; they must agree exactly.
-pub const GATEWAY_API_VERSION: u32 = 6;
+pub const GATEWAY_API_VERSION: u32 = 7;
 
 /// All that the gateway should be answering with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,6 +46,7 @@ pub(super) struct Place {
     pub(super) backend: Arc<Backend>,
     pub(super) counts: Arc<ColourCounts>,
     is_stream: bool,
+    waits_long: bool,
 }
 
 /// A line that is written when all is over, which is when this is dropped.
@@ -62,7 +63,21 @@ impl Place {
     pub(super) fn take(group: &Group, backend: &Arc<Backend>) -> Self {
         backend.begin();
         group.counts.in_flight.fetch_add(1, Relaxed);
-        Self { backend: Arc::clone(backend), counts: Arc::clone(&group.counts), is_stream: false }
+        Self { backend: Arc::clone(backend), counts: Arc::clone(&group.counts), is_stream: false, waits_long: false }
+    }
+
+    /// Its request has waited for long for an answer, and is counted so until [`Self::waits_no_longer`].
+    pub(super) fn waits_long(&mut self) {
+        if !std::mem::replace(&mut self.waits_long, true) {
+            self.counts.waiting.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// It is answered, given up, or is not waited for any more.
+    pub(super) fn waits_no_longer(&mut self) {
+        if std::mem::replace(&mut self.waits_long, false) {
+            self.counts.waiting.fetch_sub(1, Relaxed);
+        }
     }
 
     /// What it is held for is a stream from now on. It is never counted in neither.
@@ -82,6 +97,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.backend.end();
+        self.waits_no_longer();
         self.counter().fetch_sub(1, Relaxed);
     }
 }

@@ -30,8 +30,7 @@ use hyper::{
     },
     upgrade::OnUpgrade,
 };
-use tokio::time::timeout;
-use weaved_api::balancer::Sticky;
+use weaved_api::balancer::{LONG_WAIT, Sticky};
 
 use super::{
     access_log::Entry,
@@ -47,7 +46,7 @@ use super::{
     refusal::Refusal,
     rules::{Rules, without_port},
     service::{NoGroup, Service},
-    stream,
+    stream, wait,
 };
 
 /// What a request is about, besides itself.
@@ -178,8 +177,12 @@ impl Job<'_> {
             if !tried.is_empty() {
                 self.client.worker.counters.retries.add();
             }
-            let place = Place::take(group, backend);
-            match self.attempt(backend, request).await {
+            let mut place = Place::take(group, backend);
+            // Sent again at the same colour, it goes on waiting.
+            if lost.is_some() && self.started.elapsed() >= LONG_WAIT {
+                place.waits_long();
+            }
+            match self.attempt(backend, request, &mut place).await {
                 Ok((response, upstream)) => {
                     let has_failed = self.on_answer(group, backend, &response);
                     return Ok(Answered { response, upstream, place, has_failed });
@@ -272,12 +275,13 @@ impl Job<'_> {
         &self,
         backend: &Arc<Backend>,
         mut request: Request<RequestBody>,
+        place: &mut Place,
     ) -> Result<(Response<Incoming>, Upstream), Failed> {
         let (pool, counters) = (&self.client.worker.pool, &self.client.worker.counters);
         let service = || self.service.rule.name.clone();
         while let Some(mut upstream) = pool.take(backend, Instant::now()) {
             counters.backend_reused.add();
-            match self.send(&mut upstream, request).await {
+            match self.send(&mut upstream, request, place).await {
                 Ok(response) => return Ok((response, upstream)),
                 // It was closed while it was idle.
                 Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
@@ -297,17 +301,22 @@ impl Job<'_> {
                 return Err(Failed { unsent: Some(request), refusal });
             }
         };
-        let response = self.send(&mut upstream, request).await?;
+        let response = self.send(&mut upstream, request, place).await?;
         Ok((response, upstream))
     }
 
-    async fn send(&self, upstream: &mut Upstream, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
+    async fn send(
+        &self,
+        upstream: &mut Upstream,
+        request: Request<RequestBody>,
+        place: &mut Place,
+    ) -> Result<Response<Incoming>, Failed> {
         let service = || self.service.rule.name.clone();
-        let progress = self.progress.as_ref();
-        match self.answer_of(upstream.send(request)).await {
+        let (progress, patience) = (self.progress.as_deref(), self.service.rule.timeouts.response);
+        match wait::for_answer(upstream.send(request), patience, progress, place).await {
             Some(Ok(response)) => Ok(response),
             Some(Err(unsent)) => {
-                let of_client = progress.and_then(|progress| progress.refusal());
+                let of_client = progress.and_then(Progress::refusal);
                 Err(Failed {
                     unsent,
                     refusal: of_client.unwrap_or_else(|| Refusal::BackendFailed { service: service() }),
@@ -322,24 +331,6 @@ impl Job<'_> {
                 };
                 Err(Failed { unsent: None, refusal })
             }
-        }
-    }
-
-    /// None when it took too long. While the client is sending, its backend is not waited for.
-    async fn answer_of<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        let patience = self.service.rule.timeouts.response;
-        let mut answer = std::pin::pin!(answer);
-        let mut seen = 0;
-        loop {
-            if let Ok(outcome) = timeout(patience, &mut answer).await {
-                return Some(outcome);
-            }
-            let progress = self.progress.as_ref().filter(|progress| !progress.is_over.load(Relaxed))?;
-            let bytes = progress.bytes.load(Relaxed);
-            if bytes == seen {
-                return None;
-            }
-            seen = bytes;
         }
     }
 

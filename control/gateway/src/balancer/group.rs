@@ -10,7 +10,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -38,6 +41,8 @@ pub(super) struct ColourCounts {
     pub(super) colour: String,
     pub(super) in_flight: AtomicU64,
     pub(super) streams: AtomicU64,
+    /// Of those in flight; see [`ColourReport::waiting`].
+    pub(super) waiting: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
     latency: [AtomicU64; LATENCY_BUCKETS],
@@ -184,9 +189,10 @@ impl ColourCounts {
 
     /// A request was answered or given up; `took` until the head of the answer.
     pub(super) fn on_answer(&self, is_failure: bool, took: Duration) {
-        self.requests.fetch_add(1, Relaxed);
+        // Behind the end of its wait, for whoever reads.
+        self.requests.fetch_add(1, Release);
         if is_failure {
-            self.failures.fetch_add(1, Relaxed);
+            self.failures.fetch_add(1, Release);
         }
         self.latency_us.fetch_add(took.as_micros() as u64, Relaxed);
         let millis = took.as_millis() as u64;
@@ -205,13 +211,17 @@ impl ColourCounts {
     }
 
     pub(super) fn report(&self, healthy: usize) -> ColourReport {
+        // INVARIANT: no request is in a report twice, as one that waits and as one that has failed. Its wait ends before it is counted, so
+        // what is counted must be read before those that wait.
+        let (failures, requests) = (self.failures.load(Acquire), self.requests.load(Acquire));
         ColourReport {
             colour: self.colour.clone(),
             healthy: healthy as u32,
             in_flight: self.in_flight.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
             streams: self.streams.load(Relaxed),
-            requests: self.requests.load(Relaxed),
-            failures: self.failures.load(Relaxed),
+            requests,
+            failures,
             latency: self.latency.iter().map(|count| count.load(Relaxed)).collect(),
             latency_us: self.latency_us.load(Relaxed),
         }

@@ -43,6 +43,7 @@ mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
+mod wait;
 mod worker;
 
 use std::{

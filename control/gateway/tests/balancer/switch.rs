@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use weaved_api::balancer::{ListenerProtocol, Prepare, Route, SwitchState};
+use weaved_api::balancer::{BalancerReport, LONG_WAIT, ListenerProtocol, Prepare, Route, SwitchState};
 
 use crate::lab::{Backend, Client, Lab, SOON, listener, route, share, wait_for};
 
@@ -150,6 +150,34 @@ async fn a_failure_is_its_colours_when_nobody_else_is_left_and_when_the_other_co
     assert_eq!((requests, lab.counts("blue").await), (failures, (answered, 0)));
     // Six standard deviations of a fair draw.
     assert!((20..=80).contains(&failures), "{failures}");
+}
+
+/// As long as the bound is, which is no operator's choice.
+#[tokio::test]
+async fn who_waits_for_long_is_reported_while_it_waits_also_when_it_is_sent_again_and_is_one_failure_in_the_end() {
+    let (blue, green) = (Backend::http1("blue").await, Backend::http1("green").await);
+    let mut lab = Lab::start(&[(&blue, "green"), (&green, "green")]).await;
+    let silent = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    for (instance, silent) in lab.state.instances.iter_mut().zip(&silent) {
+        instance.port = silent.local_addr().unwrap().port();
+    }
+    lab.service().timeouts.response = LONG_WAIT + Duration::from_secs(3);
+    lab.service().switch = live(1, "green", "", 1);
+    lab.apply().await;
+    let (mut once, mut twice) = (Client::connect(lab.address()).await, Client::connect(lab.address()).await);
+    once.send("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n").await;
+    twice.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    let waiting = |report: &BalancerReport| report.services[0].colours.iter().map(|colour| colour.waiting).sum::<u64>();
+    lab.wait_for_report(|report| waiting(report) == 2).await;
+    assert_eq!(lab.counts("green").await, (0, 0));
+    assert_eq!(once.answer().await.unwrap().status, 504);
+    lab.wait_for_counter("retries", 1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let now = lab.status().await.services[0].colours.iter().map(|colour| colour.waiting).sum::<u64>();
+    assert_eq!((now, lab.counts("green").await), (1, (1, 1)), "what is sent again does not begin to wait anew");
+    drop(twice);
+    lab.wait_for_report(|report| waiting(report) == 0).await;
+    assert_eq!(lab.counts("green").await, (1, 1));
 }
 
 #[tokio::test]

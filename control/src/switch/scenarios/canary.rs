@@ -143,6 +143,59 @@ fn one_that_is_slower_than_it_may_be_comes_back_and_one_that_is_not_goes_on() {
     }
 }
 
+/// Green is live and watched; blue was before, whose answers took less than so many milliseconds.
+fn watched(seed: u64, blue_ms: u64) -> World {
+    let mut world = World::new(seed, 5, Faults::LAN);
+    world.run_for(secs(8));
+    world.switch(0, to("blue"));
+    world.serve("blue", &answered(5000, blue_ms));
+    let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 60_000 });
+    assert!(matches!(world.switch(1, Order { watch, ..to("green") }), Outcome::Switched { .. }));
+    world
+}
+
+#[test]
+fn a_colour_that_takes_requests_and_answers_none_is_taken_back_while_they_wait() {
+    let mut world = watched(9, 8);
+    world.let_wait("green", MIN_REQUESTS);
+    world.run_for(secs(4));
+    assert_eq!(world.live_in_words(), "blue");
+    assert!(world.last_reason().contains("requests failed"), "{}", world.last_reason());
+    world.assert_agreed();
+}
+
+#[test]
+fn where_waiting_is_usual_or_nothing_is_known_it_is_not_held_against_the_new_colour() {
+    let mut usual = watched(10, 16_384);
+    let mut unknown = watched(11, 8);
+    unknown.serve("blue", &Counts::default());
+    for world in [&mut usual, &mut unknown] {
+        world.let_wait("green", 200);
+        world.run_for(secs(30));
+        assert_eq!(world.live_in_words(), "green");
+        // When they are given up they have failed there, too.
+        world.let_wait("green", 0);
+        world.serve("green", &Counts { failures: 200, ..answered(200, 65_536) });
+        world.run_for(secs(4));
+        assert_eq!(world.live_in_words(), "blue");
+    }
+}
+
+#[test]
+fn a_request_that_waits_and_fails_is_one_failure() {
+    let mut world = watched(12, 8);
+    // 1000 requests, of which 40 fail: 30 of each thousand wait for it, and are given up by and by.
+    for (waiting, failures) in [(0, 10), (30, 10), (15, 25), (0, 40), (0, 40)] {
+        world.let_wait("green", waiting);
+        world.serve("green", &Counts { failures, ..answered(1000 - waiting, 8) });
+        world.run_for(secs(4));
+        assert_eq!(world.live_in_words(), "green", "{waiting} wait, {failures} have failed");
+    }
+    world.serve("green", &Counts { failures: 60, ..answered(1000, 8) });
+    world.run_for(secs(4));
+    assert_eq!(world.live_in_words(), "blue");
+}
+
 /// What the balancers have counted is older than control's knowledge of it.
 #[test]
 fn what_a_colour_did_before_it_was_live_is_not_held_against_it_when_control_is_started_anew() {

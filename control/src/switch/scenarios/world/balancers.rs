@@ -23,6 +23,8 @@ pub(super) struct Balancer {
     /// Nobody answers at the addresses of instances, whatever their checks say.
     is_cut_off: bool,
     counts: BTreeMap<String, Counts>,
+    /// Requests of each colour that wait for long.
+    waiting: BTreeMap<String, u64>,
 }
 
 impl Balancer {
@@ -62,6 +64,16 @@ impl World {
         for index in 0..self.hosts.len() {
             if let Some(balancer) = &mut self.hosts[index].balancer {
                 balancer.counts.insert(colour.to_owned(), counts.clone());
+                self.report(index);
+            }
+        }
+    }
+
+    /// So many requests to a colour wait for an answer at each balancer, for long.
+    pub(in crate::switch::scenarios) fn let_wait(&mut self, colour: &str, count: u64) {
+        for index in 0..self.hosts.len() {
+            if let Some(balancer) = &mut self.hosts[index].balancer {
+                balancer.waiting.insert(colour.to_owned(), count);
                 self.report(index);
             }
         }
@@ -138,12 +150,17 @@ impl World {
 
     pub(super) fn report(&mut self, index: usize) {
         let Some(balancer) = &self.hosts[index].balancer else { return };
-        let colours = balancer.counts.iter().map(|(colour, counts)| ColourReport {
-            colour: colour.clone(),
-            requests: counts.requests,
-            failures: counts.failures,
-            latency: counts.latency.clone(),
-            ..ColourReport::default()
+        let names: BTreeSet<_> = balancer.counts.keys().chain(balancer.waiting.keys()).collect();
+        let colours = names.into_iter().map(|colour| {
+            let counts = balancer.counts.get(colour).cloned().unwrap_or_default();
+            ColourReport {
+                colour: colour.clone(),
+                requests: counts.requests,
+                failures: counts.failures,
+                waiting: balancer.waiting.get(colour).copied().unwrap_or_default(),
+                latency: counts.latency,
+                ..ColourReport::default()
+            }
         });
         let service = BalancedServiceReport {
             service: "web".into(),

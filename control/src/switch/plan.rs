@@ -142,6 +142,9 @@ fn switch_to(
     require_instances(order, &settled.colours, colour, order.min_healthy, view)?;
     let canary = record.canary.as_ref().map(|canary| canary.from.as_str());
     let from = canary.or_else(|| main_colour(&record.live)).filter(|from| *from != colour);
+    if order.watch.is_some() && from.is_none() {
+        return Err(nothing_to_go_back_to(order, colour));
+    }
     let watch = from.and_then(|from| watch_of(order, colour, from));
     let (prepare, reason) = (Some(colour.to_owned()), reason.to_owned());
     Ok(Plan::Change(Box::new(Change { to: only(colour), prepare, canary: None, watch, reason })))
@@ -171,6 +174,14 @@ fn no_canary_out(order: &Order, record: &Record) -> Result<(), Refusal> {
         to: canary.to.clone(),
         step: format!("{} to {}, {}", canary.from, canary.to, canary.step_in_words()),
     })
+}
+
+/// The refusal of a watch that could lead nowhere.
+fn nothing_to_go_back_to(order: &Order, colour: &str) -> Refusal {
+    Refusal::Senseless(format!(
+        "--rollback-on and --watch need a colour to go back to, and {} had none before {colour}; leave them out this time",
+        order.service
+    ))
 }
 
 fn watch_of(order: &Order, colour: &str, from: &str) -> Option<Watch> {
@@ -402,6 +413,24 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_watch_that_could_lead_nowhere_is_refused_and_not_forgotten() {
+        let view = view(&[("web", instances("blue", 1, 1)), ("web", instances("green", 1, 1))]);
+        let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 60_000 });
+        let canary = with_canary(&[10, 80], 1);
+        for care in [Care::Careful, Care::Forced, Care::DryRun] {
+            let order = Order { watch: watch.clone(), care, ..order(to("blue")) };
+            let refused = plan(&order, &Record::new("web"), None, &view).unwrap_err().to_string();
+            assert!(refused.contains("web had none before blue; leave them out"), "{refused}");
+            // Without it the same order is carried out.
+            let without = Order { watch: None, ..order };
+            assert!(matches!(plan(&without, &Record::new("web"), None, &view), Ok(Plan::Change(_))));
+        }
+        // Back to where a canary has come from.
+        let order = Order { watch, care: Care::Forced, ..order(to("blue")) };
+        assert!(matches!(plan(&order, &canary, None, &view), Err(Refusal::Senseless(_))));
     }
 
     #[test]

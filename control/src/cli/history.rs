@@ -74,7 +74,11 @@ fn standing(service: &str, record: &Record) -> Vec<String> {
         lines.push(format!("being switched to {to} by {by} on {host}, since {since}"));
     }
     if let Some(canary) = &record.canary {
-        let state = if canary.paused { "paused" } else { "goes on by itself" };
+        let state = match &canary.held {
+            _ if canary.paused => "paused".to_owned(),
+            Some(reason) => format!("its next step waits: {reason}"),
+            None => "goes on by itself".to_owned(),
+        };
         lines.push(format!(
             "a canary is out, {}, {state}; `weaved switch {service} --abort` ends it",
             canary.step_in_words()
@@ -89,7 +93,7 @@ fn standing(service: &str, record: &Record) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch::Figures;
+    use crate::switch::{Canary, CanaryPlan, Figures};
 
     #[test]
     fn a_switch_is_one_line_that_says_who_when_why_and_how_it_went() {
@@ -112,5 +116,17 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(standing("web", &record), ["live: green (key backend/web, colours by tag)"]);
+    }
+
+    #[test]
+    fn a_canary_is_shown_with_what_its_next_step_waits_for() {
+        let plan = CanaryPlan { steps: vec![10, 50], step_ms: 1000, paused: false };
+        let shown = |paused, held: Option<&str>| {
+            let canary = Canary { paused, held: held.map(Into::into), ..plan.begin("blue", "green") };
+            standing("web", &Record { canary: Some(canary), ..Record::new("web") }).remove(1)
+        };
+        assert!(shown(false, None).contains("step 1 of 2, goes on by itself;"));
+        assert!(shown(false, Some("nobody is there")).contains("step 1 of 2, its next step waits: nobody is there;"));
+        assert!(shown(true, Some("nobody is there")).contains("step 1 of 2, paused;"));
     }
 }

@@ -20,6 +20,9 @@ pub struct Canary {
     pub step_ms: u64,
     /// True while it goes no further by itself.
     pub paused: bool,
+    /// Why its next step, which is due, is not taken yet; the first reason while there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// What a canary is to do, as it was ordered.
@@ -50,7 +53,7 @@ impl CanaryPlan {
     /// The canary at its first step.
     pub fn begin(&self, from: &str, to: &str) -> Canary {
         let (steps, step_ms) = (self.steps.clone(), self.step_ms);
-        Canary { from: from.into(), to: to.into(), steps, place: 0, step_ms, paused: self.paused }
+        Canary { from: from.into(), to: to.into(), steps, place: 0, step_ms, paused: self.paused, held: None }
     }
 }
 
@@ -64,7 +67,7 @@ impl Canary {
 
     /// What follows: the next step, or the new colour for good.
     pub fn next(&self) -> (Vec<ColourShare>, Option<Self>) {
-        let next = Self { place: self.place + 1, ..self.clone() };
+        let next = Self { place: self.place + 1, held: None, ..self.clone() };
         if next.place < next.steps.len() { (next.shares(), Some(next)) } else { (only(&self.to), None) }
     }
 

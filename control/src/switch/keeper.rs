@@ -5,7 +5,8 @@
 //!
 //! * A pending switch that belongs to nobody is taken away.
 //! * The key that mirrors the live colour is written where it differs.
-//! * A canary takes its next step; a colour that does worse than it may is taken back; a watch that is over ends.
+//! * A canary takes its next step; a colour that does worse than it may is taken back; a watch that is over ends. A step to where
+//!   nobody could answer is held, and so is a way back: looked at with each upkeep, and noted once.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,11 +15,14 @@ use weaved_api::PeerId;
 
 use super::{
     around::{Around, HeldRecord, Purpose},
+    canary::Canary,
     limits::UPKEEP,
     machine::Switches,
     message::SwitchMessage,
     order::{Order, What},
+    plan::plan,
     record::{Record, record_key},
+    refusal::Refusal,
     verdict::{Counts, Verdict},
 };
 use crate::kv::{self, Rule, Value};
@@ -63,24 +67,45 @@ impl Switches {
 
     fn meet(&mut self, service: &str, held: &HeldRecord, around: &Around<'_>) {
         let Some(need) = self.need(service, held, around) else { return };
-        let put = |value, index| kv::Change::Put { value, flags: 0, rule: Rule::AtIndex(index) };
         match need {
-            Need::Change(record) => {
-                self.upkeep_busy.insert(service.to_owned());
-                let change = put(record.to_value(), held.index);
-                self.out.decide(Purpose::Upkeep(service.to_owned()), &record_key(service), change);
-            }
+            Need::Change(record) => self.write(service, held, &record),
             Need::Mirror(index) => {
                 self.upkeep_busy.insert(service.to_owned());
                 let value = Value::new(held.record.current().unwrap_or_default().as_bytes());
-                self.out.decide(Purpose::Upkeep(service.to_owned()), &held.record.key, put(value, index));
+                let change = kv::Change::Put { value, flags: 0, rule: Rule::AtIndex(index) };
+                self.out.decide(Purpose::Upkeep(service.to_owned()), &held.record.key, change);
             }
             Need::Order(what, source) => {
                 let order = Order::new(service, what, OURSELVES, source);
-                // One that is refused is tried again with the next upkeep.
-                drop(self.begin(order, around));
+                match plan(&order, &held.record, None, around.view) {
+                    // One that is refused all the same is tried again with the next upkeep.
+                    Ok(_) => drop(self.begin(order, around)),
+                    Err(refusal) => self.hold(service, held, order, &refusal),
+                }
             }
         }
+    }
+
+    /// What is due cannot be done. It is only looked at until it can be: told once, and a canary's record says it.
+    fn hold(&mut self, service: &str, held: &HeldRecord, order: Order, refusal: &Refusal) {
+        let (record, revision) = (&held.record, held.record.revision);
+        let words = format!("the {} of {service} waits: {refusal}", order.source);
+        if self.told_held.insert((service.to_owned(), order.source), revision) != Some(revision) {
+            self.out.note(words);
+        }
+        if let (What::Step, Some(canary)) = (order.what, &record.canary)
+            && canary.held.is_none()
+        {
+            let canary = Canary { held: Some(refusal.to_string()), ..canary.clone() };
+            self.write(service, held, &Record { canary: Some(canary), ..record.clone() });
+        }
+    }
+
+    /// Another record that says the same of what is live.
+    fn write(&mut self, service: &str, held: &HeldRecord, record: &Record) {
+        self.upkeep_busy.insert(service.to_owned());
+        let change = kv::Change::Put { value: record.to_value(), flags: 0, rule: Rule::AtIndex(held.index) };
+        self.out.decide(Purpose::Upkeep(service.to_owned()), &record_key(service), change);
     }
 
     fn need(&self, service: &str, held: &HeldRecord, around: &Around<'_>) -> Option<Need> {

@@ -41,7 +41,7 @@ pub struct Switches {
     started_at: Instant,
     pub(super) records: Records,
     pub(super) member: Member,
-    attempts: BTreeMap<AttemptId, Attempt>,
+    pub(super) attempts: BTreeMap<AttemptId, Attempt>,
     pub(super) out: Out,
     /// Clients of the key-value store that wait for a switch.
     waiting: BTreeMap<RequestId, AttemptId>,
@@ -50,6 +50,8 @@ pub struct Switches {
     pub(super) tallies: BTreeMap<String, Tally>,
     /// What the operator was told of keys in his file that other services have.
     pub(super) told_taken: BTreeSet<String>,
+    /// And of what is due and held, by service and source: at which revision.
+    pub(super) told_held: BTreeMap<(String, String), u64>,
     upkeep_at: Instant,
     has_caught_up: bool,
 }
@@ -69,6 +71,7 @@ impl Switches {
             upkeep_busy: BTreeSet::new(),
             tallies: BTreeMap::new(),
             told_taken: BTreeSet::new(),
+            told_held: BTreeMap::new(),
             upkeep_at: now,
             has_caught_up: false,
         }

@@ -55,7 +55,7 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
             let paused = order.what == What::Pause;
             let canary = canary.ok_or_else(no_canary)?;
             let word = if paused { "paused" } else { "goes on" };
-            let record = Record { canary: Some(Canary { paused, ..canary.clone() }), ..settled };
+            let record = Record { canary: Some(Canary { paused, held: None, ..canary.clone() }), ..settled };
             Ok(Plan::Settle(Box::new(record), format!("the canary {word} at {}", describe(&canary.shares()))))
         }
         What::Abort => {

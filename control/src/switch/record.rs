@@ -296,6 +296,7 @@ mod tests {
             place,
             step_ms: 1000,
             paused: false,
+            held: None,
         };
         let read = |record: &Record| Record::from_value(&record.to_value());
         assert!(read(&Record { canary: Some(canary(1)), ..good.clone() }).is_some());

@@ -118,6 +118,27 @@ fn whichever_host_dies_the_others_go_on_with_it() {
 }
 
 #[test]
+fn one_whose_step_nobody_could_answer_is_held_with_one_note_until_somebody_can() {
+    let mut world = sent_out(13, &[10, 50], None);
+    let held = |world: &World| world.record().and_then(|record| record.canary).and_then(|canary| canary.held);
+    world.let_pass("green", 0);
+    world.run_for(secs(5));
+    let (begun, written) = (world.attempt_count(), world.register_index());
+    world.run_for(secs(25));
+    assert_eq!(world.live_in_words(), "blue 90 %, green 10 %");
+    assert!(held(&world).is_some_and(|reason| reason.contains("only 0 of 3 instances")), "{:?}", held(&world));
+    assert_eq!((world.attempt_count(), world.register_index()), (begun, written), "it is not tried again and again");
+    let notes = world.notes.iter().filter(|note| note.starts_with("the canary of web waits: only 0 of 3"));
+    assert_eq!(notes.count(), 1, "{:?}", world.notes);
+    world.let_pass("green", 1);
+    world.run_for(secs(2));
+    assert_eq!((world.live_in_words().as_str(), held(&world)), ("blue 50 %, green 50 %", None));
+    world.run_for(secs(5));
+    assert_eq!(world.live_in_words(), "green");
+    world.assert_agreed();
+}
+
+#[test]
 fn one_that_fails_its_clients_comes_back() {
     let mut world = sent_out(5, &[10, 50], None);
     world.serve("green", &Counts { failures: 30, ..answered(200, 8) });
@@ -192,6 +213,21 @@ fn a_request_that_waits_and_fails_is_one_failure() {
         assert_eq!(world.live_in_words(), "green", "{waiting} wait, {failures} have failed");
     }
     world.serve("green", &Counts { failures: 60, ..answered(1000, 8) });
+    world.run_for(secs(4));
+    assert_eq!(world.live_in_words(), "blue");
+}
+
+#[test]
+fn where_nobody_is_left_to_go_back_to_it_is_told_once_and_made_up_for_when_somebody_is() {
+    let mut world = watched(14, 8);
+    world.let_pass("blue", 0);
+    world.serve("green", &Counts { failures: 200, ..answered(200, 8) });
+    world.run_for(secs(20));
+    assert_eq!(world.live_in_words(), "green");
+    let told: Vec<_> = world.notes.iter().filter(|note| note.contains("only 0 of 3 instances")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("the automatic rollback of web waits: "), "{told:?}");
+    world.let_pass("blue", 3);
     world.run_for(secs(4));
     assert_eq!(world.live_in_words(), "blue");
 }

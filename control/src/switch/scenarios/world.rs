@@ -94,6 +94,8 @@ pub(super) struct World {
     flips: BTreeMap<u64, BTreeMap<usize, Instant>>,
     /// When each revision was decided.
     pub(super) decided_at: BTreeMap<u64, Instant>,
+    /// What operators were told.
+    pub(super) notes: Vec<String>,
 }
 
 struct Host {
@@ -141,7 +143,6 @@ impl World {
                 seen_version: 0,
             });
         }
-        let services = [("web", "blue"), ("web", "green"), ("web", "red"), ("api", "green")];
         let mut world = Self {
             broken: None,
             faults,
@@ -150,7 +151,7 @@ impl World {
             seed,
             rng,
             hosts,
-            view: view(&services.map(|(service, colour)| (service, instances(colour, 3, 3)))),
+            view: shown("", 0),
             register: BTreeMap::new(),
             events: BTreeMap::new(),
             event_count: 0,
@@ -159,11 +160,22 @@ impl World {
             unserved: BTreeSet::new(),
             flips: BTreeMap::new(),
             decided_at: BTreeMap::new(),
+            notes: Vec::new(),
         };
         world.at(Duration::ZERO, Event::Beat);
         world.at(REPAIR, Event::Repair);
         (0..count).for_each(|host| world.start(host));
         world
+    }
+
+    /// So many of the three instances of web's colour pass their checks, and all of the others.
+    pub(super) fn let_pass(&mut self, colour: &str, passing: usize) {
+        self.view = shown(colour, passing);
+    }
+
+    /// Orders that were begun anywhere, those of the upkeep too.
+    pub(super) fn attempt_count(&self) -> usize {
+        self.hosts.iter().filter_map(|host| host.switches.as_ref()).map(|switches| switches.attempts.len()).sum()
     }
 
     pub(super) fn random(&mut self, below: usize) -> usize {
@@ -345,7 +357,7 @@ impl World {
                 let delay = self.delay() * 3 + Duration::from_millis(2);
                 self.at(delay, Event::Decide(index, op, key, change));
             }
-            Effect::Note(_) => {}
+            Effect::Note(text) => self.notes.push(text),
         }
     }
 
@@ -417,4 +429,10 @@ impl World {
             }
         }
     }
+}
+
+/// The catalogue, in which so many of the three instances of web's colour are passing.
+fn shown(colour: &str, passing: usize) -> View {
+    let web = |own| ("web", instances(own, 3, if own == colour { passing } else { 3 }));
+    view(&[web("blue"), web("green"), web("red"), ("api", instances("green", 3, 3))])
 }

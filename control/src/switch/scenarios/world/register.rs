@@ -21,6 +21,11 @@ impl World {
         Record::from_value(entry.value.as_ref()?)
     }
 
+    /// Of the record: another one after each change.
+    pub(in crate::switch::scenarios) fn register_index(&self) -> u64 {
+        self.register.get(&Key::new(&record_key("web")).unwrap()).map_or(0, |entry| entry.modified.0)
+    }
+
     pub(in crate::switch::scenarios) fn live_in_words(&self) -> String {
         describe(&self.record().unwrap_or_default().live)
     }

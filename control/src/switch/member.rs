@@ -51,8 +51,17 @@ struct Known {
     at_us: u64,
     /// Who wants to know when it is in force.
     asker: Option<(PeerId, u64)>,
-    /// What the balancer had counted when it was heard; None until it has said.
-    baseline: Option<Vec<ColourReport>>,
+    /// What the balancer has counted since; None until it has said.
+    counted: Option<Counted>,
+}
+
+/// What a balancer has counted, in its own reports.
+#[derive(Debug)]
+struct Counted {
+    /// When the decision was heard. Without a colour whose counts have begun anew since: its gateway was restarted.
+    baseline: Vec<ColourReport>,
+    /// The latest. Kept while the gateway is away, because nothing else tells that it comes back with less.
+    latest: Vec<ColourReport>,
 }
 
 #[derive(Debug)]
@@ -117,7 +126,7 @@ impl Member {
         self.away = None;
         self.reports = report.services.into_iter().map(|report| (report.service.clone(), report)).collect();
         self.answer_changed(out);
-        self.begin_counts();
+        self.go_on_counting();
         let services: Vec<_> = self.known.keys().cloned().collect();
         for service in services {
             self.tell_if_done(&service, out);
@@ -125,9 +134,13 @@ impl Member {
     }
 
     /// What was counted before control has started, or has asked, was counted before the decision for all that is known.
-    fn begin_counts(&mut self) {
-        for (service, known) in self.known.iter_mut().filter(|(_, known)| known.baseline.is_none()) {
-            known.baseline = self.reports.get(service).map(|report| report.colours.clone());
+    fn go_on_counting(&mut self) {
+        for (service, known) in &mut self.known {
+            let Some(report) = self.reports.get(service) else { continue };
+            match &mut known.counted {
+                Some(counted) => counted.go_on(&report.colours),
+                None => known.counted = Some(Counted::begin(&report.colours)),
+            }
         }
     }
 
@@ -168,8 +181,8 @@ impl Member {
         if ends_preparation {
             self.preparing.remove(&core.service);
         }
-        let baseline = self.reports.get(&core.service).map(|report| report.colours.clone());
-        self.known.insert(core.service.clone(), Known { core, flip_at, at_us, asker: None, baseline });
+        let counted = self.reports.get(&core.service).map(|report| Counted::begin(&report.colours));
+        self.known.insert(core.service.clone(), Known { core, flip_at, at_us, asker: None, counted });
         self.version += 1;
     }
 
@@ -252,7 +265,7 @@ impl Member {
     /// altogether.
     pub(super) fn counts(&self, service: &str, watch: &Watch) -> Option<(u64, Counts, Counts)> {
         let (known, report) = (self.known.get(service)?, self.reports.get(service)?);
-        let baseline = known.baseline.as_deref()?;
+        let baseline = known.counted.as_ref()?.baseline.as_slice();
         let (new, old) = (find(&report.colours, &watch.colour), find(&report.colours, &watch.back_to));
         let since = new.map(|now| Counts::since(now, find(baseline, &watch.colour))).unwrap_or_default();
         let before = old.map(Counts::of).unwrap_or_default();
@@ -331,6 +344,23 @@ impl Member {
             preparing.answered = Some(state.clone());
             out.send(preparing.coordinator, SwitchMessage::Prepared { attempt, state });
         }
+    }
+}
+
+impl Counted {
+    fn begin(colours: &[ColourReport]) -> Self {
+        Self { baseline: colours.to_vec(), latest: colours.to_vec() }
+    }
+
+    /// Counts of one gateway never fall. What it has counted before it was restarted is lost; what it counts then is all new.
+    fn go_on(&mut self, colours: &[ColourReport]) {
+        let latest = std::mem::replace(&mut self.latest, colours.to_vec());
+        self.baseline.retain(|begun| {
+            let (now, last) = (find(colours, &begun.colour), find(&latest, &begun.colour));
+            let has_fallen =
+                |now: &ColourReport, last: &ColourReport| now.requests < last.requests || now.failures < last.failures;
+            now.is_some_and(|now| last.is_some_and(|last| !has_fallen(now, last)))
+        });
     }
 }
 

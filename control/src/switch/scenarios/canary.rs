@@ -255,3 +255,33 @@ fn what_a_colour_did_before_it_was_live_is_not_held_against_it_when_control_is_s
     world.run_for(secs(6));
     assert_eq!(world.live_in_words(), "blue", "what fails from then on counts");
 }
+
+/// Before the switch, after it, and when the gateways are back: of each the requests to green and how many of them failed.
+#[test]
+fn a_gateway_that_is_restarted_within_a_watch_counts_from_nothing() {
+    for (before, after, again, expected) in [
+        // As many as before, which are all new.
+        ((1000, 500), (1010, 500), [(5, 0), (1010, 510)], "blue"),
+        // More than before when it is heard again.
+        ((300, 300), (5000, 400), [(310, 310), (315, 315)], "blue"),
+        // Few failures, though all of those beyond the requests from before.
+        ((1000, 0), (1010, 0), [(5, 0), (1100, 30)], "green"),
+    ] {
+        let counts = |(requests, failures): (u64, u64)| Counts { failures, ..answered(requests, 8) };
+        let mut world = World::new(15, 5, Faults::LAN);
+        world.run_for(secs(8));
+        world.switch(0, to("blue"));
+        world.serve("green", &counts(before));
+        let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 60_000 });
+        assert!(matches!(world.switch(1, Order { watch, ..to("green") }), Outcome::Switched { .. }));
+        world.serve("green", &counts(after));
+        world.restart_gateways();
+        world.run_for(secs(2));
+        assert_eq!(world.live_in_words(), "green");
+        for counted in again {
+            world.serve("green", &counts(counted));
+            world.run_for(secs(4));
+        }
+        assert_eq!(world.live_in_words(), expected, "{before:?} {after:?} {again:?}");
+    }
+}

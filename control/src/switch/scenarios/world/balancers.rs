@@ -69,6 +69,16 @@ impl World {
         }
     }
 
+    /// All gateways begin to count anew.
+    pub(in crate::switch::scenarios) fn restart_gateways(&mut self) {
+        for index in 0..self.hosts.len() {
+            if let Some(balancer) = &mut self.hosts[index].balancer {
+                (balancer.counts, balancer.waiting) = Default::default();
+                self.call(index, |switches, _| switches.handle_balancer_away("it is restarted"));
+            }
+        }
+    }
+
     /// So many requests to a colour wait for an answer at each balancer, for long.
     pub(in crate::switch::scenarios) fn let_wait(&mut self, colour: &str, count: u64) {
         for index in 0..self.hosts.len() {

@@ -38,14 +38,14 @@ mod version;
 mod voters;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{defaults, failure::Failure, paths::Paths};
+use crate::{defaults, failure::Failure, go_duration, paths::Paths};
 
 /// The name of each verb's file, and of its variant.
 macro_rules! verbs {
@@ -114,6 +114,16 @@ struct Line {
     /// Directory of sockets and pid files
     #[arg(long, global = true, env = "WEAVED_RUN_DIR", default_value = defaults::RUN_DIR, value_name = "DIR", hide_env_values = true)]
     run_dir: PathBuf,
+}
+
+/// The time that an option is given.
+fn time(option: &str, text: &str) -> Result<Duration, Failure> {
+    go_duration::parse_or_seconds(text).ok_or_else(|| no_time(option, text))
+}
+
+/// For one that means nothing there.
+fn no_time(option: &str, text: &str) -> Failure {
+    Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s"))
 }
 
 /// Reads the command line, does what it says, and tells how it went.

@@ -1,12 +1,14 @@
 //! `weaved service`: registers what is not a container.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
-use super::output::{self, Table};
+use super::{
+    no_time,
+    output::{self, Table},
+};
 use crate::{
     catalogue::{CheckId, Drain, Instance, InstanceId, Source, Weights},
     failure::Failure,
-    go_duration,
     health::{Certificates, CheckSpec, GrpcProbe, HttpProbe, MAX_TIMEOUT, MIN_INTERVAL, Probe, http, probes},
     paths::Paths,
     registration::{
@@ -278,11 +280,12 @@ fn probes_of(args: &Register) -> Result<Vec<Probe>, Failure> {
     Ok(probes)
 }
 
-fn time(option: &str, text: Option<&String>) -> Result<Option<std::time::Duration>, Failure> {
+fn time(option: &str, text: Option<&String>) -> Result<Option<Duration>, Failure> {
     let Some(text) = text else { return Ok(None) };
-    let value = go_duration::parse_or_seconds(text).filter(|value| !value.is_zero());
-    let value = value.map(|value| value.max(MIN_INTERVAL));
-    value.map(Some).ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))
+    match super::time(option, text)? {
+        Duration::ZERO => Err(no_time(option, text)),
+        value => Ok(Some(value.max(MIN_INTERVAL))),
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! `weaved switch`: one word, and the whole cluster serves another version.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::io::IsTerminal as _;
 
 use super::output;
 use crate::{
     failure::Failure,
-    go_duration,
     paths::Paths,
     serve::{
         client,
@@ -237,9 +236,7 @@ fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {
 }
 
 fn time(option: &str, text: &str) -> Result<u64, Failure> {
-    let value: Option<Duration> = go_duration::parse_or_seconds(text);
-    let value = value.ok_or_else(|| Failure::usage(format!("{option} {text}: no time such as 10s or 1m30s")))?;
-    Ok(value.as_millis() as u64)
+    Ok(super::time(option, text)?.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -267,6 +264,15 @@ mod tests {
         assert_eq!(said("--drain 1m"), drain(Some(60_000), None));
         assert_eq!(said("--stream-drain 5m"), drain(None, Some(StreamLimit::AfterMs(300_000))));
         assert_eq!(said("--drain 1m --stream-drain never"), drain(Some(60_000), Some(StreamLimit::Never)));
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_by_the_option_that_has_it() {
+        for option in ["--drain", "--stream-drain", "--timeout", "--watch", "--canary 10 --step"] {
+            let refused = parsed(&format!("weaved switch web green {option} soon")).unwrap_err().to_string();
+            let name = option.rsplit(' ').next().unwrap();
+            assert_eq!(refused, format!("{name} soon: no time such as 10s or 1m30s"));
+        }
     }
 
     #[test]

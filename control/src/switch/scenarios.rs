@@ -114,6 +114,8 @@ fn a_coordinator_that_dies_in_any_phase_leaves_one_colour_and_nobody_stuck() {
         world.crash(0);
         world.run_for(secs(15));
         world.assert_agreed();
+        let pending = world.record().and_then(|record| record.pending);
+        assert_eq!(pending, None, "after {at_ms} ms: what nobody carries out is taken away");
         let outcome = world.switch(1, to("green"));
         assert!(matches!(outcome, Outcome::Switched { .. } | Outcome::Nothing(_)), "after {at_ms} ms: {outcome:?}");
         world.start(0);
@@ -184,6 +186,32 @@ fn instances_that_die_between_preparation_and_decision_end_the_switch_or_die_too
         world.assert_refused_ones_left_nothing();
     }
     assert!(refused > 0 && switched > 0, "{refused} {switched}");
+}
+
+/// What was ready is not taken for ready when it says that it is no more.
+#[test]
+fn instances_that_die_while_another_host_is_waited_for_end_the_switch_at_once() {
+    each_seed(0..20, |seed| {
+        let mut world = World::new(seed, 5, Faults::LAN);
+        world.run_for(secs(8));
+        world.switch(0, to("blue"));
+        world.cut_one_way(2, 3);
+        let order = world.order(3, Order { timeout_ms: 1500, ..to("green") });
+        world.run_for(Duration::from_millis(300));
+        assert_eq!(world.outcome(order), None, "WEAVED_SEED={seed}: host 2 is waited for");
+        world.kill_instances();
+        world.run_for(Duration::from_millis(100));
+        let outcome = world.outcome(order);
+        let Some(Outcome::Refused(Refusal::NotReady { reasons })) = &outcome else {
+            panic!("WEAVED_SEED={seed}: {outcome:?}")
+        };
+        assert!(reasons.iter().all(|reason| reason.contains("could connect to 0")), "WEAVED_SEED={seed}: {reasons:?}");
+        world.heal();
+        world.run_for(secs(8));
+        assert_eq!(world.live_colours(), ["blue"], "WEAVED_SEED={seed}");
+        world.assert_agreed();
+        world.assert_refused_ones_left_nothing();
+    });
 }
 
 /// Checks of a wrong port, or none at all: only a connection tells.

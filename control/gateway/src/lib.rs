@@ -24,6 +24,7 @@ mod link;
 pub mod obstacle;
 pub mod private_socket;
 mod privileges;
+pub mod share;
 pub mod stats;
 
 use std::path::Path;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-/// TCP connections at once; a further one is closed at once and counted.
-pub(crate) const MAX_TCP_CONNECTIONS: usize = 256;
+use crate::share::Limit;
+
+/// TCP connections at once, of all clients and of one; a further one is closed at once and counted.
+pub(crate) const TCP_CONNECTIONS: Limit = Limit::of(256, 8);
 /// A TCP connection that says nothing for so long is closed (RFC 7766 §6.2.3 leaves the time to the server).
 pub(crate) const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Questions on one TCP connection; then it is closed, and the client may open another.

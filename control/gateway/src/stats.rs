@@ -62,7 +62,7 @@ counters! { pub(crate) Counters:
     unasked,
     /// Questions answered SERVFAIL because control has told no names yet
     no_state,
-    /// TCP connections closed because there were too many
+    /// TCP connections closed because there were too many, of all clients or of one address
     tcp_refused,
     /// Answers that could not be sent
     send_failed,

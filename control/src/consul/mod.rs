@@ -27,7 +27,6 @@ pub mod routes;
 pub mod server;
 pub mod session;
 pub mod shapes;
-pub mod share;
 pub mod txn;
 
 #[cfg(test)]

@@ -10,12 +10,9 @@ use std::sync::Arc;
 
 use hyper::{StatusCode, body::Bytes};
 use tokio::sync::Semaphore;
+use weaved_gateway::share::{Client, Lack, Limit, Part, Shares};
 
-use super::{
-    answer::Answer,
-    counters::Counters,
-    share::{Client, Lack, Limit, Part, Shares},
-};
+use super::{answer::Answer, counters::Counters};
 use crate::kv::limits::MAX_TOTAL_BYTES;
 
 /// The longest body: a value of the key-value store, within a transaction's encoding.

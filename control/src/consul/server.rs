@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket},
 };
+use weaved_gateway::share::Client;
 
 use super::{
     answer::{Answer, Layout, Standing},
@@ -25,7 +26,6 @@ use super::{
     query::Query,
     request::Ask,
     room::{MAX_BODY_BYTES, Room},
-    share::Client,
 };
 
 /// Connections that may come at once and wait to be taken. Where there is no room for one its client is silent for a second and

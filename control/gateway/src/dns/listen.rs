@@ -34,8 +34,9 @@ use super::{
 };
 use crate::{
     handover::Inherited,
-    limits::{MAX_FORWARDED, MAX_QUERY_BYTES, MAX_TCP_CONNECTIONS, UDP_BATCH},
+    limits::{MAX_FORWARDED, MAX_QUERY_BYTES, TCP_CONNECTIONS, UDP_BATCH},
     obstacle::Obstacle,
+    share::{Client, Part, Shares},
     stats::Counters,
 };
 
@@ -50,7 +51,7 @@ pub(crate) struct Server {
     pub(crate) zone: ArcSwapOption<Zone>,
     pub(crate) forwarder: Forwarder,
     pub(crate) counters: Arc<Counters>,
-    pub(super) tcp_places: Arc<Semaphore>,
+    tcp_places: Arc<Shares>,
     /// Answers over UDP that wait for other resolvers, joined ones included.
     waiting: Arc<Semaphore>,
 }
@@ -90,9 +91,18 @@ impl Server {
             zone: ArcSwapOption::empty(),
             forwarder,
             counters,
-            tcp_places: Arc::new(Semaphore::new(MAX_TCP_CONNECTIONS)),
+            tcp_places: Shares::new(TCP_CONNECTIONS),
             waiting: Arc::new(Semaphore::new(4 * MAX_FORWARDED)),
         }
+    }
+
+    /// A place for a connection over TCP, as long as it is held. None where all are taken, or this client has its share.
+    pub(super) fn tcp_place(&self, client: Client) -> Option<Part> {
+        let place = self.tcp_places.take(client, 1).ok();
+        if place.is_none() {
+            self.counters.tcp_refused.add();
+        }
+        place
     }
 
     pub(super) fn step(&self, bytes: &[u8], transport: Transport, offered: Recursion, source: IpAddr) -> Step {

@@ -11,7 +11,10 @@ use super::{
     listen::Server,
     respond::{Recursion, Step, Transport},
 };
-use crate::limits::{MAX_QUERY_BYTES, MAX_TCP_QUERIES, TCP_IDLE};
+use crate::{
+    limits::{MAX_QUERY_BYTES, MAX_TCP_QUERIES, TCP_IDLE},
+    share::Client,
+};
 
 /// Serves until it is dropped.
 pub(super) async fn serve(listener: TcpListener, offered: Recursion, server: Arc<Server>) {
@@ -25,10 +28,8 @@ pub(super) async fn serve(listener: TcpListener, offered: Recursion, server: Arc
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&server.tcp_places).try_acquire_owned() else {
-            server.counters.tcp_refused.add();
-            continue;
-        };
+        let local = stream.local_addr().map_or(source.ip(), |own| own.ip());
+        let Some(place) = server.tcp_place(Client::of(source.ip(), local)) else { continue };
         let server = Arc::clone(&server);
         tokio::spawn(async move {
             if let Err(error) = converse(stream, source.ip(), offered, &server).await {
@@ -71,4 +72,29 @@ async fn read(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).await?;
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{dns::forward::Forwarder, limits::TCP_CONNECTIONS, stats::Counters};
+
+    #[test]
+    fn one_container_cannot_take_all_places_nor_all_of_them_the_hosts() {
+        let counters = Arc::new(Counters::default());
+        let server = Server::new(Forwarder::new(PathBuf::new(), Arc::clone(&counters)), Arc::clone(&counters));
+        let bridge = IpAddr::from([10, 32, 0, 1]);
+        let from = |address: [u8; 4]| server.tcp_place(Client::of(address.into(), bridge));
+        let places_of = |address: [u8; 4]| std::iter::from_fn(|| from(address)).collect::<Vec<_>>();
+        let first = places_of([10, 32, 0, 5]);
+        assert_eq!((first.len(), counters.tcp_refused.value()), (TCP_CONNECTIONS.share, 1));
+        let others: Vec<_> = (6..20).flat_map(|last| places_of([10, 32, 0, last])).collect();
+        assert_eq!(first.len() + others.len(), TCP_CONNECTIONS.all / 4 * 3);
+        assert_eq!(places_of([127, 0, 0, 1]).len(), TCP_CONNECTIONS.all / 4, "the host asks on");
+        assert_eq!(counters.tcp_refused.value(), 1 + 14 + 1);
+        drop(first);
+        assert!(from([10, 32, 0, 5]).is_some());
+    }
 }

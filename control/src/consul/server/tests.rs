@@ -5,14 +5,11 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
+use weaved_gateway::share::Limit;
 
 use super::*;
 use crate::{
-    consul::{
-        patient::TAKE_PATIENCE,
-        room::Limits,
-        share::{Client, Limit},
-    },
+    consul::{patient::TAKE_PATIENCE, room::Limits},
     kv::Reach,
 };
 

@@ -15,7 +15,7 @@ use std::{
 
 /// Whose room it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
+pub enum Client {
     /// Something on this host.
     Host,
     /// Somebody with this address.
@@ -24,7 +24,7 @@ pub(super) enum Client {
 
 /// Why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lack {
+pub enum Lack {
     /// All of it is taken.
     Room,
     /// This client has its share.
@@ -42,7 +42,7 @@ pub struct Limit {
 
 /// Room of one kind.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub struct Shares {
     limit: Limit,
     taken: Mutex<Taken>,
 }
@@ -57,7 +57,7 @@ struct Taken {
 
 /// What a client has of it.
 #[derive(Debug)]
-pub(super) struct Part {
+pub struct Part {
     shares: Arc<Shares>,
     client: Client,
     count: usize,
@@ -65,7 +65,7 @@ pub(super) struct Part {
 
 impl Client {
     /// Who comes from `remote` to `local`.
-    pub(super) fn of(remote: IpAddr, local: IpAddr) -> Self {
+    pub fn of(remote: IpAddr, local: IpAddr) -> Self {
         let (remote, local) = (remote.to_canonical(), local.to_canonical());
         match remote {
             _ if remote.is_loopback() || remote == local => Self::Host,
@@ -80,30 +80,31 @@ impl Client {
 
 impl Limit {
     /// So much, and this part of it for one client.
-    pub(super) const fn of(all: usize, parts: usize) -> Self {
+    pub const fn of(all: usize, parts: usize) -> Self {
         Self { all, share: if all < parts { 1 } else { all / parts } }
     }
 }
 
 impl Shares {
-    pub(super) fn new(limit: Limit) -> Arc<Self> {
+    /// So much, and nobody has any of it.
+    pub fn new(limit: Limit) -> Arc<Self> {
         Arc::new(Self { limit, taken: Mutex::default() })
     }
 
     /// Nothing yet.
-    pub(super) fn none(self: &Arc<Self>, client: Client) -> Part {
+    pub fn none(self: &Arc<Self>, client: Client) -> Part {
         Part { shares: Arc::clone(self), client, count: 0 }
     }
 
     /// So much for this client.
-    pub(super) fn take(self: &Arc<Self>, client: Client, count: usize) -> Result<Part, Lack> {
+    pub fn take(self: &Arc<Self>, client: Client, count: usize) -> Result<Part, Lack> {
         let mut part = self.none(client);
         part.grow(count)?;
         Ok(part)
     }
 
     /// What all have together.
-    pub(super) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.taken().all
     }
 
@@ -112,21 +113,19 @@ impl Shares {
     }
 
     /// What nobody has.
-    #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
-        let taken = self.taken();
-        assert_eq!(taken.others, taken.by.values().sum::<usize>());
-        self.limit.all - taken.all
+    pub fn free(&self) -> usize {
+        self.limit.all - self.taken().all
     }
 }
 
 impl Part {
-    pub(super) fn count(&self) -> usize {
+    /// How much it is.
+    pub fn count(&self) -> usize {
         self.count
     }
 
     /// Takes more of it, or none.
-    pub(super) fn grow(&mut self, more: usize) -> Result<(), Lack> {
+    pub fn grow(&mut self, more: usize) -> Result<(), Lack> {
         let Limit { all, share } = self.shares.limit;
         let mut taken = self.shares.taken();
         if taken.all + more > all {
@@ -175,6 +174,14 @@ mod tests {
         Client::Other(IpAddr::from([10, 32, 0, last]))
     }
 
+    /// What the others have is what each of them has.
+    fn free(shares: &Shares) -> usize {
+        let taken = shares.taken();
+        assert_eq!(taken.others, taken.by.values().sum::<usize>());
+        drop(taken);
+        shares.free()
+    }
+
     #[test]
     fn one_client_has_its_share_and_leaves_the_rest() {
         let shares = Shares::new(Limit { all: 100, share: 25 });
@@ -183,12 +190,12 @@ mod tests {
         first.grow(5).unwrap();
         assert_eq!(shares.take(other(1), 1).unwrap_err(), Lack::Share);
         let second = shares.take(other(2), 25).unwrap();
-        assert_eq!((first.count(), second.count(), shares.free()), (25, 25, 50));
+        assert_eq!((first.count(), second.count(), free(&shares)), (25, 25, 50));
         drop(first);
-        assert_eq!(shares.free(), 75);
+        assert_eq!(free(&shares), 75);
         drop(shares.take(other(1), 25).unwrap());
         drop(second);
-        assert_eq!((shares.free(), shares.taken().by.len()), (100, 0), "nothing is kept of those that have nothing");
+        assert_eq!((free(&shares), shares.taken().by.len()), (100, 0), "nothing is kept of those that have nothing");
     }
 
     #[test]
@@ -200,9 +207,9 @@ mod tests {
         assert_eq!(shares.take(Client::Host, 1).unwrap_err(), Lack::Room);
         drop(taken);
         let more = shares.take(Client::Host, 75).unwrap();
-        assert_eq!(shares.free(), 0);
+        assert_eq!(free(&shares), 0);
         drop((host, more));
-        assert_eq!(shares.free(), 100);
+        assert_eq!(free(&shares), 100);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub enum AgentRequest {
         /// What is checked.
         spec: Box<CheckSpec>,
     },
-    /// Take a check away that was registered so.
+    /// Take a check away that was registered so, or with its service.
     DeregisterCheck(CheckId),
     /// Report for a check of kind `ttl`.
     UpdateTtl {

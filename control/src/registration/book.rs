@@ -148,9 +148,7 @@ impl Book {
             AgentRequest::RegisterCheck { instance, spec } => {
                 self.register_check(&mut clients, instance.as_ref(), spec)?;
             }
-            AgentRequest::DeregisterCheck(id) => {
-                clients.checks.remove(id).ok_or_else(|| AgentError::UnknownCheck(id.0.clone()))?;
-            }
+            AgentRequest::DeregisterCheck(id) => self.deregister_check(&mut clients, id)?,
             AgentRequest::SetMaintenance { instance, mode } => {
                 self.set_maintenance(&mut clients, instance.as_ref(), mode)?;
             }
@@ -275,7 +273,7 @@ impl Book {
         definition.checks.iter().try_for_each(refuse_command).map_err(unusable)?;
         match self.entries.get(&definition.id).map(|entry| &entry.source) {
             Some(Source::Docker(_)) => return Ok(()),
-            Some(source @ Source::File(_)) => return Err(owned(&definition.id, source)),
+            Some(source @ Source::File(_)) => return Err(owned(&definition.id.0, source)),
             _ => {}
         }
         let is_full = clients.services.len() >= MAX_REGISTERED || self.entries.len() >= limits::MAX_INSTANCES;
@@ -291,7 +289,7 @@ impl Book {
     fn deregister(&self, clients: &mut Clients, id: &InstanceId) -> Result<(), AgentError> {
         if clients.services.remove(id).is_none() {
             return Err(match self.entries.get(id) {
-                Some(entry) => owned(id, &entry.source),
+                Some(entry) => owned(&id.0, &entry.source),
                 None => AgentError::UnknownInstance(id.0.clone()),
             });
         }
@@ -318,6 +316,23 @@ impl Book {
         }
         clients.checks.insert(spec.id.clone(), ClientCheck { instance: instance.cloned(), spec: spec.clone() });
         Ok(())
+    }
+
+    /// One that was registered apart; else the one that came with its service, which is without it from then on.
+    fn deregister_check(&self, clients: &mut Clients, id: &CheckId) -> Result<(), AgentError> {
+        if clients.checks.remove(id).is_some() {
+            return Ok(());
+        }
+        let is_this = |spec: &CheckSpec| spec.id == *id;
+        let mut is_gone = false;
+        for definition in clients.services.values_mut().filter(|definition| self.is_of_client(&definition.id)) {
+            is_gone |= definition.checks.extract_if(.., |spec| is_this(spec)).count() > 0;
+        }
+        if is_gone {
+            return Ok(());
+        }
+        let owner = self.entries.values().find(|entry| entry.definition.checks.iter().any(is_this));
+        Err(owner.map_or_else(|| AgentError::UnknownCheck(id.0.clone()), |entry| owned(&id.0, &entry.source)))
     }
 
     fn set_maintenance(
@@ -369,13 +384,13 @@ fn owner_name(source: &Source) -> String {
     }
 }
 
-fn owned(id: &InstanceId, source: &Source) -> AgentError {
+fn owned(id: &str, source: &Source) -> AgentError {
     let advice = match source {
         Source::Docker(_) => "stop the container, or start it with SERVICE_IGNORE=1",
         Source::File(_) => "change or remove the file",
         Source::Api => "deregister it first",
     };
-    AgentError::Owned { id: id.0.clone(), owner: owner_name(source), advice }
+    AgentError::Owned { id: id.to_owned(), owner: owner_name(source), advice }
 }
 
 #[cfg(test)]

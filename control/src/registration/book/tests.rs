@@ -141,6 +141,46 @@ fn a_check_of_the_node_is_a_check_of_all_its_services() {
 }
 
 #[test]
+fn a_check_that_came_with_its_service_is_taken_away_by_its_id() {
+    let mut book = book();
+    let spec = |id: &str| CheckSpec::new(CheckId(id.into()), Probe::Tcp("a:1".into()));
+    let with = |id: &str, checks: &[&str]| Definition {
+        checks: checks.iter().map(|id| spec(id)).collect(),
+        ..definition(id, "db")
+    };
+    for definition in [with("one", &["service:one"]), with("two", &["service:two:1", "service:two:2"])] {
+        request(&mut book, &AgentRequest::Register(Box::new(definition))).unwrap();
+    }
+    let file = with("filed", &["service:filed"]);
+    book.set_files(Files { definitions: [("f.json".into(), vec![file])].into(), notes: vec![] });
+    let left = |book: &Book| book.checks().into_keys().map(|key| key.check.0).collect::<Vec<_>>();
+    let mut take = |id: &str| request(&mut book, &AgentRequest::DeregisterCheck(CheckId(id.into())));
+    take("service:one").unwrap();
+    take("service:two:1").unwrap();
+    assert_eq!(take("service:one"), Err(AgentError::UnknownCheck("service:one".into())));
+    assert!(matches!(take("service:filed"), Err(AgentError::Owned { owner, .. }) if owner == "file f.json"));
+    assert_eq!(left(&book), ["service:filed", "service:two:2"]);
+    let stored = serde_json::to_string(&book.clients).unwrap();
+    let again = Book::new("alpha", serde_json::from_str(&stored).unwrap());
+    assert_eq!((ids(&again), left(&again)), (vec!["one".into(), "two".into()], vec!["service:two:2".into()]));
+    request(&mut book, &AgentRequest::Register(Box::new(with("one", &["service:one"])))).unwrap();
+    assert_eq!(left(&book), ["service:filed", "service:one", "service:two:2"]);
+}
+
+#[test]
+fn a_check_apart_goes_before_one_of_a_service_with_the_same_id() {
+    let mut book = book();
+    let spec = CheckSpec::new(CheckId("alive".into()), Probe::Tcp("a:1".into()));
+    let own = Definition { checks: vec![spec.clone()], ..definition("db", "db") };
+    request(&mut book, &AgentRequest::Register(Box::new(own))).unwrap();
+    request(&mut book, &AgentRequest::RegisterCheck { instance: None, spec: Box::new(spec) }).unwrap();
+    for left in [1, 0] {
+        request(&mut book, &AgentRequest::DeregisterCheck(CheckId("alive".into()))).unwrap();
+        assert_eq!(book.checks().len(), left);
+    }
+}
+
+#[test]
 fn a_crowd_of_registrations_is_refused_at_the_bound() {
     let mut clients = Clients::default();
     for index in 0..MAX_REGISTERED {

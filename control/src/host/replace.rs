@@ -2,7 +2,8 @@
 //!
 //! The destination's owner and mode stay; where it is a symbolic link, the file behind it is replaced. And removing one.
 //!
-//! INVARIANT: a reader of the destination sees the old file or the new one, whole. A candidate that is dropped is removed.
+//! INVARIANT: a reader of the destination sees the old file or the new one, whole. A candidate that is dropped is removed; that of
+//! a process that was killed, by the next write of the same file.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -11,10 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::{Pid, test_kill_process};
+
 use crate::failure::Failure;
+
+/// What the name of a candidate ends in, behind that of its file and the number of its process.
+const CANDIDATE_ENDING: &str = ".weaved-new";
 
 /// The mode of a file that is new.
 const NEW_FILE_MODE: u32 = 0o644;
+
+/// Files of a directory that are looked at for candidates of the dead: one who writes into a heap does not pay for all of it.
+const MAX_LOOKED_AT: usize = 10_000;
 
 /// The part of a mode that is kept.
 const MODE_BITS: u32 = 0o7777;
@@ -90,12 +99,37 @@ impl Drop for Candidate {
 /// Readable by nobody else until it has its owner and mode.
 fn create_beside(destination: &Path) -> io::Result<(PathBuf, File)> {
     let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
+    let dir = parent(destination);
+    remove_leftovers(dir, &name);
     // Hidden, with an ending of its own: a program that includes every `*.conf` must not read it.
-    let path = parent(destination).join(format!(".{name}.{}.weaved-new", std::process::id()));
+    let path = dir.join(format!(".{name}.{}{CANDIDATE_ENDING}", std::process::id()));
     // Left behind by a process with our number that was killed.
     drop(fs::remove_file(&path));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     Ok((path, file))
+}
+
+/// Removes what processes that were killed within a write of this file have left there. What cannot be removed stays.
+fn remove_leftovers(dir: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.map_while(Result::ok).take(MAX_LOOKED_AT) {
+        let writer = entry.file_name().to_str().and_then(|candidate| writer_of(candidate, name));
+        // Neither of these follows a link.
+        if writer.is_some_and(is_dead) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
+/// Whose candidate of the file `name` this is.
+fn writer_of(candidate: &str, name: &str) -> Option<Pid> {
+    let text = candidate.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(CANDIDATE_ENDING)?;
+    let number: i32 = text.parse().ok().filter(|number: &i32| *number > 0 && number.to_string() == text)?;
+    Pid::from_raw(number)
+}
+
+fn is_dead(process: Pid) -> bool {
+    test_kill_process(process) == Err(rustix::io::Errno::SRCH)
 }
 
 fn parent(path: &Path) -> &Path {
@@ -121,6 +155,37 @@ mod tests {
         drop(candidate);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_with_the_next_write_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        // No process has such a number; the first one lives.
+        let dead = i32::MAX - 1;
+        let left = [format!(".f.{dead}.weaved-new"), format!(".f.{}.weaved-new", dead - 1)];
+        let others = [
+            ".f.1.weaved-new".to_owned(),
+            format!(".g.{dead}.weaved-new"),
+            format!(".f.0{dead}.weaved-new"),
+            format!(".f.+{dead}.weaved-new"),
+            format!(".f.-{dead}.weaved-new"),
+            format!(".f.x.{dead}.weaved-new"),
+            format!("f.{dead}.weaved-new"),
+            format!(".f.{dead}.weaved-new.conf"),
+        ];
+        for name in left.iter().chain(&others) {
+            fs::write(dir.path().join(name), "half").unwrap();
+        }
+        let (link, folder) = (format!(".f.{}.weaved-new", dead - 2), format!(".f.{}.weaved-new", dead - 3));
+        std::os::unix::fs::symlink(dir.path().join(&others[0]), dir.path().join(&link)).unwrap();
+        fs::create_dir(dir.path().join(&folder)).unwrap();
+        Candidate::write(&path, b"new", None).unwrap().commit().unwrap();
+        let mut kept: Vec<String> = others.into_iter().chain([link, folder, "f".into()]).collect();
+        kept.sort();
+        let mut found = names(dir.path());
+        found.sort();
+        assert_eq!(found, kept);
     }
 
     #[test]

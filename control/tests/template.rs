@@ -193,6 +193,34 @@ fn a_reload_that_fails_is_owed_until_it_works() {
 }
 
 #[test]
+fn a_check_that_fails_is_tried_again_without_a_change() {
+    let lab = Lab::new("{{ key('k') }}", "check = 'test -e DIR/ready'");
+    lab.stub.set_key("k", "v");
+    let _running = lab.watch();
+    lab.await_that("the complaint", || lab.read("log").contains("the check refuses it"));
+    fs::write(lab.path("ready"), "").unwrap();
+    lab.await_out("v");
+}
+
+#[test]
+fn a_kill_before_the_reload_has_ended_is_made_good_by_the_next_start() {
+    // It ends with the test at the latest.
+    let slow = "reload = 'touch DIR/begun; while test -d DIR -a ! -e DIR/end; do sleep 0.1; done'";
+    let lab = Lab::new("{{ key('k') }}", slow);
+    lab.stub.set_key("k", "v");
+    let running = lab.watch();
+    lab.await_that("the reload", || lab.path("begun").exists());
+    assert_eq!(lab.read("out"), "v");
+    running.signal(Signal::KILL);
+    drop(running);
+    lab.configure("reload = 'echo x >> DIR/reloads'");
+    for _ in 0..2 {
+        assert!(lab.once().status.success());
+        assert_eq!(lab.read("reloads"), "x\n");
+    }
+}
+
+#[test]
 fn once_says_what_is_wrong_by_its_exit_code_and_one_line() {
     let lab = Lab::new("line\n{{ key('backend/current') }}", "");
     fs::write(lab.path("out"), "old").unwrap();

@@ -55,7 +55,7 @@ pub fn remove(path: &Path) -> Result<(), Failure> {
 impl Candidate {
     /// Writes the candidate; the destination is not touched.
     pub fn write(destination: &Path, content: &[u8], mode: Option<u32>) -> io::Result<Self> {
-        let destination = fs::canonicalize(destination).unwrap_or_else(|_| destination.to_path_buf());
+        let destination = behind_links(destination);
         let old = match fs::metadata(&destination) {
             Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("it is no regular file")),
             Ok(metadata) => Some(metadata),
@@ -99,14 +99,24 @@ impl Drop for Candidate {
 /// Readable by nobody else until it has its owner and mode.
 fn create_beside(destination: &Path) -> io::Result<(PathBuf, File)> {
     let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
-    let dir = parent(destination);
-    remove_leftovers(dir, &name);
-    // Hidden, with an ending of its own: a program that includes every `*.conf` must not read it.
-    let path = dir.join(format!(".{name}.{}{CANDIDATE_ENDING}", std::process::id()));
+    remove_leftovers(parent(destination), &name);
+    let path = beside(destination, &format!(".{}{CANDIDATE_ENDING}", std::process::id()))?;
     // Left behind by a process with our number that was killed.
     drop(fs::remove_file(&path));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     Ok((path, file))
+}
+
+/// A file of ours beside one that may be behind links. Hidden, with an ending of its own: a program that includes every `*.conf`
+/// must not read it.
+pub fn beside(destination: &Path, ending: &str) -> io::Result<PathBuf> {
+    let destination = behind_links(destination);
+    let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
+    Ok(parent(&destination).join(format!(".{name}{ending}")))
+}
+
+fn behind_links(destination: &Path) -> PathBuf {
+    fs::canonicalize(destination).unwrap_or_else(|_| destination.to_path_buf())
 }
 
 /// Removes what processes that were killed within a write of this file have left there. What cannot be removed stays.

@@ -1,16 +1,26 @@
 //! One template at work: when it is due, what it depends on, what became of its last rendering.
 //!
-//! INVARIANT: the destination changes only by a candidate whose check has agreed; a reload runs only after a change, or again
-//! after it has failed.
+//! A command or a write that has failed is tried again, at growing intervals: what is in its way may go without a change of the data.
+//!
+//! INVARIANT: the destination changes only by a candidate whose check has agreed; a reload runs after a change, and again until it has
+//! worked, by the next process too.
 
-use std::{collections::BTreeSet, io, path::Path, time::Instant};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    path::Path,
+    time::Instant,
+};
 
 use super::{
     command,
     config::Template,
     dependency::Dependency,
     functions::Facts,
-    quiet::Quiet,
+    limits,
+    owed::Owed,
+    quiet::{Quiet, Wait},
     render::{self, Outcome},
 };
 use crate::host::replace::{Candidate, is_current};
@@ -24,14 +34,18 @@ pub struct Job {
     pub used: BTreeSet<Dependency>,
     /// When it is rendered next.
     pub quiet: Quiet,
-    reload: Reload,
+    reload: Owed,
+    failing: Option<Failing>,
     complaint: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reload {
-    Done,
-    Owed,
+/// A content that cannot be brought into force.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    /// A hash of it.
+    content: u64,
+    /// How often it was tried.
+    count: u32,
 }
 
 /// What a run of a job did.
@@ -54,13 +68,13 @@ impl Job {
     pub fn new(template: Template, now: Instant) -> Self {
         let mut quiet = Quiet::default();
         quiet.hurry(now);
-        Self { template, used: BTreeSet::new(), quiet, reload: Reload::Done, complaint: None }
+        let reload = Owed::of(&template.destination);
+        Self { template, used: BTreeSet::new(), quiet, reload, failing: None, complaint: None }
     }
 
     /// Takes over from the job that had this destination before the configuration was read again.
     pub fn inherit(&mut self, old: &Self) {
         self.used.clone_from(&old.used);
-        self.reload = old.reload;
     }
 
     /// Renders without writing.
@@ -79,32 +93,49 @@ impl Job {
 
     /// The same, for who tells himself what came of it.
     pub async fn run_once(&mut self, facts: &Facts) -> Done {
+        let failing = self.failing.take();
         match self.render(facts) {
             Outcome::Incomplete => Done::Incomplete,
+            // Other data is what helps, and comes as a change.
             Outcome::Failed(error) => Done::Kept(error.to_string()),
-            Outcome::Text(content) => self.deliver(&content).await,
+            Outcome::Text(content) => {
+                let done = self.deliver(&content).await;
+                if matches!(done, Done::Kept(_) | Done::NotReloaded(_)) {
+                    self.failing = Some(Failing::again(failing, &content));
+                }
+                done
+            }
         }
+    }
+
+    /// How long to wait before it is tried again. None where nothing has failed that could work without a change of the data.
+    pub fn retry(&self) -> Option<Wait> {
+        let doublings = self.failing?.count.saturating_sub(1).min(16);
+        let pause = (limits::FIRST_RETRY * (1 << doublings)).min(limits::MAX_RETRY);
+        Some(Wait { min: pause, max: pause })
     }
 
     async fn deliver(&mut self, content: &[u8]) -> Done {
         let destination = &self.template.destination;
         if is_current(destination, content, self.template.mode) {
-            return if self.reload == Reload::Owed { self.reload().await } else { Done::Unchanged };
+            return if self.reload.is_owed() { self.reload().await } else { Done::Unchanged };
         }
         if let Err(reason) = self.replace(content).await {
             return Done::Kept(reason);
         }
-        self.reload = Reload::Owed;
         self.reload().await
     }
 
-    async fn replace(&self, content: &[u8]) -> Result<(), String> {
-        let Template { destination, mode, check, command_timeout, .. } = &self.template;
+    async fn replace(&mut self, content: &[u8]) -> Result<(), String> {
+        let Template { destination, mode, check, reload, command_timeout, .. } = &self.template;
         let cannot = |error: io::Error| format!("cannot write {}: {error}", destination.display());
         let candidate = Candidate::write(destination, content, *mode).map_err(cannot)?;
         if let Some(check) = check {
             let outcome = command::run(check, candidate.path(), *command_timeout).await;
             outcome.map_err(|reason| format!("{}: the check refuses it: {reason}", self.template.name))?;
+        }
+        if reload.is_some() {
+            self.reload.owe().map_err(cannot)?;
         }
         candidate.commit().map_err(cannot)
     }
@@ -115,7 +146,7 @@ impl Job {
         {
             return Done::NotReloaded(format!("{}: reload failed: {reason}", self.template.name));
         }
-        self.reload = Reload::Done;
+        self.reload.settle();
         Done::Written
     }
 
@@ -127,7 +158,7 @@ impl Job {
             Done::Unchanged => {}
             Done::Incomplete => return,
             Done::Kept(reason) | Done::NotReloaded(reason) => {
-                if self.complaint.as_ref() != Some(reason) {
+                if self.is_news(reason) {
                     let what =
                         if matches!(done, Done::Kept(_)) { "the old file stays" } else { "written, not in force" };
                     tracing::warn!(path = ?path, "{what}: {reason}");
@@ -141,8 +172,23 @@ impl Job {
         }
     }
 
-    /// Whether the reload command has failed and will be run again.
-    pub fn owes_reload(&self) -> bool {
-        self.reload == Reload::Owed
+    /// Programs write their process id and the time into what they say: tried again, they say the same but for digits.
+    fn is_news(&self, reason: &str) -> bool {
+        let is_retry = self.failing.is_some_and(|failing| failing.count > 1);
+        let said = |text: &str| text.replace(|letter: char| is_retry && letter.is_ascii_digit(), "");
+        self.complaint.as_ref().is_none_or(|told| said(told) != said(reason))
     }
 }
+
+impl Failing {
+    fn again(before: Option<Self>, content: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        let content = hasher.finish();
+        let count = before.filter(|failing| failing.content == content).map_or(0, |failing| failing.count);
+        Self { content, count: count.saturating_add(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

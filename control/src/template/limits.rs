@@ -41,5 +41,11 @@ pub const POLL_PAUSE: Duration = Duration::from_secs(2);
 /// The first pause after a failure; each next one is twice as long.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
+/// The first pause after a command or a write that failed; each next one is twice as long.
+pub const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// The longest of them: how long a file may be behind once what was in its way is gone.
+pub const MAX_RETRY: Duration = Duration::from_mins(1);
+
 /// The longest pause after a failure: how long files may be behind once the API is back.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(8);

@@ -20,6 +20,7 @@ pub mod fact;
 pub mod functions;
 pub mod job;
 pub mod limits;
+pub mod owed;
 pub mod quiet;
 pub mod render;
 pub mod runner;

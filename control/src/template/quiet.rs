@@ -28,7 +28,8 @@ struct Pending {
 impl Quiet {
     /// Something changed.
     pub fn on_change(&mut self, wait: Wait, now: Instant) {
-        let latest = self.pending.map_or(now + wait.max, |pending| pending.latest);
+        // A retry that waits for long does not hold up a change.
+        let latest = self.pending.map_or(now + wait.max, |pending| pending.latest.min(now + wait.max));
         self.pending = Some(Pending { due: (now + wait.min).min(latest), latest });
     }
 
@@ -67,6 +68,18 @@ mod tests {
         assert!(!quiet.take_due(seconds(start, 1)));
         assert!(quiet.take_due(seconds(start, 2)));
         assert!(!quiet.take_due(seconds(start, 9)));
+    }
+
+    #[test]
+    fn what_is_put_off_for_long_holds_up_no_change() {
+        let start = Instant::now();
+        let mut quiet = Quiet::default();
+        let minute = Duration::from_secs(60);
+        quiet.on_change(Wait { min: minute, max: minute }, start);
+        for second in 1..9 {
+            quiet.on_change(WAIT, seconds(start, second));
+        }
+        assert_eq!(quiet.due(), Some(seconds(start, 6)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     future::pending,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::{
@@ -26,7 +26,6 @@ use super::{
     functions::Facts,
     job::{Done, Job},
     limits,
-    quiet::Wait,
     render::Outcome,
     watch::{self, Report},
 };
@@ -34,9 +33,6 @@ use crate::failure::Failure;
 
 /// Reports that wait for us; the watches wait when it is full.
 const REPORT_QUEUE: usize = 64;
-
-/// When a reload command that has failed is run again.
-const RELOAD_AGAIN: Wait = Wait { min: Duration::from_secs(5), max: Duration::from_secs(5) };
 
 /// Renders everything once: what does not work is a failure, though the other templates are done.
 pub async fn once(api: &Api, templates: Vec<Template>) -> Result<(), Failure> {
@@ -172,7 +168,7 @@ impl Runner {
         let used: BTreeMap<_, _> = self.jobs.drain(..).map(|job| (job.template.destination.clone(), job)).collect();
         self.jobs = templates.into_iter().map(|template| Job::new(template, now)).collect();
         for job in &mut self.jobs {
-            // What was watched stays watched until the new template has said what it needs; a reload that is owed stays so.
+            // What was watched stays watched until the new template has said what it needs.
             if let Some(old) = used.get(&job.template.destination) {
                 job.inherit(old);
             }
@@ -192,8 +188,8 @@ impl Runner {
             }
             changed = true;
             job.run(&self.facts).await;
-            if job.owes_reload() {
-                job.quiet.on_change(RELOAD_AGAIN, Instant::now());
+            if let Some(wait) = job.retry() {
+                job.quiet.on_change(wait, Instant::now());
             }
         }
         if changed {

@@ -10,8 +10,9 @@
 //!
 //! A TTL is nothing that runs: its end is looked for apart from the runs, so that none of them, however long, holds it up.
 //!
-//! INVARIANT: a check runs at most once at a time, and at most [`MAX_RUNNING`] run together, each for at most
-//! [`MAX_TIMEOUT`]. An outcome of a run that was started for an earlier definition of the check is dropped.
+//! INVARIANT: a check runs at most once at a time, also when it is defined anew meanwhile, and at most [`MAX_RUNNING`] run
+//! together, each for at most [`MAX_TIMEOUT`]; half of the places are for those that end within [`DEFAULT_TIMEOUT`]. An
+//! outcome of a run that was started for an earlier definition of the check is dropped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +22,13 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckSpec, MAX_TIMEOUT, Probe};
+use super::{CheckSpec, DEFAULT_TIMEOUT, MAX_TIMEOUT, Probe};
 use crate::catalogue::{Check, CheckId, Health, InstanceId, limits};
 
 /// Checks that run together; further ones wait their turn.
 pub const MAX_RUNNING: usize = 64;
+/// Of these, such whose timeout is longer than [`DEFAULT_TIMEOUT`]: those that hang do not hold up all others.
+const MAX_SLOW: usize = MAX_RUNNING / 2;
 /// What a node keeps of a check's output.
 pub const MAX_OUTPUT_BYTES: usize = 4096;
 /// New checks begin within this time, spread, so that a start of the host is no burst.
@@ -72,10 +75,13 @@ pub struct Scheduler {
     entries: BTreeMap<CheckKey, Entry>,
     /// Runs that wait.
     due: BTreeSet<(Instant, CheckKey)>,
+    /// Those of them that may take long.
+    slow_due: BTreeSet<(Instant, CheckKey)>,
     /// TTLs that end.
     expiries: BTreeSet<(Instant, CheckKey)>,
     run_count: u64,
-    running_count: usize,
+    /// Under way, also for definitions that there are no longer; true for those that may take long.
+    running: BTreeMap<CheckKey, bool>,
     has_changed: bool,
     /// How checks were when the last process ended.
     remembered: BTreeMap<CheckKey, Health>,
@@ -87,6 +93,8 @@ struct Entry {
     /// When it runs next, or a TTL ends; None while it runs.
     due: Option<Instant>,
     running: Option<u64>,
+    /// It is due, and waits for the end of a run that was started for an earlier definition.
+    is_held_up: bool,
     good_count: u32,
     bad_count: u32,
     has_passed: bool,
@@ -104,9 +112,10 @@ impl Scheduler {
             rng: StdRng::from_seed(seed),
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
+            slow_due: BTreeSet::new(),
             expiries: BTreeSet::new(),
             run_count: 0,
-            running_count: 0,
+            running: BTreeMap::new(),
             has_changed: false,
             remembered,
         }
@@ -142,24 +151,46 @@ impl Scheduler {
         while let Some(key) = pop_due(&mut self.expiries, now) {
             self.expire(&key, now);
         }
-        if self.running_count >= MAX_RUNNING {
+        loop {
+            let waiting = self.next_run().filter(|(at, _)| *at <= now)?.clone();
+            // It is in one of them.
+            let _ = self.due.remove(&waiting) || self.slow_due.remove(&waiting);
+            let key = waiting.1;
+            let entry = self.entries.get_mut(&key)?;
+            entry.due = None;
+            if self.running.contains_key(&key) {
+                entry.is_held_up = true;
+                continue;
+            }
+            self.run_count += 1;
+            self.running.insert(key.clone(), entry.spec.is_slow());
+            entry.running = Some(self.run_count);
+            // A definition that an earlier version has stored may ask for more.
+            let (probe, timeout) = (entry.spec.probe.clone(), entry.spec.timeout.min(MAX_TIMEOUT));
+            return Some(Run { key, number: self.run_count, probe, timeout });
+        }
+    }
+
+    /// The first of the runs that wait for time alone; the others wait for a place.
+    fn next_run(&self) -> Option<&(Instant, CheckKey)> {
+        if self.running.len() >= MAX_RUNNING {
             return None;
         }
-        let key = pop_due(&mut self.due, now)?;
-        let entry = self.entries.get_mut(&key)?;
-        self.run_count += 1;
-        self.running_count += 1;
-        entry.due = None;
-        entry.running = Some(self.run_count);
-        // A definition that an earlier version has stored may ask for more.
-        let (probe, timeout) = (entry.spec.probe.clone(), entry.spec.timeout.min(MAX_TIMEOUT));
-        Some(Run { key, number: self.run_count, probe, timeout })
+        let slow_count = self.running.values().filter(|is_slow| **is_slow).count();
+        let slow = self.slow_due.first().filter(|_| slow_count < MAX_SLOW);
+        self.due.first().into_iter().chain(slow).min()
     }
 
     /// A run has ended. Each run that was handed out ends exactly once.
     pub fn handle_outcome(&mut self, key: &CheckKey, number: u64, outcome: &Outcome, now: Instant) {
-        self.running_count = self.running_count.saturating_sub(1);
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.running == Some(number)) else { return };
+        self.running.remove(key);
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.running != Some(number) {
+            if std::mem::take(&mut entry.is_held_up) {
+                self.wait_until(key, now);
+            }
+            return;
+        }
         entry.running = None;
         self.has_changed |= entry.take(outcome, now);
         let interval = entry.spec.interval;
@@ -187,8 +218,7 @@ impl Scheduler {
     /// When [`Self::poll_start`] may have something.
     pub fn poll_timeout(&self) -> Option<Instant> {
         // While all places are taken, an outcome comes before the next run.
-        let run = self.due.first().filter(|_| self.running_count < MAX_RUNNING);
-        run.into_iter().chain(self.expiries.first()).map(|(at, _)| *at).min()
+        self.next_run().into_iter().chain(self.expiries.first()).map(|(at, _)| *at).min()
     }
 
     /// True once after any result that somebody should see.
@@ -233,6 +263,7 @@ impl Scheduler {
             since: now,
             due: None,
             running: None,
+            is_held_up: false,
             good_count: 0,
             bad_count: 0,
             has_passed: false,
@@ -252,7 +283,7 @@ impl Scheduler {
         if let Some(due) = entry.due {
             let waiting = (due, key.clone());
             // It is in one of them.
-            let _ = self.due.remove(&waiting) || self.expiries.remove(&waiting);
+            let _ = self.due.remove(&waiting) || self.slow_due.remove(&waiting) || self.expiries.remove(&waiting);
         }
         self.has_changed = true;
         Some(entry)
@@ -273,8 +304,11 @@ impl Scheduler {
     fn wait_until(&mut self, key: &CheckKey, at: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.due = Some(at);
-            let is_ttl = matches!(entry.spec.probe, Probe::Ttl(_));
-            let waiting = if is_ttl { &mut self.expiries } else { &mut self.due };
+            let waiting = match entry.spec.probe {
+                Probe::Ttl(_) => &mut self.expiries,
+                _ if entry.spec.is_slow() => &mut self.slow_due,
+                _ => &mut self.due,
+            };
             waiting.insert((at, key.clone()));
         }
     }
@@ -316,6 +350,10 @@ impl Entry {
 }
 
 impl CheckSpec {
+    fn is_slow(&self) -> bool {
+        self.timeout > DEFAULT_TIMEOUT
+    }
+
     fn interval_or_ttl(&self) -> Duration {
         match self.probe {
             Probe::Ttl(ttl) => ttl,

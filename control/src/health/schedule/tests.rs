@@ -131,6 +131,63 @@ fn never_more_than_the_bound_run_and_none_twice_at_once() {
     assert_eq!(world.scheduler.poll_start(world.now), None);
 }
 
+fn slow() -> CheckSpec {
+    CheckSpec { timeout: MAX_TIMEOUT, interval: Duration::from_secs(1), ..tcp() }
+}
+
+#[test]
+fn those_that_may_hang_for_long_leave_places_to_the_others() {
+    let ids: Vec<String> = (0..100).flat_map(|index| [format!("slow{index}"), format!("x{index}")]).collect();
+    let spec_of = |id: &str| if id.starts_with("slow") { slow() } else { tcp() };
+    let checks: Vec<(&str, CheckSpec)> = ids.iter().map(|id| (id.as_str(), spec_of(id))).collect();
+    let mut world = World::new(&checks);
+    world.now += Duration::from_hours(1);
+    let runs: Vec<Run> = std::iter::from_fn(|| world.scheduler.poll_start(world.now)).collect();
+    let (hanging, others): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| run.timeout == MAX_TIMEOUT);
+    assert_eq!((hanging.len(), others.len()), (MAX_SLOW, MAX_RUNNING - MAX_SLOW));
+    for run in &others {
+        world.scheduler.handle_outcome(&run.key, run.number, &good(), world.now);
+    }
+    for _ in 0..1000 {
+        let run = world.next_run();
+        assert!(run.timeout <= DEFAULT_TIMEOUT, "{run:?}");
+        world.scheduler.handle_outcome(&run.key, run.number, &good(), world.now);
+    }
+    let run = &hanging[0];
+    world.scheduler.handle_outcome(&run.key, run.number, &bad(), world.now);
+    let next = std::iter::from_fn(|| world.scheduler.poll_start(world.now)).find(|run| run.timeout == MAX_TIMEOUT);
+    assert!(next.is_some_and(|next| next.key != run.key), "the next of its kind has the place");
+}
+
+#[test]
+fn slow_ones_that_wait_for_a_place_wake_nobody() {
+    let ids: Vec<String> = (0..=MAX_SLOW).map(|index| format!("slow{index}")).collect();
+    let checks: Vec<(&str, CheckSpec)> = ids.iter().map(|id| (id.as_str(), slow())).collect();
+    let mut world = World::new(&checks);
+    world.now += FIRST_SPREAD;
+    assert_eq!(std::iter::from_fn(|| world.scheduler.poll_start(world.now)).count(), MAX_SLOW);
+    assert_eq!(world.scheduler.poll_timeout(), None);
+}
+
+#[test]
+fn a_check_that_is_defined_anew_while_it_runs_begins_when_that_has_ended() {
+    let other = || spec(Probe::Tcp("127.0.0.1:2".into()));
+    let mut world = World::new(&[("a", slow())]);
+    let run = world.next_run();
+    // Anew, away, and there again.
+    for checks in [&[("a", other())][..], &[], &[("a", other())]] {
+        world.set(checks);
+        world.now += Duration::from_secs(2);
+        assert_eq!((world.scheduler.poll_start(world.now), world.scheduler.poll_timeout()), (None, None));
+    }
+    world.scheduler.handle_outcome(&run.key, run.number, &good(), world.now);
+    assert_eq!(world.scheduler.check(&run.key).unwrap().health, Health::Critical, "it said nothing of this one");
+    let next = world.scheduler.poll_start(world.now).unwrap();
+    assert_eq!(next.probe, other().probe);
+    world.scheduler.handle_outcome(&next.key, next.number, &good(), world.now);
+    assert_eq!(world.scheduler.check(&run.key).unwrap().health, Health::Passing);
+}
+
 #[test]
 fn an_outcome_for_an_earlier_definition_is_dropped() {
     let mut world = World::new(&[("a", tcp())]);

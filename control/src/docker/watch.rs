@@ -1,6 +1,7 @@
 //! What the Docker of this host runs on our bridge.
 //!
-//! Lists, listens to events, and lists again: after each event, and every [`Watch::relist_every`] in case one was missed.
+//! Lists, listens to events, and lists again: after each event, and every [`Watch::relist_every`] in case one was missed. Events that
+//! come while nobody listens are asked for afterwards: that a container was told to stop is in no list.
 //! Docker being absent, restarting or old is normal: it is tried again, and `status` says so.
 //!
 //! INVARIANT: while Docker does not answer, the last list stays: its containers go on without it.
@@ -8,7 +9,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bollard::{
@@ -130,6 +131,17 @@ pub struct Listeners {
 struct Memory {
     last: Option<Seen>,
     inspector: Inspector,
+    /// The next event is not older than this, in nanoseconds of Docker's clock, which is ours.
+    next_event: Option<u64>,
+}
+
+impl Memory {
+    fn on_event(&mut self, event: &EventMessage) {
+        self.inspector.on_event(event, Instant::now());
+        if let Some(at) = event.time_nano.and_then(|at| u64::try_from(at).ok()) {
+            self.next_event = Some(at.saturating_add(1));
+        }
+    }
 }
 
 /// Our bridge, for whoever wants to know which network is on it.
@@ -185,7 +197,8 @@ impl Watch {
 
     /// Returns why Docker no longer answers.
     async fn follow(&self, docker: &Docker, version: &str, memory: &mut Memory, listeners: &Listeners) -> String {
-        let mut events = std::pin::pin!(changes(docker));
+        let since = *memory.next_event.get_or_insert_with(now_nanos);
+        let mut events = std::pin::pin!(changes(docker, since));
         let mut relist = FIRST_RELIST.min(self.relist_every);
         loop {
             if let Err(reason) = self.look(docker, version, memory, listeners).await {
@@ -194,7 +207,7 @@ impl Watch {
             tokio::select! {
                 change = events.next() => match change {
                     Some(Ok(event)) => {
-                        memory.inspector.on_event(&event, Instant::now());
+                        memory.on_event(&event);
                         tokio::time::sleep(GATHER).await;
                     }
                     Some(Err(reason)) => return reason,
@@ -204,7 +217,7 @@ impl Watch {
             }
             // What has come meanwhile is seen by the same look.
             while let Some(Some(Ok(event))) = events.next().now_or_never() {
-                memory.inspector.on_event(&event, Instant::now());
+                memory.on_event(&event);
             }
         }
     }
@@ -273,10 +286,22 @@ fn fixed_cidr(network: &Network) -> Option<String> {
     configs.iter().find_map(|config| config.ip_range.clone().or_else(|| config.subnet.clone()))
 }
 
-fn changes(docker: &Docker) -> impl Stream<Item = Result<EventMessage, String>> {
+fn now_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Docker keeps the last 256 events, until it is restarted. A clock that is set back does not hold up those to come: they are told
+/// whatever their time is.
+fn changes(docker: &Docker, since_nanos: u64) -> impl Stream<Item = Result<EventMessage, String>> {
     let filters = HashMap::from([("event", EVENTS.to_vec())]);
-    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    let options = EventsOptionsBuilder::default().filters(&filters).since(&stamp(since_nanos)).build();
     docker.events(Some(options)).map(|event| event.map_err(|error| one_line(&error)))
+}
+
+/// As Docker writes a time with its fraction.
+fn stamp(nanos: u64) -> String {
+    let second = Duration::from_secs(1).as_nanos() as u64;
+    format!("{}.{:09}", nanos / second, nanos % second)
 }
 
 async fn tell(seen: Seen, sender: &mpsc::Sender<Seen>, last: &mut Option<Seen>) -> Result<(), ()> {

@@ -1,4 +1,9 @@
-//! Whose containers are ours, and a Docker that is not there.
+//! Whose containers are ours, a Docker that is not there, and one whose event stream breaks.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+};
 
 use super::*;
 
@@ -87,4 +92,55 @@ async fn a_docker_without_a_socket_runs_nothing_unless_it_may_be_restarting() {
 async fn a_docker_elsewhere_is_refused_with_the_reason() {
     let elsewhere = Watch { choice: DockerChoice::Host("tcp://192.0.2.1:2375".into()), ..watching() };
     assert!(elsewhere.connect().await.unwrap_err().contains("unix://PATH"));
+}
+
+/// Answers like a Docker without containers. Its event stream tells one event and breaks.
+async fn stand_in(listener: UnixListener, asked: mpsc::Sender<String>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer_one(stream, asked.clone()));
+    }
+}
+
+async fn answer_one(mut stream: UnixStream, asked: mpsc::Sender<String>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let path = String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned();
+    let body = match &path {
+        path if path.contains("/version") => r#"{"Version":"20.10.0","ApiVersion":"1.41"}"#,
+        path if path.contains("/events") => r#"{"Type":"container","Action":"die","timeNano":1700000000023456789}"#,
+        _ => "[]",
+    };
+    if path.contains("/events") {
+        asked.send(path).await.unwrap();
+    }
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happens_while_the_event_stream_is_broken_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("docker.sock");
+    let (asked, mut questions) = mpsc::channel(8);
+    let docker = tokio::spawn(stand_in(UnixListener::bind(&socket).unwrap(), asked));
+    let choice = DockerChoice::Host(format!("unix://{}", socket.display()));
+    let (sender, _seen) = mpsc::channel(8);
+    let begin = now_nanos();
+    let listeners = Listeners { seen: sender, facts: watch::Sender::new(None) };
+    let watching = tokio::spawn(Watch { choice, ..watching() }.run(listeners));
+    let mut since = async || {
+        let question = questions.recv().await.unwrap();
+        question.split(['?', '&']).find_map(|part| part.strip_prefix("since=")).unwrap_or_default().to_owned()
+    };
+    // Nothing of what was before; all from the first list on.
+    let first: u64 = since().await.replace('.', "").parse().unwrap();
+    assert!((begin..=now_nanos()).contains(&first), "{first}");
+    assert_eq!(since().await, "1700000000.023456790", "just behind the last one");
+    watching.abort();
+    docker.abort();
 }

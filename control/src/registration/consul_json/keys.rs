@@ -160,27 +160,10 @@ fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     let is_near = |count: usize, known: &str| count * 3 <= key.len().max(known.len());
     // The lengths alone tell giants off.
     let alike = keys.iter().filter(|known| is_near(key.len().abs_diff(known.len()), known));
-    let near = alike.map(|known| (distance(key, known), *known)).filter(|(count, known)| is_near(*count, known));
+    // How many letters are too many, left out, wrong, or swapped with their neighbour.
+    let near =
+        alike.map(|known| (strsim::osa_distance(key, known), *known)).filter(|(count, known)| is_near(*count, known));
     near.min_by_key(|(count, _)| *count).map(|(_, known)| known)
-}
-
-/// How many letters are too many, left out, wrong, or swapped with their neighbour.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    let mut rows = vec![(0..=other.len()).collect::<Vec<_>>()];
-    for i in 1..=one.len() {
-        let mut row = vec![i];
-        for j in 1..=other.len() {
-            let wrong = usize::from(one[i - 1] != other[j - 1]);
-            let mut least = (row[j - 1] + 1).min(rows[i - 1][j] + 1).min(rows[i - 1][j - 1] + wrong);
-            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][other.len()]
 }
 
 /// The keys that a type is read from, in all their spellings.
@@ -239,6 +222,8 @@ mod tests {
             ("adress", "address"),
             ("wieghts", "weights"),
             ("chekcs", "checks"),
+            // A letter is one, whatever its bytes.
+            ("pört", "port"),
         ] {
             assert_eq!(near(key), Some(meant));
         }

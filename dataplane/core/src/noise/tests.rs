@@ -393,7 +393,11 @@ fn fingerprint(bytes: &[u8]) -> String {
 #[test]
 fn the_protocol_is_the_one_that_others_speak() {
     let expected = [
-        (Cipher::Aegis256X4, Cipher::Aegis256X4, ["b47e248347", "71fc1f915c", "cbf1d2229e", "39d51bfbab", "7b9f439c93"]),
+        (
+            Cipher::Aegis256X4,
+            Cipher::Aegis256X4,
+            ["b47e248347", "71fc1f915c", "cbf1d2229e", "39d51bfbab", "7b9f439c93"],
+        ),
         (Cipher::Aegis256, Cipher::Aegis256, ["8bf108e988", "71fc1f915c", "9701637bce", "956872e3f6", "56a800e4f9"]),
         (Cipher::Aes256Gcm, Cipher::Aes256Gcm, ["03b692e9a5", "71fc1f915c", "b96e52b1dc", "1dec7105d4", "dbacc89002"]),
         (

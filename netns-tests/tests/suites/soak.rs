@@ -17,7 +17,7 @@ fn command(words: &[&str]) -> Command {
 
 #[test]
 fn a_short_soak_comes_to_a_good_verdict_and_leaves_nothing_behind() {
-    let mut soak = Process::start(command(&[env!("CARGO_BIN_EXE_soak"), "20"]));
+    let mut soak = Process::start(command(&[env!("CARGO_BIN_EXE_soak"), "12"]));
     let mine = format!("wv{}-", soak.pid());
     if std::env::var("WEAVED_NETNS").is_ok_and(|wish| wish == "skip") {
         soak.finish(DEADLINE).ok();

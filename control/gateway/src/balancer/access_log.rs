@@ -52,7 +52,7 @@ pub(super) struct Entry {
     pub(super) service: String,
     pub(super) colour: String,
     pub(super) backend: String,
-    /// True if the answer ended before its end.
+    /// True if the answer ended before its end, whoever has broken it off.
     pub(super) is_broken: bool,
 }
 

@@ -192,8 +192,9 @@ impl Body for AnswerBody {
                         if let Some(trailers) = frame.trailers_ref() {
                             flight.on_trailers(trailers);
                         }
-                        // Nobody asks again when nothing more can come.
-                        if inner.is_end_stream() {
+                        // Nobody asks again when nothing more can come, or when all has come that was announced: of HTTP/2 the end may be a
+                        // frame of its own.
+                        if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
                             flight.finish();
                         }
                     }

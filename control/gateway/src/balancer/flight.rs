@@ -178,7 +178,15 @@ impl Flight {
     pub(super) fn on_broken(&mut self) {
         self.upstream = None;
         self.fail();
-        if let Some(log) = &mut self.log {
+    }
+}
+
+impl Drop for Flight {
+    /// Whoever has ended it, its backend or its client: without its end it is broken.
+    fn drop(&mut self) {
+        if self.flow.is_some()
+            && let Some(log) = &mut self.log
+        {
             log.entry().is_broken = true;
         }
     }

@@ -214,6 +214,9 @@ async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_one_that_takes_
     let backend = Backend::http1("one").await;
     let mut lab = Lab::start(&[(&backend, "blue")]).await;
     lab.listener().limits.idle_timeout = Duration::from_secs(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    lab.listener().access_log = Some(AccessLog { path: path.clone(), format: LogFormat::Json });
     lab.apply().await;
     let request = format!("GET /big/{BYTES} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut slow = Client::connect(lab.address()).await;
@@ -231,6 +234,11 @@ async fn a_client_that_takes_nothing_of_its_answer_is_closed_and_one_that_takes_
     wait_for("its place", async || lab.status().await.listeners[0].connections == 0).await;
     lab.wait_for_report(|report| report.services[0].colours.iter().all(|colour| colour.in_flight == 0)).await;
     assert_eq!(lab.counter("client_timeouts").await, 1);
+    let text = || std::fs::read_to_string(&path).unwrap();
+    wait_for("both lines", async || text().lines().count() == 2).await;
+    let lines = text();
+    let is_broken = lines.lines().map(|line| line.contains("\"broken\":true")).collect::<Vec<_>>();
+    assert_eq!(is_broken, [false, true], "{lines}");
 }
 
 #[tokio::test]

@@ -427,3 +427,18 @@ async fn each_request_is_a_line_in_the_access_log() {
     let left = lines.iter().find(|line| line["status"] == 499).unwrap();
     assert_eq!((&left["target"], &left["service"], &left["bytes"]), (&"/slow/600000".into(), &"web".into(), &0.into()));
 }
+
+#[tokio::test]
+async fn an_answer_of_which_all_has_come_is_not_broken_though_its_end_comes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let backend = Backend::http2("one").await;
+    let mut lab = Lab::start(&[(&backend, "blue")]).await;
+    lab.service().http2_backends = true;
+    lab.listener().access_log = Some(AccessLog { path: path.clone(), format: LogFormat::Json });
+    lab.apply().await;
+    assert_eq!(lab.get("/late/word").await, "word");
+    let text = || std::fs::read_to_string(&path).unwrap();
+    wait_for("its line", async || text().lines().count() == 1).await;
+    assert!(text().contains("\"broken\":false"), "{}", text());
+}

@@ -325,6 +325,7 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
             response
         }
         "big" => Response::new(text(vec![b'x'; word.parse().unwrap()])),
+        "late" => late(word),
         "trailers" => {
             let frames = [Ok(Frame::data(Bytes::from_static(b"message"))), {
                 let mut trailers = hyper::HeaderMap::new();
@@ -367,6 +368,20 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
         }
         _ => Response::new(text(name)),
     })
+}
+
+/// All that was announced, and the end a moment later.
+fn late(word: &str) -> Response<Body> {
+    let frames = futures_util::stream::unfold(Some(word.to_owned()), |word| async {
+        if let Some(word) = word {
+            return Some((Ok(Frame::data(Bytes::from(word))), None));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        None
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed());
+    response.headers_mut().insert("content-length", word.len().into());
+    response
 }
 
 /// Bytes both ways.

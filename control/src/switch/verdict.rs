@@ -134,7 +134,8 @@ impl Counts {
         Self { requests: report.requests, failures: report.failures, latency: report.latency.clone() }
     }
 
-    /// With requests that wait for long, as failures. In a later report each is one that waits, or one that was answered or has failed.
+    /// With requests that wait for long, as failures. In a later report each is one that waits, one that was answered or has failed, or in none
+    /// because its client has left.
     pub(super) fn with_waiting(self, report: Option<&ColourReport>) -> Self {
         let waiting = report.map_or(0, |report| report.waiting);
         let (requests, failures) = (self.requests.saturating_add(waiting), self.failures.saturating_add(waiting));

@@ -3,6 +3,8 @@
 //! While the client is sending, its backend is not waited for. Whoever has waited for [`LONG_WAIT`] is counted with its colour until
 //! its wait ends: the request counts itself when its timer, which is set for that long at most, has run out. So an answer that comes
 //! sooner costs nothing more, and nobody looks through requests to count them.
+//!
+//! A client that leaves ends the wait as well, by dropping it. That is nobody's failure, however long it was: where polls are usual they end so.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -94,6 +96,21 @@ mod tests {
         assert_eq!(waits(9, None, async {}, &[8]).await, (true, vec![0]));
         assert_eq!(waits(30, None, async {}, &[9, 11, 29]).await, (true, vec![0, 1, 1]));
         assert_eq!(waits(100, None, async {}, &[9, 11, 59]).await, (false, vec![0, 1, 1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_client_leaves_is_counted_while_it_waits_and_not_afterwards() {
+        let group = Group::new(Arc::default(), vec![(sample(1), 1)]);
+        let counted = || {
+            let report = group.counts.report(1);
+            (report.waiting, report.in_flight, report.requests, report.failures)
+        };
+        let mut place = Place::take(&group, &sample(1));
+        let never = for_answer(std::future::pending::<()>(), PATIENCE, None, &mut place);
+        timeout(Duration::from_secs(11), never).await.expect_err("the client leaves");
+        assert_eq!(counted(), (1, 1, 0, 0));
+        drop(place);
+        assert_eq!(counted(), (0, 0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

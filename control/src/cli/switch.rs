@@ -107,6 +107,11 @@ fn order_of(args: &Args) -> Result<Order, Failure> {
         (None, _, true) => What::Resume,
         (None, ..) => What::Abort,
     };
+    if args.colour.is_none() && (args.rollback_on.is_some() || args.watch.is_some()) {
+        return Err(Failure::usage(
+            "--rollback-on and --watch go with a colour; a canary keeps to what it was begun with",
+        ));
+    }
     let care = match (args.dry_run, args.force) {
         (true, _) => Care::DryRun,
         (_, true) => Care::Forced,
@@ -279,6 +284,17 @@ mod tests {
     fn a_pause_beside_a_colour_is_one_of_its_canary() {
         assert!(parsed("weaved switch web green --pause").unwrap_err().to_string().contains("--canary"));
         assert_eq!(parsed("weaved switch web --pause").unwrap().what, What::Pause);
+    }
+
+    #[test]
+    fn a_watch_beside_what_becomes_of_a_canary_is_refused_and_not_dropped() {
+        for verb in ["--pause", "--resume", "--abort"] {
+            for watch in ["--rollback-on errors=1%", "--watch 5m"] {
+                let refused = parsed(&format!("weaved switch web {verb} {watch}")).unwrap_err().to_string();
+                assert!(refused.contains("--rollback-on and --watch go with a colour"), "{verb} {watch}: {refused}");
+            }
+        }
+        assert!(parsed("weaved switch web green --canary 10 --pause --watch 5m").unwrap().watch.is_some());
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub(super) fn plan(order: &Order, record: &Record, blocking: Option<&Pending>, v
                 ))
             })?;
             if from == *colour {
-                return Ok(Plan::Nothing(live_already(&order.service, colour)));
+                return Ok(nothing_to_switch(order, record, settled, colour));
             }
             no_canary_out(order, record)?;
             require_instances(order, &settled.colours, colour, order.min_healthy, view)?;
@@ -123,6 +123,15 @@ pub(super) fn live_already(service: &str, colour: &str) -> String {
     format!("{colour} of {service} is live already")
 }
 
+/// The colour is live already. What the order says of settings holds from now on; what it says of a watch is of no use.
+fn nothing_to_switch(order: &Order, record: &Record, settled: Record, colour: &str) -> Plan {
+    let mut words = live_already(&order.service, colour);
+    if order.watch.is_some() {
+        words += "; only a switch is watched, so --rollback-on and --watch have changed nothing";
+    }
+    if settled == *record { Plan::Nothing(words) } else { Plan::Settle(Box::new(settled), words) }
+}
+
 fn switch_to(
     order: &Order,
     record: &Record,
@@ -132,9 +141,7 @@ fn switch_to(
     view: &View,
 ) -> Result<Plan, Refusal> {
     if only_colour(&record.live) == Some(colour) {
-        let words = live_already(&order.service, colour);
-        let is_same = settled == *record;
-        return Ok(if is_same { Plan::Nothing(words) } else { Plan::Settle(Box::new(settled), words) });
+        return Ok(nothing_to_switch(order, record, settled, colour));
     }
     if order.care != Care::Forced && order.what != What::Back {
         no_canary_out(order, record)?;
@@ -297,6 +304,25 @@ mod tests {
         match plan(&order, &live("blue"), None, &view) {
             Ok(Plan::Settle(record, _)) => assert_eq!(record.key, "backend/current"),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_wants_a_watch_of_what_is_live_already_is_told_that_there_is_none() {
+        let view = view(&[("web", instances("blue", 1, 1))]);
+        let canary = CanaryPlan { steps: vec![10], step_ms: 60_000, paused: false };
+        for what in [to("blue"), What::Canary("blue".into(), canary)] {
+            for key in [None, Some("backend/current".to_owned())] {
+                let watch = Some(WatchOrder { limits: Limits::default(), length_ms: 60_000 });
+                let order = Order { watch, key: key.clone(), ..order(what.clone()) };
+                let words = match plan(&order, &live("blue"), None, &view) {
+                    Ok(Plan::Nothing(words)) if key.is_none() => words,
+                    Ok(Plan::Settle(_, words)) if key.is_some() => words,
+                    other => panic!("{what:?} {key:?}: {other:?}"),
+                };
+                let expected = "blue of web is live already; only a switch is watched, so --rollback-on and --watch have changed nothing";
+                assert_eq!(words, expected);
+            }
         }
     }
 

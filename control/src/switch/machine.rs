@@ -345,9 +345,12 @@ fn order_of_write(service: &str, change: &Change, source: &str) -> Result<Order,
             "{what}: this key shows which colour of {service} is live; put another colour there"
         ))
     };
-    let Change::Put { value, rule, .. } = change else {
+    let Change::Put { value, flags, rule } = change else {
         return Err(senseless("the key cannot be deleted"));
     };
+    if *flags != 0 {
+        return Err(senseless("the key cannot have flags"));
+    }
     let at_index = match rule {
         Rule::Always => None,
         Rule::AtIndex(index) => Some(*index),

@@ -11,13 +11,13 @@ use super::{
         around::{Around, Effect},
         machine::Switches,
         record::{Record, record_key},
-        testing::view,
+        testing::{instances, view},
     },
     *,
 };
 use crate::{
     hlc::Hlc,
-    kv::{Author, Change, Decision, Entry, Rule, decide},
+    kv::{Author, Change, Decision, Entry, RequestId, Rule, Value, decide},
 };
 
 fn shown_in(key: &str, service: &str, colour: &str) -> Order {
@@ -83,6 +83,23 @@ fn a_host_that_has_missed_what_was_set_changes_none_of_it() {
     assert!(matches!(world.switch(4, to("green")), Outcome::Switched { .. }));
     let record = world.record().expect("there was a switch");
     assert_eq!((record.key.as_str(), record.revision), ("live", 2));
+}
+
+#[test]
+fn a_put_with_flags_is_refused_and_not_stripped_of_them() {
+    let (me, now) = (PeerId([1; 32]), Instant::now());
+    let (live, catalogue) = (BTreeSet::from([me]), view(&[("web", instances("green", 1, 1))]));
+    let around =
+        Around { me, view: &catalogue, live: &live, name: &|_| "alpha".into(), key: &|_| None, now, wall_us: 1 };
+    let mut switches = Switches::new(StdRng::seed_from_u64(1), now);
+    let mut put = |id, flags| {
+        let change = Change::Put { value: Value::new(b"green"), flags, rule: Rule::Always };
+        switches.handle_write(RequestId(id), "web", &change, "a test", &around);
+        switches.poll_answer().map(|(_, answer)| answer.unwrap_err().to_string())
+    };
+    let refused = put(1, 42).expect("it is answered at once");
+    assert!(refused.starts_with("the key cannot have flags: this key shows which colour of web is live"), "{refused}");
+    assert_eq!(put(2, 0), None, "a majority is asked");
 }
 
 fn entry(record: &Record) -> Entry {

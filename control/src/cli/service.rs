@@ -43,6 +43,8 @@ enum What {
         id: String,
     },
     /// Take traffic away from a service, or give it back, without deregistering it
+    ///
+    /// It holds for the id until --off, over restarts: the next container of the same name gets no traffic either.
     Maintenance {
         /// Its id; all services of this host without one
         id: Option<String>,
@@ -145,10 +147,12 @@ pub(super) fn run(args: &Args, paths: &Paths) -> Result<(), Failure> {
         What::Maintenance { id, off, reason } => {
             let mode =
                 if *off { Maintenance::Off } else { Maintenance::On { reason: reason.clone().unwrap_or_default() } };
-            let (what, verb) =
-                (id.as_deref().unwrap_or("all services of this host"), if *off { "takes" } else { "gets no" });
+            let what = id.as_deref().unwrap_or("all services of this host");
             ask(paths, AgentRequest::SetMaintenance { instance: id.clone().map(InstanceId), mode })?;
-            output::say(format!("{what}: {verb} traffic"));
+            output::say(match off {
+                true => format!("{what}: traffic as before"),
+                false => format!("{what}: no traffic until --off, nor for what comes with the same id"),
+            });
         }
         What::Ls { json } => return list(paths, *json),
     }

@@ -6,6 +6,7 @@ use crate::{
     failure::Failure,
     node::MemberState,
     paths::Paths,
+    registration::agent::MAINTENANCE_KIND,
     serve::{
         client,
         protocol::Request,
@@ -89,6 +90,7 @@ pub(super) fn state(instance: &InstanceReport) -> &'static str {
         (MemberState::Down, ..) => "host down",
         (MemberState::Away, ..) => "host away",
         (_, Drain::Draining, _) => "draining",
+        _ if instance.checks.iter().any(|check| check.kind == MAINTENANCE_KIND) => "maintenance",
         (_, _, Health::Passing) => "passing",
         (_, _, Health::Warning) => "warning",
         (_, _, Health::Critical) => "critical",
@@ -169,6 +171,14 @@ pub(super) mod tests {
         let text = instances(&[plain, heavy, warned]).to_string();
         let column: Vec<_> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
         assert_eq!(column, ["WEIGHT", "1", "10", "2"]);
+    }
+
+    #[test]
+    fn somebodys_work_is_named_as_the_reason() {
+        let mut instance = report("a", Health::Critical);
+        assert_eq!(state(&instance), "critical");
+        instance.checks[0].kind = MAINTENANCE_KIND.into();
+        assert_eq!(state(&instance), "maintenance");
     }
 
     #[test]

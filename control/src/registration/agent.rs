@@ -15,6 +15,9 @@ use crate::{
 /// The check of a node that somebody works on: Consul's name for it.
 pub const NODE_MAINTENANCE: &str = "_node_maintenance";
 
+/// The kind of the check of what somebody works on.
+pub const MAINTENANCE_KIND: &str = "maintenance";
+
 /// More requests than wait at once; further ones wait at their sender.
 pub const MAX_WAITING: usize = 64;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Definition, Note, Unusable,
-    agent::{AgentError, AgentRequest, Maintenance, NODE_MAINTENANCE},
+    agent::{AgentError, AgentRequest, MAINTENANCE_KIND, Maintenance, NODE_MAINTENANCE},
     definition::{cut, refuse_command, refuse_long},
     facts::ContainerFacts,
     limits::{MAX_NOTES, MAX_REGISTERED},
@@ -201,11 +201,13 @@ impl Book {
             .collect()
     }
 
-    /// What was ignored, cut or mapped, and why.
+    /// Who is in maintenance until somebody ends it; what was ignored, cut or mapped, and why.
     pub fn notes(&self) -> Vec<Note> {
-        let all = self.containers.notes.iter().chain(&self.files.notes).chain(&self.notes);
-        let mut notes: Vec<Note> = all.clone().take(MAX_NOTES).cloned().collect();
-        let surplus_count = all.count() - notes.len();
+        let others = self.containers.notes.iter().chain(&self.files.notes).chain(&self.notes);
+        let all = self.clients.maintenance.keys().map(maintenance_note).chain(others.cloned());
+        let mut notes: Vec<Note> = all.collect();
+        let surplus_count = notes.len().saturating_sub(MAX_NOTES);
+        notes.truncate(MAX_NOTES);
         if surplus_count > 0 {
             notes.push(Note::new("notes", format!("{surplus_count} more")));
         }
@@ -363,10 +365,16 @@ fn maintenance(id: &str, reason: &str) -> Check {
     Check {
         id: CheckId(id.into()),
         name: "Maintenance".into(),
-        kind: "maintenance".into(),
+        kind: MAINTENANCE_KIND.into(),
         health: Health::Critical,
         output: reason.into(),
     }
+}
+
+/// Maintenance is of an id, which the next container of the same name has as well.
+fn maintenance_note(id: &InstanceId) -> Note {
+    let text = "in maintenance, and so is the next of this id";
+    Note::new(&*id.0, format!("{text}; `weaved service maintenance {} --off` ends it", id.0))
 }
 
 /// As the catalogue carries it, whatever the check is of: one that is not within the limits would take its instance along.

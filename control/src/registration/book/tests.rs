@@ -111,7 +111,7 @@ fn maintenance_takes_traffic_away_from_one_or_from_all() {
 }
 
 #[test]
-fn maintenance_of_what_has_gone_can_be_taken_back() {
+fn maintenance_of_what_has_gone_is_told_and_can_be_taken_back() {
     let mut book = book();
     book.set_containers(&[container("web")]);
     let set = |book: &mut Book, mode| {
@@ -120,7 +120,10 @@ fn maintenance_of_what_has_gone_can_be_taken_back() {
     };
     set(&mut book, Maintenance::On { reason: "disk".into() }).unwrap();
     book.set_containers(&[]);
+    let told = "alpha:web:80: in maintenance, and so is the next of this id; `weaved service maintenance alpha:web:80 --off` ends it";
+    assert_eq!(book.notes().iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     set(&mut book, Maintenance::Off).unwrap();
+    assert_eq!(book.notes(), []);
     assert!(matches!(set(&mut book, Maintenance::Off), Err(AgentError::UnknownInstance(_))));
     book.set_containers(&[container("web")]);
     assert!(book.instances(&passing)[0].is_passing());

@@ -25,12 +25,14 @@ pub(super) struct Args {
 #[derive(Subcommand)]
 enum Ask {
     /// Say what is wrong with a file, with the line; changes nothing
+    #[command(after_help = "Example:\n  weaved balancer check /var/lib/weaved/balancer.toml")]
     Check {
-        /// The file
+        /// The file, such as balancer.toml
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Listeners, services, what is live, and every instance with the reason why it is left out
+    /// Show listeners, services, what is live, and every instance with the reason why it is left out
+    #[command(after_help = "Examples:\n  weaved balancer status\n  weaved balancer status --json")]
     Status {
         /// As JSON, with all counters
         #[arg(long)]

@@ -14,10 +14,10 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  weaved demo\n  weaved demo --without-docker")]
 pub(super) struct Args {
-    /// Refuse to play with namespaces as containers: say what Docker lacks
+    /// Use Docker's containers or none: where Docker lacks something, say what, and end
     #[arg(long, conflicts_with = "without_docker")]
     with_docker: bool,
-    /// Play with namespaces as containers, also where Docker is there
+    /// Use namespaces as containers, also where Docker is there
     #[arg(long)]
     without_docker: bool,
 }

@@ -7,7 +7,7 @@ use crate::{
     serve::{client, protocol::Request},
 };
 
-/// Announce this host's own overlay address no more
+/// Stop announcing this host's own overlay address
 ///
 /// The address stays on the bridge, because it is the gateway of this host's containers. To keep containers from the
 /// host, use its firewall.

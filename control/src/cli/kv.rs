@@ -48,7 +48,7 @@ enum Action {
         json: bool,
     },
     /// Set the value of a key
-    #[command(after_help = "Example:\n  weaved kv put backend/current green --cas 1700000000000000\n  \
+    #[command(after_help = "Examples:\n  weaved kv put backend/current green --cas 1700000000000000\n  \
                             echo hello | weaved kv put site/motd -")]
     Put {
         /// The key
@@ -59,7 +59,7 @@ enum Action {
         /// Only if the key's modify index is this; 0 means that it is not there
         #[arg(long, value_name = "INDEX")]
         cas: Option<u64>,
-        /// A number of your own
+        /// A number of your own that is kept with the value; a key that shows a live colour has none
         #[arg(long, default_value_t = 0)]
         flags: u64,
     },
@@ -90,10 +90,10 @@ enum Action {
     Watch {
         /// The key, or a prefix that ends in /
         key: String,
-        /// One JSON object a line
+        /// As JSON, one object a line
         #[arg(long)]
         json: bool,
-        /// End after so many changes
+        /// End after so many changes [default: never]
         #[arg(long, value_name = "COUNT")]
         count: Option<u64>,
     },

@@ -101,6 +101,7 @@ verbs! {
 #[command(
     name = "weaved",
     version,
+    max_term_width = 100,
     after_help = "Examples:\n  hostA# weaved launch\n  hostA# weaved token > t                        copy t to hostB\n  \
                   hostB# weaved launch --token-file t hostA\n\nExit codes: 0 done, 1 refused with a reason, 2 wrong \
                   usage, 3 weaved does not run on this host or does not answer."
@@ -202,12 +203,36 @@ fn suggestion(error: &clap::Error) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// All verbs, also those within others, each by its whole name.
+    fn verbs(of: &clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+        let each = of.get_subcommands().filter(|verb| verb.get_name() != "help");
+        let all = each.flat_map(|verb| {
+            let name = format!("{name} {}", verb.get_name());
+            let within = verbs(verb, &name);
+            std::iter::once((name, verb.clone())).chain(within)
+        });
+        all.collect()
+    }
+
     #[test]
     fn every_verb_has_an_example_and_says_what_it_does() {
-        for verb in Line::command().get_subcommands() {
-            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+        for (name, verb) in verbs(&Line::command(), "weaved") {
+            assert!(verb.get_about().is_some(), "{name}");
             let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("weaved {}", verb.get_name())), "{}: {example}", verb.get_name());
+            assert!(example.contains(&name), "{name}: {example}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_a_help_is_wider_than_a_hundred_columns() {
+        let mut line = Line::command();
+        line.build();
+        for (name, mut verb) in verbs(&line, "weaved") {
+            for help in [verb.render_help(), verb.render_long_help()] {
+                let help = help.to_string();
+                let wide = help.lines().find(|line| line.chars().count() > 100);
+                assert_eq!(wide, None, "{name}");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{failure::Failure, node::Container, paths::Paths, serve::client};
 
 /// List the containers of all hosts with their addresses
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  weaved ps\n  weaved ps web --json")]
+#[command(after_help = "Examples:\n  weaved ps\n  weaved ps web --json")]
 pub(super) struct Args {
     /// Only containers whose name or id begins so
     #[arg(value_name = "CONTAINER")]

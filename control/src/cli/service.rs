@@ -37,25 +37,29 @@ enum What {
     #[command(after_help = "Examples:\n  weaved service register db --port 5432 --tag primary --check-tcp \
                             127.0.0.1:5432\n  weaved service register --file db.json       Consul's service definition")]
     Register(Box<Register>),
-    /// Take a service away that was registered so
+    /// Deregister a service that `register` or a client of the HTTP API has registered
+    #[command(after_help = "Example:\n  weaved service deregister db")]
     Deregister {
-        /// Its id
+        /// Its id, as `weaved service ls` shows it
         id: String,
     },
     /// Take traffic away from a service, or give it back, without deregistering it
     ///
     /// It holds for the id until --off, over restarts: the next container of the same name gets no traffic either.
+    #[command(after_help = "Examples:\n  weaved service maintenance db --reason 'a new disk'\n  \
+                            weaved service maintenance db --off")]
     Maintenance {
-        /// Its id; all services of this host without one
+        /// Its id, as `weaved service ls` shows it [default: all services of this host]
         id: Option<String>,
         /// Give traffic back
         #[arg(long, conflicts_with = "reason")]
         off: bool,
-        /// What the others are told
+        /// Why, for all who look at its checks [default: somebody works on it]
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
     /// List the services of this host, how they are, and what of containers was ignored or mapped
+    #[command(after_help = "Examples:\n  weaved service ls\n  weaved service ls --json")]
     Ls {
         /// As JSON
         #[arg(long)]
@@ -75,10 +79,10 @@ struct Register {
     /// Names this instance on this host [default: the name]
     #[arg(long)]
     id: Option<String>,
-    /// Where it answers
+    /// Port where it answers; 0 for none
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Where it answers [default: this host's address]
+    /// Address where it answers [default: this host's address]
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
     /// A tag; may be given several times
@@ -99,7 +103,7 @@ struct Register {
     /// Checked by gRPC's health protocol
     #[arg(long, value_name = "HOST:PORT[/SERVICE]", group = "asked")]
     check_grpc: Option<String>,
-    /// Reports by itself at least so often
+    /// It reports by itself at least so often, by PUT of /v1/agent/check/pass/service:ID
     #[arg(long, value_name = "TIME")]
     check_ttl: Option<String>,
     /// How often it is checked [default: 10s]

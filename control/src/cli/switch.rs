@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// The colour that is to be live
     #[arg(required_unless_present_any = ["pause", "resume", "abort"], conflicts_with_all = ["resume", "abort"])]
     colour: Option<String>,
-    /// Instances of it that must take traffic, seen from every balancer
+    /// Instances of the colour that must take traffic, seen from every balancer
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_healthy: u32,
     /// How long requests of the old colour may wait for answers [default: as before, 30s at first]
@@ -55,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "dry_run")]
     force: bool,
     /// Give the new colour these shares first, in percent
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',', requires = "colour")]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', requires = "colour", value_parser = percent)]
     canary: Vec<u32>,
     /// How long each step of the canary lasts
     #[arg(long, value_name = "TIME", default_value = "1m")]
@@ -69,19 +69,19 @@ pub(super) struct Args {
     /// The canary ends: the old colour gets everything
     #[arg(long)]
     abort: bool,
-    /// Go back by itself when the new colour does worse [default for a canary: errors=5%]
+    /// Go back by itself when the new colour does worse [default with --canary or --watch: errors=5%]
     #[arg(long, value_name = "errors=5%,p99=2x")]
     rollback_on: Option<String>,
-    /// Requests to the new colour without which there is no verdict
+    /// Fewer requests to the new colour than these are no reason to go back
     #[arg(long, value_name = "N", default_value_t = 100)]
     min_requests: u64,
-    /// How long it is watched after the switch [default: 60s]
+    /// How long the new colour is watched after the switch [default: not at all; 60s with --canary or --rollback-on]
     #[arg(long, value_name = "TIME")]
     watch: Option<String>,
-    /// The key that shows the live colour [default: backend/SERVICE]
+    /// The key that shows the live colour [default: as before, backend/SERVICE at first]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// What a colour is: tag, compose-project or label:NAME [default: tag]
+    /// What a colour is: tag, compose-project or label:NAME [default: as before, tag at first]
     #[arg(long, value_name = "RULE")]
     by: Option<ColourRule>,
     /// As JSON, one object a line
@@ -240,6 +240,10 @@ fn watch(args: &Args) -> Result<Option<WatchOrder>, Failure> {
     Ok(Some(WatchOrder { limits, length_ms }))
 }
 
+fn percent(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "a share is a whole number of percent, such as 10; several have commas between them")
+}
+
 fn time(option: &str, text: &str) -> Result<u64, Failure> {
     Ok(super::time(option, text)?.as_millis() as u64)
 }
@@ -277,6 +281,15 @@ mod tests {
             let refused = parsed(&format!("weaved switch web green {option} soon")).unwrap_err().to_string();
             let name = option.rsplit(' ').next().unwrap();
             assert_eq!(refused, format!("{name} soon: no time such as 10s or 1m30s"));
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_none_is_refused_with_what_one_is() {
+        for shares in ["ten", "10%", "1,,5", "1,-5"] {
+            let words = ["switch", "web", "green", "--canary", shares];
+            let refused = Line::try_parse_from(words).err().expect("it is wrong").to_string();
+            assert!(refused.contains("a whole number of percent, such as 10"), "{shares}: {refused}");
         }
     }
 

@@ -16,10 +16,10 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  weaved voters\n  weaved voters --found-anew --yes")]
 pub(super) struct Args {
-    /// Give the voters up that do not answer; refused while a majority answers
+    /// Give up the voters that do not answer; refused while a majority answers
     #[arg(long)]
     found_anew: bool,
-    /// They are gone for good, and what only they knew may be lost
+    /// Confirm that they are gone for good, and that what only they knew may be lost
     #[arg(long, requires = "found_anew")]
     yes: bool,
     /// As JSON

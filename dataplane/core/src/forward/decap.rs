@@ -23,10 +23,10 @@ use crate::{
     offload::vnet_hdr::VnetHeader,
     train::{
         assembly::Assembler,
-        outcome::{ChunkRefusal, Item, Waiting},
+        outcome::{ChunkRefusal, Item, Losses, Waiting},
     },
     wire::{
-        data::{DATA_OVERHEAD, DataHeader, ReceiverIndex},
+        data::{DATA_OVERHEAD, DataHeader},
         ecn::{Ecn, NotCapable},
         ethernet::EthernetHeader,
         header::{HeaderError, MessageType, parse_type},
@@ -97,15 +97,25 @@ impl Decapsulator {
         if datagrams.bytes.is_empty() {
             self.stats.count_drop(DropReason::DatagramMalformed);
         }
-        let mut opened_on = None;
+        let (mut opened_on, mut opened_count) = (None, 0);
         for datagram in datagrams.bytes.chunks(datagrams.segment_len.max(1)) {
             match parse_type(datagram) {
-                Ok(MessageType::Data) => opened_on = self.open(datagram, datagrams.ecn).or(opened_on),
+                Ok(MessageType::Data) => match self.open(datagram, datagrams.ecn) {
+                    Ok(header) => {
+                        opened_count += 1;
+                        // The session that it was authentic on, if it tells where the peer is.
+                        opened_on = header.lane.tells_endpoint().then_some(header.receiver).or(opened_on);
+                    }
+                    Err(reason) => self.stats.count_drop(reason),
+                },
                 Ok(_) => self.punt_handshake(datagrams.from, datagram, &mut punt),
                 Err(HeaderError::Version(_)) => self.stats.count_drop(DropReason::OtherVersion),
                 Err(HeaderError::Empty | HeaderError::Type(_)) => self.stats.count_drop(DropReason::DatagramMalformed),
             }
         }
+        // NOTE(perf): once for all of them; each counter is an atomic addition, also of nothing.
+        self.stats.tally(Tally::DatagramsIn, opened_count);
+        self.count_losses();
         if let Some(inbound) = opened_on.and_then(|index| self.table.inbound(index)) {
             report(inbound, datagrams.from, &mut punt);
         }
@@ -186,23 +196,8 @@ impl Decapsulator {
         }
     }
 
-    /// Opens one sealed datagram to its place. Gives the session that it was authentic on, if it tells where the peer is.
-    fn open(&mut self, datagram: &[u8], ecn: Ecn) -> Option<ReceiverIndex> {
-        let opened = self.try_open(datagram, ecn);
-        match opened {
-            Ok(header) => {
-                self.stats.tally(Tally::DatagramsIn, 1);
-                self.count_losses();
-                header.lane.tells_endpoint().then_some(header.receiver)
-            }
-            Err(reason) => {
-                self.stats.count_drop(reason);
-                None
-            }
-        }
-    }
-
-    fn try_open(&mut self, datagram: &[u8], ecn: Ecn) -> Result<DataHeader, DropReason> {
+    /// Opens one sealed datagram to its place.
+    fn open(&mut self, datagram: &[u8], ecn: Ecn) -> Result<DataHeader, DropReason> {
         let header = DataHeader::parse(datagram).ok_or(DropReason::DatagramMalformed)?;
         let inbound = self.table.inbound(header.receiver).ok_or(DropReason::UnknownSession)?;
         let chunk_len = datagram.len() - DATA_OVERHEAD;
@@ -230,6 +225,9 @@ impl Decapsulator {
 
     fn count_losses(&mut self) {
         let losses = self.assembler.take_losses();
+        if losses == Losses::default() {
+            return;
+        }
         self.stats.count_drops(DropReason::TrainIncomplete, losses.incomplete_trains);
         self.stats.count_drops(DropReason::TrainInconsistent, losses.inconsistent_trains);
         self.stats.count_drops(DropReason::RecordMalformed, losses.malformed_records);

@@ -112,7 +112,7 @@ pub struct PathMtu {
     /// When the phase goes on.
     due: Instant,
     raise_at: Instant,
-    /// Probes without an answer; at most one round and its predecessors, so a few dozen.
+    /// Probes without an answer; at most those of one search, so a few dozen.
     waiting: Vec<Waiting>,
     /// Probes to be sent.
     ready: Vec<PathProbe>,
@@ -234,7 +234,10 @@ impl PathMtu {
         if lens.is_empty() || rounds >= MAX_TRIES {
             return self.rest(now);
         }
-        self.waiting.clear();
+        // An answer to an earlier round proves as much, and on a long path nothing else comes.
+        if rounds == 0 {
+            self.waiting.clear();
+        }
         lens.iter().for_each(|len| self.ask(*len));
         self.phase = Phase::Search { rounds: rounds + 1 };
         self.due = now + self.timeout();
@@ -334,6 +337,21 @@ mod tests {
             path.run(Duration::from_millis(1));
             assert_eq!(path.prober.datagram_len().bytes(), expected, "path of {mtu}");
         }
+    }
+
+    #[test]
+    fn a_path_on_which_answers_take_longer_than_a_round_is_searched_all_the_same() {
+        let Path { mut prober, now, .. } = Path::new(1472);
+        let _ = prober.handle_timeout(now);
+        let first: Vec<PathProbe> = std::iter::from_fn(|| prober.poll_probe(now)).collect();
+        let later = prober.next_timeout();
+        let _ = prober.handle_timeout(later);
+        while prober.poll_probe(later).is_some() {}
+        let longest = first.iter().find(|probe| probe.len.bytes() == 1472).expect("it is a rung");
+        let round_trip = Duration::from_millis(600);
+        assert!(later < now + round_trip, "the second round is under way");
+        assert_eq!(prober.on_answer(longest.id, now + round_trip), Answer::Raised);
+        assert_eq!((prober.datagram_len().bytes(), prober.rtt()), (1472, Some(round_trip)));
     }
 
     #[test]

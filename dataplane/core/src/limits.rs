@@ -102,7 +102,8 @@ pub const MAX_IPV6_EXTENSIONS: usize = 8;
 /// Inputs that may wait for the router thread. At the bound they are dropped and counted.
 pub const MAX_ROUTER_QUEUE: usize = 4096;
 
-/// BUM frames a second that one worker sends into the overlay, and the burst. Above they are dropped and counted.
+/// BUM frames a second that one worker sends into the overlay or, as questions, to the router, and the burst. Above they are
+/// dropped and counted.
 pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 /// Frames that may be flooded at once after a pause.
 pub const BUM_BURST: u32 = 4_000;

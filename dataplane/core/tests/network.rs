@@ -434,3 +434,16 @@ fn a_known_address_is_answered_for_at_home_and_an_unknown_one_is_asked_for() {
     network.run(SECOND);
     assert_eq!(network.nodes.iter().map(|node| node.delivered.len()).collect::<Vec<_>>(), [1, 1, 1]);
 }
+
+#[test]
+fn questions_above_the_rate_are_not_the_routers_to_answer() {
+    let mut network = connected(2, 1);
+    tell(&mut network, 0, 1, 1, [10, 32, 2, 2]);
+    network.apply();
+    network.run(SECOND);
+    let share = (BUM_BURST / BUM_SOURCE_PART) as usize;
+    network.send(0, &vec![arp_request(mac(1, 1), [10, 32, 2, 2]); share + 500]);
+    network.run(SECOND / 10);
+    assert_eq!(counter(&network, 0, "neighbours_answered"), share as u64);
+    assert_eq!(counter(&network, 0, DropReason::BumLimited.name()), 500);
+}

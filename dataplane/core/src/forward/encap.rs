@@ -180,7 +180,12 @@ impl Encapsulator {
             return None;
         }
         if let Some(question) = self.answerable(&ethernet, frame.clone()) {
-            return Some(question);
+            // Each is work for the router, whose queue is everybody's.
+            if self.bum.take(ethernet.src) {
+                return Some(question);
+            }
+            self.stats.count_drop(DropReason::BumLimited);
+            return None;
         }
         match self.destination(&ethernet) {
             Ok(to) => self.append(to, vnet, frame),

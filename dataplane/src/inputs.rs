@@ -1,13 +1,14 @@
 //! The queue of the router thread: requests of control and what workers punt.
 //!
-//! INVARIANT: bounded in number by [`MAX_ROUTER_QUEUE`] and, for the one kind of punt that holds memory, in bytes. A
+//! INVARIANT: bounded in number by [`MAX_ROUTER_QUEUE`] and, for the one kind of punt that holds memory, in bytes. What anybody
+//! on the network or in a container can cause has a part of it, so that a flood leaves room for what is authentic. A
 //! worker never waits for the router: at a bound its punt is dropped and counted. The server thread does wait, which
 //! is back-pressure on control.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
-    mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+    mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
 };
 use std::time::Duration;
 
@@ -21,6 +22,12 @@ use crate::server::ApiInput;
 
 /// Bytes of control records that may wait for the router.
 const MAX_QUEUED_CONTROL_BYTES: usize = 16 << 20;
+
+/// Handshake messages that may wait, because everybody can send some.
+const MAX_QUEUED_HANDSHAKES: usize = MAX_ROUTER_QUEUE / 4;
+
+/// Sightings and questions that may wait, because every container can cause some.
+const MAX_QUEUED_OF_CONTAINERS: usize = MAX_ROUTER_QUEUE / 4;
 
 const _: () = assert!(
     MAX_ROUTER_QUEUE * size_of::<Input>() + MAX_QUEUED_CONTROL_BYTES <= 24 << 20,
@@ -47,7 +54,7 @@ pub(crate) enum Input {
 #[derive(Clone, Debug)]
 pub(crate) struct InputSender {
     sender: SyncSender<Input>,
-    control_bytes: Arc<AtomicUsize>,
+    held: Arc<Held>,
 }
 
 /// The router thread is gone.
@@ -66,14 +73,22 @@ pub(crate) struct PuntSender {
 #[derive(Debug)]
 pub(crate) struct Inputs {
     receiver: Receiver<Input>,
-    control_bytes: Arc<AtomicUsize>,
+    held: Arc<Held>,
+}
+
+/// What punts that wait take of the queue, where that has a bound of its own.
+#[derive(Debug, Default)]
+struct Held {
+    control_bytes: AtomicUsize,
+    handshakes: AtomicUsize,
+    of_containers: AtomicUsize,
 }
 
 /// An empty queue.
 pub(crate) fn queue() -> (InputSender, Inputs) {
     let (sender, receiver) = sync_channel(MAX_ROUTER_QUEUE);
-    let control_bytes = Arc::<AtomicUsize>::default();
-    (InputSender { sender, control_bytes: control_bytes.clone() }, Inputs { receiver, control_bytes })
+    let held = Arc::<Held>::default();
+    (InputSender { sender, held: held.clone() }, Inputs { receiver, held })
 }
 
 impl InputSender {
@@ -91,13 +106,50 @@ impl InputSender {
 impl PuntSender {
     /// Hands a punt over, or drops it.
     pub(crate) fn punt(&self, punt: Punt) {
-        let InputSender { sender, control_bytes } = &self.inputs;
-        let bytes = held_bytes(&punt);
-        let queued_bytes = control_bytes.fetch_add(bytes, Relaxed) + bytes;
-        let fits = bytes == 0 || queued_bytes <= MAX_QUEUED_CONTROL_BYTES;
-        if !fits || sender.try_send(Input::Punt(punt)).is_err() {
-            control_bytes.fetch_sub(bytes, Relaxed);
+        let InputSender { sender, held } = &self.inputs;
+        let is_taken = held.take(&punt)
+            && match sender.try_send(Input::Punt(punt)) {
+                Ok(()) => true,
+                Err(TrySendError::Full(input) | TrySendError::Disconnected(input)) => {
+                    held.give_back(&input);
+                    false
+                }
+            };
+        if !is_taken {
             self.stats.count_drop(DropReason::RouterBusy);
+        }
+    }
+}
+
+impl Held {
+    /// Takes room for a punt; false when its kind has none left.
+    fn take(&self, punt: &Punt) -> bool {
+        let Some((held, amount, most)) = self.account(punt) else { return true };
+        let fits = held.fetch_add(amount, Relaxed) + amount <= most;
+        if !fits {
+            held.fetch_sub(amount, Relaxed);
+        }
+        fits
+    }
+
+    /// An input waits no more.
+    fn give_back(&self, input: &Input) {
+        if let Input::Punt(punt) = input
+            && let Some((held, amount, _)) = self.account(punt)
+        {
+            held.fetch_sub(amount, Relaxed);
+        }
+    }
+
+    /// What counts punts of this kind, how much this one is, and the most there may be; none when only the queue bounds them.
+    fn account(&self, punt: &Punt) -> Option<(&AtomicUsize, usize, usize)> {
+        match punt {
+            Punt::Record { record: SlowRecord::Control(bytes), .. } => {
+                Some((&self.control_bytes, bytes.len(), MAX_QUEUED_CONTROL_BYTES))
+            }
+            Punt::Handshake { .. } => Some((&self.handshakes, 1, MAX_QUEUED_HANDSHAKES)),
+            Punt::Sighted { .. } | Punt::Question(_) => Some((&self.of_containers, 1, MAX_QUEUED_OF_CONTAINERS)),
+            Punt::Record { .. } | Punt::Confirmed { .. } | Punt::Roamed { .. } | Punt::TooBig { .. } => None,
         }
     }
 }
@@ -105,34 +157,20 @@ impl PuntSender {
 impl Inputs {
     /// Waits for the next input.
     pub(crate) fn wait(&self, timeout: Duration) -> Result<Input, RecvTimeoutError> {
-        self.receiver.recv_timeout(timeout).inspect(|input| self.account(input))
+        self.receiver.recv_timeout(timeout).inspect(|input| self.held.give_back(input))
     }
 
     /// The next input if there is one.
     pub(crate) fn poll(&self) -> Result<Input, TryRecvError> {
-        self.receiver.try_recv().inspect(|input| self.account(input))
-    }
-
-    fn account(&self, input: &Input) {
-        if let Input::Punt(punt) = input {
-            self.control_bytes.fetch_sub(held_bytes(punt), Relaxed);
-        }
-    }
-}
-
-/// Bytes on the heap that a punt holds.
-fn held_bytes(punt: &Punt) -> usize {
-    match punt {
-        Punt::Record { record: SlowRecord::Control(bytes), .. } => bytes.len(),
-        _ => 0,
+        self.receiver.try_recv().inspect(|input| self.held.give_back(input))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weaved_api::{MAX_CONTROL_BYTES, PeerId};
-    use weaved_core::wire::record::ProbeId;
+    use weaved_api::{MAX_CONTROL_BYTES, MacAddr, PeerId};
+    use weaved_core::{fib::FibPort, forward::Short, wire::record::ProbeId};
 
     fn control() -> Punt {
         Punt::Record { from: PeerId([1; 32]), record: SlowRecord::Control(vec![0; MAX_CONTROL_BYTES]) }
@@ -157,6 +195,27 @@ mod tests {
         assert!(matches!(inputs.poll(), Ok(Input::Punt(_))));
         punts.punt(control());
         assert_eq!(stats.dropped(DropReason::RouterBusy), 2);
+    }
+
+    #[test]
+    fn a_flood_from_the_network_or_a_container_leaves_room_for_what_is_authentic() {
+        let (sender, inputs) = queue();
+        let stats = Arc::<WorkerStats>::default();
+        let punts = sender.for_worker(stats.clone());
+        let datagram = Short::new(&[0x11]).unwrap();
+        let from = "192.0.2.1:6783".parse().unwrap();
+        let handshake = || Punt::Handshake { from, asked_at: None, datagram };
+        let sighted = || Punt::Sighted { mac: MacAddr([2; 6]), port: FibPort::Local };
+        for _ in 0..MAX_ROUTER_QUEUE {
+            punts.punt(handshake());
+            punts.punt(sighted());
+        }
+        let refused = 2 * MAX_ROUTER_QUEUE - MAX_QUEUED_HANDSHAKES - MAX_QUEUED_OF_CONTAINERS;
+        assert_eq!(stats.dropped(DropReason::RouterBusy), refused as u64);
+        punts.punt(probe());
+        assert!(matches!(inputs.poll(), Ok(Input::Punt(Punt::Handshake { .. }))));
+        punts.punt(handshake());
+        assert_eq!(stats.dropped(DropReason::RouterBusy), refused as u64, "one was taken out");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Two routers: handshake, traffic, rekeying, roaming, restarts, path MTU, in virtual time.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use weaved_api::{Event, LinkEnd, Neighbour, TargetFailure};
 use weaved_core::{
@@ -302,6 +302,26 @@ fn a_peer_that_roams_is_followed_after_its_first_authentic_datagram() {
     network.run(SECOND / 10);
     assert_eq!(delivered_payloads(&network, 0), [b"found you".to_vec()]);
     assert_eq!(network.nodes[1].table().peers[0].endpoint, new_address);
+}
+
+#[test]
+fn a_peer_whose_address_changes_all_the_time_is_followed_once_a_second() {
+    let mut network = connected(1);
+    network.nodes[1].events.clear();
+    let addresses = [7_u8, 8].map(|last| SocketAddr::from(([203, 0, 113, last], 4500)));
+    for round in 0..100 {
+        network.seen_as.insert(0, addresses[round % 2]);
+        network.send(0, &[frame(mac(1, 1), mac(2, 1), b"from here and there")]);
+        network.run(SECOND / 50);
+    }
+    let moves = network.nodes[1].events.iter().filter(|event| matches!(event, Event::PeerUp { .. })).count();
+    assert!((2..=3).contains(&moves), "{moves} in two seconds");
+    network.run(SECOND);
+    network.seen_as.insert(0, addresses[0]);
+    network.send(0, &[frame(mac(1, 1), mac(2, 1), b"here to stay")]);
+    network.run(SECOND / 10);
+    assert_eq!(network.nodes[1].table().peers[0].endpoint, addresses[0]);
+    assert_eq!(delivered_payloads(&network, 1).len(), 101, "nothing is lost of what comes");
 }
 
 #[test]

@@ -39,6 +39,10 @@ const REKEY_RETRY: Duration = Duration::from_secs(5);
 /// Silence after which a peer that answers no probe is given up.
 const DEAD_AFTER: Duration = Duration::from_secs(8);
 
+/// A peer is followed to another address no more often than this: each time the path is searched, workers get a new table and
+/// control is told, and whoever is on the path may have it seem to come from anywhere.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a peer that control no longer wants is kept: a control process that has just started may not know it yet.
 const DISMISSAL_DELAY: Duration = Duration::from_secs(1);
 
@@ -117,6 +121,8 @@ pub struct Link {
     pub connected_at: Instant,
     /// When something authentic was last noticed.
     pub heard_at: Instant,
+    /// When the peer was followed to another address last.
+    followed_at: Option<Instant>,
     /// Who started the current session.
     role: Role,
     keys_at: Instant,
@@ -252,6 +258,7 @@ impl Link {
             reception: Reception::default(),
             connected_at: now,
             heard_at: now,
+            followed_at: None,
             role,
             keys_at: now,
             rekey_due: now + rekey_delay(role),
@@ -291,6 +298,17 @@ impl Link {
             self.gso.on_new_path();
         }
         moved
+    }
+
+    /// Follows the peer to where an authentic datagram of the current session came from, unless it was followed a moment ago.
+    /// Says whether it did.
+    pub fn follow(&mut self, endpoint: SocketAddr, now: Instant) -> bool {
+        let is_rested = self.followed_at.is_none_or(|at| now.saturating_duration_since(at) >= FOLLOW_INTERVAL);
+        let follows = is_rested && self.roam(endpoint, now);
+        if follows {
+            self.followed_at = Some(now);
+        }
+        follows
     }
 
     /// When the keys in use were agreed.

@@ -42,7 +42,7 @@ impl Router {
     /// because an old datagram may have been held back.
     pub(super) fn on_roamed(&mut self, id: PeerId, index: ReceiverIndex, from: SocketAddr, now: Instant) {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
-        if link.current.local() != index || !link.roam(from, now) {
+        if link.current.local() != index || !link.follow(from, now) {
             return;
         }
         self.mark(TableChange::Urgent);

@@ -86,10 +86,11 @@ pub const REORDER_PATIENCE: Duration = Duration::from_millis(5);
 /// of a bad path. Nothing that could be delivered waits for it.
 pub const LATE_CHUNK_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Smallest segment of a super-frame: the kernel's smallest TCP segment (`TCP_MIN_SND_MSS`).
-pub const MIN_GSO_SIZE: usize = 48;
+/// Smallest segment of a TCP super-frame: what the kernel leaves of its smallest (`TCP_MIN_SND_MSS`, 48) beside all options.
+/// It bounds how many packets one frame may become.
+pub const MIN_TCP_GSO_SIZE: usize = 8;
 
-/// Segments of a UDP super-frame (the kernel's `UDP_MAX_SEGMENTS` since 6.9).
+/// Segments of a UDP super-frame (the kernel's `UDP_MAX_SEGMENTS` since 6.9). They may be of any length.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
 /// Bytes of all headers of a super-frame. The largest that stacks send: two VLAN tags, IPv6 with some 100 bytes of

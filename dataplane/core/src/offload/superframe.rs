@@ -12,7 +12,7 @@ use super::{
     vnet_hdr::{Gso, VnetHeader},
 };
 use crate::{
-    limits::{MAX_GSO_HEADER_LEN, MAX_IPV6_EXTENSIONS, MAX_UDP_SEGMENTS, MIN_GSO_SIZE},
+    limits::{MAX_GSO_HEADER_LEN, MAX_IPV6_EXTENSIONS, MAX_UDP_SEGMENTS, MIN_TCP_GSO_SIZE},
     wire::ethernet::{EthernetHeader, ethertype},
 };
 
@@ -161,7 +161,11 @@ impl Layout {
         }
         let gso_size = usize::from(request.gso_size);
         let payload_len = frame_len - self.payload;
-        if gso_size < MIN_GSO_SIZE || payload_len <= gso_size || self.payload > MAX_GSO_HEADER_LEN {
+        let min_gso_size = match self.transport {
+            Transport::Tcp => MIN_TCP_GSO_SIZE,
+            Transport::Udp => 1,
+        };
+        if gso_size < min_gso_size || payload_len <= gso_size || self.payload > MAX_GSO_HEADER_LEN {
             return Err(FrameError::Segments);
         }
         let segment_count = payload_len.div_ceil(gso_size);

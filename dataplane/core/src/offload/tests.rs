@@ -10,7 +10,7 @@ use super::{
     translate::{FrameKind, classify, rebuild},
     vnet_hdr::{Gso, VnetHeader},
 };
-use crate::limits::{MAX_FRAME_LEN, MAX_UDP_SEGMENTS, MIN_GSO_SIZE};
+use crate::limits::{MAX_FRAME_LEN, MAX_UDP_SEGMENTS, MIN_TCP_GSO_SIZE};
 
 fn all(spec: &Spec) -> std::ops::Range<usize> {
     0..spec.segment_count()
@@ -129,9 +129,12 @@ fn segments_too_small_too_many_or_too_few_are_refused() {
         let request = GsoRequest { gso_size: gso_size as u16, ..spec.request() };
         rebuild(FrameKind::Gso(request), &spec.superframe())
     };
-    assert!(rebuilt(small_tcp(), MIN_GSO_SIZE).is_ok());
-    assert_eq!(rebuilt(small_tcp(), MIN_GSO_SIZE - 1), Err(FrameError::Segments));
+    assert!(rebuilt(small_tcp(), MIN_TCP_GSO_SIZE).is_ok());
+    assert_eq!(rebuilt(small_tcp(), MIN_TCP_GSO_SIZE - 1), Err(FrameError::Segments));
     assert_eq!(rebuilt(small_tcp(), 0), Err(FrameError::Segments));
+    let few = Spec { payload: reference::payload(MAX_UDP_SEGMENTS, 0), ..small_tcp() };
+    assert!(rebuilt(udp(few.clone()), 1).is_ok(), "datagrams may be short");
+    assert_eq!(rebuilt(udp(few), 0), Err(FrameError::Segments));
     assert!(rebuilt(small_tcp(), 249).is_ok());
     assert_eq!(rebuilt(small_tcp(), 250), Err(FrameError::Segments));
     let many = Spec { payload: reference::payload(100 * MAX_UDP_SEGMENTS, 0), ..small_tcp() };

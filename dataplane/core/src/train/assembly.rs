@@ -44,6 +44,8 @@ use crate::{
 pub struct Assembler {
     /// One more than may be filling, so that a new train always has a place to be opened to.
     assemblies: Box<[Assembly]>,
+    /// Which of them are in use, a bit each: usually none or one, so that nobody looks at them all.
+    busy: u128,
     shelf: Shelf,
     scratch: Box<[u8]>,
     /// The assembly of the last chunk: usually that of the next one.
@@ -73,6 +75,21 @@ enum Source {
     Shelf,
 }
 
+/// The numbers of the bits that are set.
+struct Bits(u128);
+
+impl Iterator for Bits {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let at = (self.0 != 0).then(|| self.0.trailing_zeros())?;
+        self.0 &= self.0 - 1;
+        Some(at as usize)
+    }
+}
+
+const _: () = assert!(MAX_ASSEMBLIES < 128, "each assembly has a bit");
+
 impl Default for Assembler {
     fn default() -> Self {
         Self::new()
@@ -84,6 +101,7 @@ impl Assembler {
     pub fn new() -> Self {
         Self {
             assemblies: (0..=MAX_ASSEMBLIES).map(|_| Assembly::new()).collect(),
+            busy: 0,
             shelf: Shelf::new(),
             scratch: vec![0; MAX_DATAGRAM_LEN].into_boxed_slice(),
             recent: 0,
@@ -112,7 +130,7 @@ impl Assembler {
         } else if let Some(at) = self.find(&key) {
             (at, self.assemblies[at].place(&chunk)?)
         } else {
-            let at = self.position(State::Free).ok_or(ChunkRefusal::Undelivered)?;
+            let at = self.free_place().ok_or(ChunkRefusal::Undelivered)?;
             (at, Known::default().place(&chunk)?)
         };
         Ok(Slot { assembler: self, chunk, at, place })
@@ -121,7 +139,11 @@ impl Assembler {
     /// The socket has nothing more for the moment: what is there of trains that have lost a chunk is delivered, and of
     /// those that come so slowly that the socket was empty several times meanwhile.
     pub fn deliver_torn(&mut self) -> Progress {
-        for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
+        for at in Bits(self.busy) {
+            let assembly = &mut self.assemblies[at];
+            if !assembly.waits_with_news() {
+                continue;
+            }
             assembly.is_ripe = match assembly.judge(&self.lanes) {
                 Missing::Lost => true,
                 Missing::Late => false,
@@ -136,24 +158,27 @@ impl Assembler {
 
     /// Nothing has come for a moment: whatever is there is delivered. Chunks may still come later.
     pub fn deliver_partial(&mut self) -> Progress {
-        for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
-            assembly.is_ripe = true;
+        for at in Bits(self.busy) {
+            let assembly = &mut self.assemblies[at];
+            assembly.is_ripe |= assembly.waits_with_news();
         }
         self.progress()
     }
 
     /// Gives up all incomplete trains. To be called when nothing has come for long.
     pub fn flush_stale(&mut self) -> Progress {
-        for assembly in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
-            assembly.give_up(&mut self.losses);
+        for at in Bits(self.busy) {
+            if self.assemblies[at].state == State::Filling {
+                self.assemblies[at].give_up(&mut self.losses);
+            }
         }
         self.progress()
     }
 
     /// What incomplete trains wait for.
     pub fn waiting(&self) -> Waiting {
-        let with_news = || self.assemblies.iter().filter(|assembly| assembly.waits_with_news());
-        if self.position(State::Filling).is_none() {
+        let with_news = || self.in_use().filter(|assembly| assembly.waits_with_news());
+        if !self.has(State::Filling) {
             Waiting::ForNothing
         } else if with_news().any(|assembly| assembly.judge(&self.lanes) != Missing::Late) {
             Waiting::ToDeliver
@@ -238,7 +263,12 @@ impl Assembler {
     fn end(&mut self, source: Source) {
         self.delivering = None;
         match source {
-            Source::Assembly(at) => self.assemblies[at].on_walked(self.walk.seen()),
+            Source::Assembly(at) => {
+                self.assemblies[at].on_walked(self.walk.seen());
+                if self.assemblies[at].state == State::Free {
+                    self.busy &= !(1 << at);
+                }
+            }
             Source::Shelf => self.shelf.pop(),
         }
     }
@@ -248,20 +278,30 @@ impl Assembler {
         if is_it(&self.assemblies[self.recent]) {
             return Some(self.recent);
         }
-        self.assemblies.iter().position(is_it)
+        Bits(self.busy).find(|at| is_it(&self.assemblies[*at]))
     }
 
-    fn position(&self, state: State) -> Option<usize> {
-        self.assemblies.iter().position(|assembly| assembly.state == state)
+    /// An assembly that is not in use.
+    fn free_place(&self) -> Option<usize> {
+        let at = self.busy.trailing_ones() as usize;
+        (at < self.assemblies.len()).then_some(at)
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = &Assembly> {
+        Bits(self.busy).map(|at| &self.assemblies[at])
+    }
+
+    fn has(&self, state: State) -> bool {
+        self.in_use().any(|assembly| assembly.state == state)
     }
 
     fn oldest(&self, is_wanted: impl Fn(&Assembly) -> bool) -> Option<usize> {
-        let wanted = self.assemblies.iter().enumerate().filter(|(_, assembly)| is_wanted(assembly));
-        wanted.min_by_key(|(_, assembly)| (assembly.born, assembly.key.train)).map(|(at, _)| at)
+        let wanted = Bits(self.busy).filter(|at| is_wanted(&self.assemblies[*at]));
+        wanted.min_by_key(|at| (self.assemblies[*at].born, self.assemblies[*at].key.train))
     }
 
     fn progress(&self) -> Progress {
-        let is_ready = self.shelf.first().is_some() || self.assemblies.iter().any(Assembly::is_deliverable);
+        let is_ready = self.shelf.first().is_some() || self.in_use().any(Assembly::is_deliverable);
         if is_ready { Progress::Ready } else { Progress::Incomplete }
     }
 
@@ -279,6 +319,7 @@ impl Assembler {
             }
             Place::Contradiction => {
                 self.assemblies[at].state = State::Free;
+                self.busy &= !(1 << at);
                 if self.delivering == Some(Source::Assembly(at)) {
                     self.delivering = None;
                 }
@@ -294,6 +335,7 @@ impl Assembler {
             self.age_older(&chunk.key);
             self.begun += 1;
             self.assemblies[at].begin(chunk.key, self.begun);
+            self.busy |= 1 << at;
         }
         self.recent = at;
         self.assemblies[at].take(chunk, ecn);
@@ -312,8 +354,9 @@ impl Assembler {
     /// A train is ready: what there is of older ones of its lane is delivered before it, so that what is complete stays
     /// in order.
     fn ripen_before(&mut self, key: &TrainKey, born: u64) {
-        for older in self.assemblies.iter_mut().filter(|assembly| assembly.waits_with_news()) {
-            if older.key.is_of_lane(key) && older.key.train < key.train {
+        for at in Bits(self.busy) {
+            let older = &mut self.assemblies[at];
+            if older.waits_with_news() && older.key.is_of_lane(key) && older.key.train < key.train {
                 older.is_ripe = true;
                 older.born = older.born.min(born);
             }
@@ -322,16 +365,18 @@ impl Assembler {
 
     /// A train begins: those of its lane that are much older are waited for no longer.
     fn age_older(&mut self, key: &TrainKey) {
-        for older in self.assemblies.iter_mut().filter(|assembly| assembly.state == State::Filling) {
-            if older.key.is_of_lane(key) && key.train.0.saturating_sub(older.key.train.0) >= MAX_REORDER_DATAGRAMS {
+        for at in Bits(self.busy) {
+            let older = &mut self.assemblies[at];
+            let is_older = older.state == State::Filling && older.key.is_of_lane(key);
+            if is_older && key.train.0.saturating_sub(older.key.train.0) >= MAX_REORDER_DATAGRAMS {
                 older.give_up(&mut self.losses);
             }
         }
     }
 
     fn keep_one_free(&mut self) {
-        if self.position(State::Free).is_none()
-            && self.position(State::Ready).is_none()
+        if self.free_place().is_none()
+            && !self.has(State::Ready)
             && let Some(oldest) = self.oldest(|assembly| assembly.state == State::Filling)
         {
             self.assemblies[oldest].give_up(&mut self.losses);

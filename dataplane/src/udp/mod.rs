@@ -17,7 +17,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -62,6 +65,8 @@ pub struct UdpSocket {
     offload: UdpOffload,
     /// What the kernel has refused since the start.
     trains: Trains,
+    /// The socket's count of lost datagrams when it was told last.
+    overflow_told: AtomicU32,
     stats: Arc<IoStats>,
 }
 
@@ -209,7 +214,7 @@ impl UdpSocket {
             socket::set_receive_offload(fd.as_fd()).map_err(other("turn on UDP_GRO"))?;
         }
         let port = local_port(&fd).map_err(other("ask for the port"))?;
-        Ok(Self { fd, port, family, offload, trains: Trains::default(), stats })
+        Ok(Self { fd, port, family, offload, trains: Trains::default(), overflow_told: AtomicU32::new(0), stats })
     }
 
     /// The port.
@@ -279,6 +284,14 @@ impl UdpSocket {
                 },
             }
         }
+    }
+
+    /// How many datagrams were lost since the last call, when a receive says that there are so many by now. The socket outlives
+    /// its readers, of which it has one at a time.
+    pub(crate) fn newly_lost(&self, overflow_count: u32) -> u32 {
+        let lost = overflow_count.wrapping_sub(self.overflow_told.load(Relaxed));
+        self.overflow_told.store(overflow_count, Relaxed);
+        lost
     }
 
     /// Memory that datagrams take which have come and were not read yet: more than their bytes, much more where they are short,

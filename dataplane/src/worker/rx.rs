@@ -39,24 +39,13 @@ pub(super) struct Rx {
     fair_share: FairShare,
     /// Frames of this batch so far.
     frame_count: usize,
-    /// The socket's count of lost datagrams when it was last told.
-    overflow_count: u32,
 }
 
 impl Rx {
     pub(super) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
         let decapsulator = Decapsulator::new(context.stats.clone());
         let (buffer, fair_share) = (vec![0; RECEIVE_BYTES].into(), FairShare::new(Instant::now()));
-        Self {
-            shared,
-            context,
-            decapsulator,
-            writer: FrameWriter::default(),
-            buffer,
-            fair_share,
-            frame_count: 0,
-            overflow_count: 0,
-        }
+        Self { shared, context, decapsulator, writer: FrameWriter::default(), buffer, fair_share, frame_count: 0 }
     }
 
     /// How long the socket may be silent before [`Self::on_silence`] is due; none while no train waits for anything.
@@ -132,11 +121,12 @@ impl Rx {
         }
     }
 
-    fn count_losses(&mut self, received: Received) {
+    fn count_losses(&self, received: Received) {
         if let Some(overflow_count) = received.overflow_count {
-            let lost = overflow_count.wrapping_sub(self.overflow_count);
-            self.overflow_count = overflow_count;
-            self.context.stats.count_drops(DropReason::UdpOverflow, lost.into());
+            let lost = self.shared.socket.newly_lost(overflow_count);
+            if lost > 0 {
+                self.context.stats.count_drops(DropReason::UdpOverflow, lost.into());
+            }
         }
         self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
     }

@@ -97,6 +97,15 @@ impl InputSender {
         self.sender.send(input).map_err(|_| RouterGone)
     }
 
+    /// Hands an input over if there is room now; tells whether there was.
+    pub(crate) fn offer(&self, input: Input) -> Result<bool, RouterGone> {
+        match self.sender.try_send(input) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            Err(TrySendError::Disconnected(_)) => Err(RouterGone),
+        }
+    }
+
     /// The end for a worker, which counts what it drops.
     pub(crate) fn for_worker(&self, stats: Arc<WorkerStats>) -> PuntSender {
         PuntSender { inputs: self.clone(), stats }
@@ -216,6 +225,18 @@ mod tests {
         assert!(matches!(inputs.poll(), Ok(Input::Punt(Punt::Handshake { .. }))));
         punts.punt(handshake());
         assert_eq!(stats.dropped(DropReason::RouterBusy), refused as u64, "one was taken out");
+    }
+
+    #[test]
+    fn an_offer_never_waits() {
+        let (sender, inputs) = queue();
+        for _ in 0..MAX_ROUTER_QUEUE {
+            assert!(sender.offer(Input::BridgeChanged).unwrap());
+        }
+        assert!(!sender.offer(Input::BridgeChanged).unwrap());
+        assert!(inputs.poll().is_ok() && sender.offer(Input::BridgeChanged).unwrap());
+        drop(inputs);
+        assert!(sender.offer(Input::BridgeChanged).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! come at once, do no harm. Between two looks there is at most one notice in the router's queue.
 //!
 //! INVARIANT: the thread has no rights; its sockets were opened before it started.
+//! INVARIANT: it never waits for the router, which waits for it when it is to end.
 
 use std::{
     io,
@@ -16,14 +17,14 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, recv},
 };
 
 use super::{attributes, firewall};
 use crate::{
-    inputs::{Input, InputSender},
+    inputs::{Input, InputSender, RouterGone},
     netlink, privileges,
     shutdown::{Flag, Watch},
 };
@@ -32,6 +33,8 @@ use crate::{
 const ROUTE_GROUPS: u32 = netlink::LINK_NOTICES | 0x4 | 0x8;
 /// `NFNLGRP_NFTABLES` as a bit.
 const RULES_GROUP: u32 = 1 << 6;
+/// Pause before a notice is offered again to a router whose queue was full.
+const OFFER_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`
 const NEIGHBOUR_KINDS: [u16; 2] = [28, 29];
 /// `AF_BRIDGE`
@@ -79,10 +82,11 @@ impl Drop for Watcher {
 
 fn listen(sockets: &[OwnedFd], stop: &Flag, is_noticed: &AtomicBool, inputs: &InputSender) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
+    let mut is_owed = false;
     loop {
         let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         fds.push(PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN));
-        match poll(&mut fds, None) {
+        match poll(&mut fds, is_owed.then_some(&OFFER_PAUSE)) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
@@ -100,9 +104,13 @@ fn listen(sockets: &[OwnedFd], stop: &Flag, is_noticed: &AtomicBool, inputs: &In
                 Err(_) => false,
             };
         }
-        // A router that is gone needs no notice; this thread is told to end soon.
-        if is_relevant && !is_noticed.swap(true, AcqRel) && inputs.send(Input::BridgeChanged).is_err() {
-            return Ok(());
+        is_owed |= is_relevant && !is_noticed.swap(true, AcqRel);
+        if is_owed {
+            match inputs.offer(Input::BridgeChanged) {
+                Ok(is_taken) => is_owed = !is_taken,
+                // A router that is gone needs no notice; this thread is told to end soon.
+                Err(RouterGone) => return Ok(()),
+            }
         }
     }
 }

@@ -192,6 +192,7 @@ impl Shared {
     ) -> anyhow::Result<Result<(), Unsent>> {
         let mut sent_len = 0;
         let mut deadline = None;
+        let mut is_late = false;
         loop {
             let unsent = match self.sender.send(sending) {
                 Ok(()) => return Ok(Ok(())),
@@ -200,9 +201,11 @@ impl Shared {
             sent_len += unsent.sent_len;
             sending.datagrams = &sending.datagrams[unsent.sent_len..];
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + FULL_PATIENCE);
-            if unsent.error != SendError::Full || !self.wait_for_room(deadline, meanwhile)? {
+            if unsent.error != SendError::Full || is_late {
                 return Ok(Err(Unsent { sent_len, ..unsent }));
             }
+            // Once more when the time is over: the kernel speaks of room only when half of the buffer is free.
+            is_late = !self.wait_for_room(deadline, meanwhile)?;
         }
     }
 

@@ -23,7 +23,7 @@
 //!
 //! initiation payload   initiator's id 32 | id of the meant responder 32 | timestamp 8 | announcement 4
 //!                      | flags 1 (1: answers a challenge, 2: means a certain responder) | 0 0 0 | seq 8 | cookie 16
-//! announcement         lowest version 1 | highest version 1 | flags 1 (1: AES-256-GCM, 2: AEGIS-256) | lanes 1
+//! announcement         lowest version 1 | highest version 1 | flags 1 (1: AES-256-GCM, 2: AEGIS-256, 4: AEGIS-256X4) | lanes 1
 //! ```
 //!
 //! INVARIANT: each type has one length, and no answer is longer than an initiation: who forges the source of an

@@ -447,3 +447,17 @@ fn questions_above_the_rate_are_not_the_routers_to_answer() {
     assert_eq!(counter(&network, 0, "neighbours_answered"), share as u64);
     assert_eq!(counter(&network, 0, DropReason::BumLimited.name()), 500);
 }
+
+#[test]
+fn a_container_that_claims_the_address_of_one_elsewhere_is_heard_nowhere() {
+    let (mut network, _) = learned(3, 1, 1);
+    tell(&mut network, 0, 1, 9, [10, 32, 2, 9]);
+    network.apply();
+    network.run(SECOND);
+    network.nodes.iter_mut().for_each(|node| node.delivered.clear());
+    let to_its_host = frame(mac(2, 9), mac(2, 1), b"I am your neighbour");
+    network.send(0, &[to_its_host, frame(mac(2, 9), MacAddr::BROADCAST, b"I am here")]);
+    network.run(SECOND / 10);
+    assert!(network.nodes.iter().all(|node| node.delivered.is_empty()));
+    assert_eq!(counter(&network, 0, DropReason::SourceMismatch.name()), 2);
+}

@@ -35,7 +35,7 @@ drop_reasons! {
     NoSession "drop_no_session" "Frames for a container whose host is not connected.";
     BumLimited "drop_bum_limited" "Broadcast, unknown and multicast frames above the rate limit.";
     SessionExhausted "drop_session_exhausted" "Frames that met a session at the end of its nonces.";
-    SourceMismatch "drop_source_mismatch" "Frames from a peer with the address of a container that runs elsewhere.";
+    SourceMismatch "drop_source_mismatch" "Frames from a peer or a container with the address of a container that runs elsewhere.";
     DatagramMalformed "drop_datagram_malformed" "Datagrams that are no message of this protocol.";
     OtherVersion "drop_other_version" "Datagrams of another protocol version.";
     UnknownSession "drop_unknown_session" "Sealed datagrams for a session that does not exist (any more).";

@@ -187,11 +187,18 @@ impl Encapsulator {
             self.stats.count_drop(DropReason::BumLimited);
             return None;
         }
+        let sighting = match self.sighting(ethernet.src) {
+            Ok(sighting) => sighting,
+            Err(reason) => {
+                self.stats.count_drop(reason);
+                return None;
+            }
+        };
         match self.destination(&ethernet) {
             Ok(to) => self.append(to, vnet, frame),
             Err(reason) => self.stats.count_drop(reason),
         }
-        self.sighting(ethernet.src)
+        sighting
     }
 
     /// Ends the batch: what is open leaves. [`Self::poll_outgoing`] must be drained.
@@ -322,18 +329,20 @@ impl Encapsulator {
         is_known.then(|| Short::new(frame)).flatten().map(Punt::Question)
     }
 
-    /// The source of a frame from the TAP is on this host. Told to the router when the table does not know it.
-    fn sighting(&mut self, source: MacAddr) -> Option<Punt> {
+    /// The source of a frame from the TAP is on this host, unless control knows better. Told to the router when the table does
+    /// not know it.
+    fn sighting(&mut self, source: MacAddr) -> Result<Option<Punt>, DropReason> {
         match self.table.mac(source) {
             Some(entry) if entry.port == Port::Local => {
                 entry.touch(self.table.tick);
-                None
+                Ok(None)
             }
-            Some(entry) if entry.origin == Origin::Static => None,
-            _ if self.last_sighted == Some(source) => None,
+            // Forged here, or moved here a moment ago. Only the host that it is taken from would believe it.
+            Some(entry) if entry.origin == Origin::Static => Err(DropReason::SourceMismatch),
+            _ if self.last_sighted == Some(source) => Ok(None),
             _ => {
                 self.last_sighted = Some(source);
-                Some(Punt::Sighted { mac: source, port: FibPort::Local })
+                Ok(Some(Punt::Sighted { mac: source, port: FibPort::Local }))
             }
         }
     }

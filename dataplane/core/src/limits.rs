@@ -63,9 +63,9 @@ pub const MAX_FRAME_LEN: usize = 65_535 + 22;
 /// The smallest frame we carry: an Ethernet header.
 pub const MIN_FRAME_LEN: usize = 14;
 
-/// Trains that one receiving thread puts together at a time. At the bound the oldest is given up: what is complete of it
-/// is delivered.
-pub const MAX_ASSEMBLIES: usize = 32;
+/// Trains that one receiving thread puts together at a time: so many hosts may send to it at once, their chunks in turns. At
+/// the bound the oldest is given up: what is complete of it is delivered.
+pub const MAX_ASSEMBLIES: usize = 96;
 
 /// Trains of one chunk that wait between two polls: more than the 64 datagrams that `UDP_GRO` puts into one receive. At
 /// the bound they are not opened, and counted.

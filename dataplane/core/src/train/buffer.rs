@@ -1,7 +1,7 @@
-//! One train while it is put together: its bytes, which chunks of it are there, and what is to become of it.
+//! One train while it is put together: which chunks of it are there, and what is to become of it.
 
 use super::{
-    chunk::{BUFFER_LEN, Chunk, Known, LastChunk, PARKING, Place, TrainKey},
+    chunk::{Chunk, Known, LastChunk, PARKING, Place, TrainKey},
     lanes::{Lanes, Missing},
     outcome::{ChunkRefusal, Losses},
     salvage::Arrived,
@@ -22,7 +22,7 @@ pub(super) enum State {
     Ready,
 }
 
-/// One train. Everything but `buffer` has a meaning only when it is not free.
+/// One train. Everything but `state` has a meaning only when it is not free.
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) state: State,
@@ -35,7 +35,6 @@ pub(super) struct Assembly {
     pub(super) patience: u8,
     pub(super) arrived: Arrived,
     pub(super) last: Option<LastChunk>,
-    pub(super) buffer: Box<[u8]>,
 }
 
 impl Assembly {
@@ -48,7 +47,6 @@ impl Assembly {
             patience: 0,
             arrived: Arrived::default(),
             last: None,
-            buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
         }
     }
 
@@ -96,8 +94,8 @@ impl Assembly {
         Known { arrived: self.arrived, last: self.last }.place(chunk)
     }
 
-    /// Takes in a chunk that lies where [`Known::place`] said.
-    pub(super) fn take(&mut self, chunk: &Chunk, ecn: Ecn) {
+    /// Takes in a chunk that lies where [`Known::place`] said in the train's `buffer`.
+    pub(super) fn take(&mut self, chunk: &Chunk, ecn: Ecn, buffer: &mut [u8]) {
         if ecn == Ecn::Ce {
             self.arrived.marked |= 1 << chunk.index;
         }
@@ -105,7 +103,7 @@ impl Assembly {
             self.last = Some(LastChunk { index: chunk.index, len: chunk.len });
         } else {
             self.arrived.present |= 1 << chunk.index;
-            self.unpark(chunk.len);
+            self.unpark(chunk.len, buffer);
             self.arrived.chunk_len = chunk.len;
         }
         let Some(last) = self.last else { return };
@@ -121,11 +119,11 @@ impl Assembly {
     }
 
     /// Moves a parked last chunk to its place when the length of the chunks becomes known.
-    pub(super) fn unpark(&mut self, chunk_len: usize) {
+    fn unpark(&self, chunk_len: usize, buffer: &mut [u8]) {
         if let Some(last) = self.last
             && self.arrived.chunk_len == 0
         {
-            self.buffer.copy_within(PARKING..PARKING + last.len, usize::from(last.index) * chunk_len);
+            buffer.copy_within(PARKING..PARKING + last.len, usize::from(last.index) * chunk_len);
         }
     }
 }

@@ -107,6 +107,21 @@ fn a_train_of_the_lane_that_is_much_later_ends_the_wait() {
 }
 
 #[test]
+fn trains_of_many_hosts_whose_chunks_come_in_turns_are_all_put_together() {
+    let mut assembler = Assembler::new();
+    let trains: Vec<_> = (0..64_u8)
+        .map(|lane| {
+            let mut datagrams = control_train(4000, 100);
+            datagrams.iter_mut().for_each(|(header, _)| header.lane = Lane(lane));
+            datagrams
+        })
+        .collect();
+    let in_turns = (0..trains[0].len()).flat_map(|at| trains.iter().map(move |train| &train[at]));
+    assert_eq!(receive_all(&mut assembler, in_turns).len(), 64);
+    assert_eq!(assembler.take_losses().incomplete_trains, 0);
+}
+
+#[test]
 fn a_full_pool_gives_up_the_oldest_train() {
     let mut assembler = Assembler::new();
     let torn = |lane: u8| {

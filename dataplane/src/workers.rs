@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 
 /// How long a full socket is waited for before its datagrams are dropped. Meanwhile the TAP's queue fills and drops,
 /// which is where senders are to feel it.
-const FULL_PATIENCE: Duration = Duration::from_millis(10);
+pub(crate) const FULL_PATIENCE: Duration = Duration::from_millis(10);
 
 /// What is done while the socket is full, whenever datagrams have arrived; tells whether there were any.
 pub(crate) trait Meanwhile: FnMut() -> anyhow::Result<bool> {}
@@ -183,16 +183,17 @@ impl Shared {
         &self.queues[0]
     }
 
-    /// Sends a run of datagrams. Waits when the socket is full, and does `meanwhile` whenever datagrams have arrived,
-    /// so that a slow way out does not hold up what comes in.
+    /// Sends a run of datagrams. Waits for so long when the socket is full, and does `meanwhile` whenever datagrams have
+    /// arrived, so that a slow way out does not hold up what comes in.
     pub(crate) fn send(
         &self,
         mut sending: Sending<'_>,
+        patience: Duration,
         meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<Result<(), Unsent>> {
         let mut sent_len = 0;
         let mut deadline = None;
-        let mut is_late = false;
+        let mut is_late = patience.is_zero();
         loop {
             let unsent = match self.sender.send(sending) {
                 Ok(()) => return Ok(Ok(())),
@@ -200,7 +201,7 @@ impl Shared {
             };
             sent_len += unsent.sent_len;
             sending.datagrams = &sending.datagrams[unsent.sent_len..];
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + FULL_PATIENCE);
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
             if unsent.error != SendError::Full || is_late {
                 return Ok(Err(Unsent { sent_len, ..unsent }));
             }

@@ -11,7 +11,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -26,7 +26,7 @@ use crate::{
     tap::VNET_HEADER_LEN,
     udp::{SendError, Sending, Unsent},
     worker::ready::ReadyQueues,
-    workers::{Meanwhile, Shared, WorkerContext},
+    workers::{FULL_PATIENCE, Meanwhile, Shared, WorkerContext},
 };
 
 /// Frames per batch, so that the table in use is never old.
@@ -46,6 +46,9 @@ pub(super) struct Tx {
     encapsulator: Encapsulator,
     /// Of each queue.
     backlogs: Vec<Backlog>,
+    /// How long the next send may wait for room: not at all after one that has waited in vain, or a flood to many hosts would
+    /// hold up the others for as often as there are hosts.
+    patience: Duration,
 }
 
 /// What has been read in one batch.
@@ -74,7 +77,7 @@ impl Tx {
         let now = Instant::now();
         let encapsulator = Encapsulator::new(lane, context.stats.clone(), now);
         let backlogs = shared.queues.iter().map(|_| Backlog::new(now)).collect();
-        Self { shared, context, encapsulator, backlogs }
+        Self { shared, context, encapsulator, backlogs, patience: FULL_PATIENCE }
     }
 
     /// Sends what the ready queues have, up to the cap; tells whether they had anything. While the socket is full, `meanwhile`
@@ -86,6 +89,7 @@ impl Tx {
         mut meanwhile: impl Meanwhile,
     ) -> anyhow::Result<bool> {
         let mut taken = Taken::default();
+        self.patience = FULL_PATIENCE;
         self.encapsulator.begin_batch(&self.shared.table.load(), now);
         while taken.has_room()
             && let Some(queue) = ready.next()
@@ -149,7 +153,10 @@ impl Tx {
             let Outgoing { slot, to, source, sends, datagrams, segment_len, ecn } = outgoing;
             let len = datagrams.len();
             let sending = Sending { to, source, sends, datagrams, segment_len, ecn };
-            let Err(Unsent { error, sent_len }) = self.shared.send(sending, meanwhile)? else { continue };
+            let sent = self.shared.send(sending, self.patience, meanwhile)?;
+            self.patience =
+                if sent.is_err_and(|unsent| unsent.error == SendError::Full) { Duration::ZERO } else { FULL_PATIENCE };
+            let Err(Unsent { error, sent_len }) = sent else { continue };
             if error == SendError::TooBig {
                 let peer = self.encapsulator.table().peer(slot).id;
                 self.context.punts.punt(Punt::TooBig { peer, datagram_len: segment_len.min(len) });

@@ -22,10 +22,10 @@ build:
 # Everything CI runs. Needs root: hosts are network namespaces, containers are real.
 test: deps lint unit e2e
 
-# State machines, wire formats, properties, the corpus of the fuzz targets, the kernel devices. Two minutes. More threads than
-# cores, because many tests wait; `--tests` because the docs hold no examples that could be run.
+# State machines, wire formats, properties, the corpus of the fuzz targets, the kernel devices. Two minutes. `--tests` because the
+# docs hold no examples that could be run.
 unit: build
-	$(CARGO) test --workspace --tests -- --test-threads=4 --skip suites::
+	$(CARGO) test --workspace --tests -- --skip suites::
 
 # Real processes and real dockerds in namespaces, two tests at a time, or one that wants the cores for itself. `SUITES="names keys"` runs these.
 # The whole workspace is named because cargo builds dependencies anew for each other choice of packages.

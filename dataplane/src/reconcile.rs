@@ -250,16 +250,17 @@ impl Devices {
     fn open_queues(&mut self, name: &str, TapPlan { offload, layout }: TapPlan) -> Result<Tap, DeviceError> {
         self.queue_shortfall = None;
         if layout.queue_count() > 1 {
-            let shortfall = match self.open_several(name, offload, layout) {
-                // One queue would meet the same.
-                Err(DeviceError::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))) => None,
-                Err(error) => Some(error.to_string()),
+            match self.open_several(name, offload, layout) {
+                // One queue would meet the same; and if what is in the way goes this moment, it would have to do for no reason.
+                Err(error @ DeviceError::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::info!("one worker with one queue has to do: {error}");
+                    self.queue_shortfall = Some(error.to_string());
+                }
                 opened => return opened,
-            };
-            if let Some(shortfall) = &shortfall {
-                tracing::info!("one worker with one queue has to do: {shortfall}");
             }
-            self.queue_shortfall = shortfall;
         }
         self.or_made_anew(name, || Tap::open(name, offload))
     }

@@ -340,7 +340,8 @@ fn a_host_of_several_workers_and_one_of_one_understand_each_other_also_when_it_c
         let changed = DesiredState { workers: workers(count), generation, ..a.desired(Some(&b)) };
         assert_eq!(control_a.apply(&changed), Vec::<String>::new());
         check_flows(&a, &b);
-        assert_eq!(control_a.stats().device.unwrap().workers.count, count);
+        let workers = control_a.stats().device.unwrap().workers;
+        assert_eq!(workers.count, count, "{workers:?}");
     }
 }
 

@@ -240,6 +240,24 @@ mod tests {
         }
     }
 
+    /// Where a text ends beside the end of a block, and where it is long. Of the library's code in C and of that in Rust.
+    #[test]
+    fn tags_of_aegis_are_those_of_another_implementation() {
+        let (key, nonce) = (std::array::from_fn(|at| at as u8), std::array::from_fn(|at| 2 * at as u8));
+        for (len, one, four) in [
+            (63_usize, "20d948b39d58d3d9f29cd2da53a24d39", "bd4c83e4f9c2361fb809612cbe2a610b"),
+            (64, "631f2f6a85dce7dcca12db9230379955", "4cd94505c2c7f7fa2cfb55c152e45179"),
+            (65, "04fbc8717f3e386f2ecc3f246f49160d", "78ffc8cd9db3e8d6af531d444b2106a7"),
+            (1440, "517247f605dcc31790a514b76143060c", "39bd43ec243b2b1bec8baf48353d0dd0"),
+        ] {
+            let text = || (0..len).map(|at| (at * 7) as u8).collect::<Vec<_>>();
+            let tag = Aegis256::<TAG_LEN>::new(&key, &nonce).encrypt_in_place(&mut text(), &[3; 16]);
+            assert_eq!(tag, bytes(one), "{len}");
+            let tag = Aegis256X4::<TAG_LEN>::new(&key, &nonce).encrypt_in_place(&mut text(), &[3; 16]);
+            assert_eq!(tag, bytes(four), "{len}");
+        }
+    }
+
     #[test]
     fn lane_and_counter_are_in_the_nonce() {
         for cipher in Cipher::ALL {

@@ -74,6 +74,7 @@ async fn over_tcp(upstream: SocketAddr, question: &Message, bytes: &[u8]) -> io:
 /// True for an answer to this question and to no other.
 pub(super) fn belongs(answer: &Message, question: &Message) -> bool {
     answer.metadata.message_type == MessageType::Response
+        && answer.metadata.op_code == OpCode::Query
         && answer.metadata.id == question.metadata.id
         && answer.queries == question.queries
 }

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use weaved_api::gateway::NamedInstance;
 
 use super::*;
-use crate::dns::testing::{fuzz_dns, state};
+use crate::dns::testing::{fuzz_dns, fuzz_upstream, state};
 
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
@@ -171,15 +171,24 @@ fn another_resolvers_answer_is_passed_on_under_the_questions_own_name() {
 }
 
 /// Each file of the fuzzer's corpus, also cut short at every length.
-#[test]
-fn every_input_of_the_corpus_is_answered_well_or_dropped() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/dns");
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
     for file in files {
         let bytes = std::fs::read(&file).unwrap();
-        (0..=bytes.len()).for_each(|len| fuzz_dns(&bytes[..len]));
+        (0..=bytes.len()).for_each(|len| run(&bytes[..len]));
     }
+}
+
+#[test]
+fn every_question_of_the_corpus_is_answered_well_or_dropped() {
+    replay("dns", fuzz_dns);
+}
+
+#[test]
+fn every_answer_of_the_corpus_is_passed_on_well_or_not_believed() {
+    replay("upstream", fuzz_upstream);
 }
 
 proptest! {

@@ -80,9 +80,13 @@ struct Claim {
     about: String,
 }
 
-/// Gives each id to the oldest that claims it. Nobody can claim what is somebody else's id by the usual form.
+/// Gives each id to the oldest that claims it. Nobody can claim what is somebody else's id by the usual form. Docker gives a name
+/// once; of two containers with one name, which were looked at before and behind a renaming, the next look tells.
 fn settle(claims: Vec<Claim>, notes: &mut Vec<Note>) -> Vec<Registered> {
-    let mut taken: BTreeSet<InstanceId> = claims.iter().map(|claim| claim.registered.definition.id.clone()).collect();
+    let mut taken = BTreeSet::new();
+    let is_first = |claim: &Claim| taken.insert(claim.registered.definition.id.clone());
+    let (claims, doubles): (Vec<_>, Vec<_>) = claims.into_iter().partition(is_first);
+    notes.extend(doubles.into_iter().map(|claim| Note::new(claim.about, "left out: an older container has its name")));
     let mut registered = Vec::new();
     for Claim { wanted, registered: mut each, about } in claims {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != each.definition.id) {

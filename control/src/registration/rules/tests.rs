@@ -196,6 +196,17 @@ fn of_two_that_claim_one_id_the_older_keeps_it_in_whatever_order_they_come() {
 }
 
 #[test]
+fn of_two_containers_of_one_name_the_older_is_registered_and_the_other_noted() {
+    let (old, mut young) = (container("web", "x", &["80"]).0, container("web", "x", &["80"]).env("SERVICE_ID=mine").0);
+    (young.id, young.created) = ("younger".into(), format!("{}1", old.created));
+    let outcome = register("alpha", &[young.clone(), old.clone()]);
+    let registered: Vec<_> = outcome.registered.iter().map(|each| (&*each.definition.id.0, &each.container)).collect();
+    assert_eq!(registered, [("alpha:web:80", &old.id)]);
+    assert!(outcome.notes[0].text.contains("an older container has its name"), "{:?}", outcome.notes);
+    assert_eq!(register("alpha", &[old, young]), outcome);
+}
+
+#[test]
 fn one_id_for_several_ports_is_the_first_ones() {
     let outcome = container("web", "x", &["80", "443"]).env("SERVICE_ID=one").all();
     let ids: Vec<&str> = outcome.registered.iter().map(|each| each.definition.id.0.as_str()).collect();

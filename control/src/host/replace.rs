@@ -6,6 +6,7 @@
 //! a process that was killed, by the next write of the same file.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
@@ -98,21 +99,30 @@ impl Drop for Candidate {
 
 /// Readable by nobody else until it has its owner and mode.
 fn create_beside(destination: &Path) -> io::Result<(PathBuf, File)> {
-    let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
-    remove_leftovers(parent(destination), &name);
-    let path = beside(destination, &format!(".{}{CANDIDATE_ENDING}", std::process::id()))?;
+    let (dir, name) = place_of(destination)?;
+    remove_leftovers(dir, &name);
+    let path = hidden(dir, &name, &format!(".{}{CANDIDATE_ENDING}", std::process::id()));
     // Left behind by a process with our number that was killed.
     drop(fs::remove_file(&path));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     Ok((path, file))
 }
 
-/// A file of ours beside one that may be behind links. Hidden, with an ending of its own: a program that includes every `*.conf`
-/// must not read it.
+/// A file of ours beside one that may be behind links.
 pub fn beside(destination: &Path, ending: &str) -> io::Result<PathBuf> {
     let destination = behind_links(destination);
-    let name = destination.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
-    Ok(parent(&destination).join(format!(".{name}{ending}")))
+    let (dir, name) = place_of(&destination)?;
+    Ok(hidden(dir, &name, ending))
+}
+
+fn place_of(file: &Path) -> io::Result<(&Path, Cow<'_, str>)> {
+    let name = file.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+    Ok((parent(file), name.to_string_lossy()))
+}
+
+/// Hidden, with an ending of its own: a program that includes every `*.conf` must not read it.
+fn hidden(dir: &Path, name: &str, ending: &str) -> PathBuf {
+    dir.join(format!(".{name}{ending}"))
 }
 
 fn behind_links(destination: &Path) -> PathBuf {

@@ -92,7 +92,7 @@ else
 	$(MAKE) bench-deps
 	rm -rf $(BENCH_RUN)
 	$(BENCH) --results $(BENCH_RUN) --sides veth,vxlan,weaved --seconds 2 \
-	  --rows tcp1,tcp1-back,tcp1-both,tcp8,tcp8-back,ping,ping-bulk,udp64,udp1400,udp-flood,http,idle,outage,footprint
+	  --rows tcp1,tcp1-back,tcp1-both,tcp8,tcp8-back,ping,ping-bulk,udp64,udp1400,udp-flood,http,idle,outage,fan-out,footprint
 	$(BENCH) $(ONE_FRAME) --results $(BENCH_RUN) --sides vxlan,one-frame,switches,weaved:cipher=aegis-256,weaved:cipher=aes-256-gcm --seconds 2 --pairs 3 --rows tcp1,ping,udp64
 	$(BENCH) --results $(BENCH_RUN) --sides vxlan,weaved --seconds 2 --pairs 3 --rows loss,reorder
 	$(BENCH) $(ONE_FRAME) $(BENCH_PEERS) --results $(BENCH_RUN) --between hosts --sides veth,vxlan,weaved,peers --seconds 2 --rows tcp1,tcp8,ping,udp64

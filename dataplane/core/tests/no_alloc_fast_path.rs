@@ -164,6 +164,13 @@ fn the_fast_path_takes_no_memory() {
         workers.encap(&floods);
         assert_eq!(workers.decap(|_| true), 2);
     });
+    let turns: Vec<_> =
+        small.iter().zip(floods.iter().cycle()).flat_map(|(one, all)| [one.clone(), all.clone()]).collect();
+    assert_no_allocation("small frames for one peer and for all in turns", || {
+        workers.encap(&turns);
+        assert_eq!(workers.send_count, 2, "a train for each");
+        assert_eq!(workers.decap(|_| true), 64);
+    });
     let new_source = [plain(frame(mac(1, 77), b, &[1; 60]))];
     assert_no_allocation("sightings", || {
         workers.encap(&new_source);

@@ -3,6 +3,7 @@
 //! To add one: a variant, a line in [`ROWS`], a line in `Row::measure`, and the measurement in a file of this
 //! directory. What needs a set-up of its own and concerns the product alone is a [`Special`].
 
+mod fan_out;
 mod footprint;
 mod http;
 mod idle;
@@ -64,6 +65,8 @@ pub(super) enum Special {
     Outage,
     /// Memory and threads.
     Footprint,
+    /// Datagrams of one guest to guests of several hosts in turns.
+    FanOut,
 }
 
 /// Rows by the names that `--rows` takes.
@@ -95,6 +98,7 @@ pub(super) const ROWS: &[(&str, Row, &str)] = &[
 pub(super) const SPECIALS: &[(&str, Special, &str)] = &[
     ("idle", Special::Idle, "CPU of one data plane with 50 connected peers and no traffic"),
     ("outage", Special::Outage, "longest silence when the data plane is killed and started again"),
+    ("fan-out", Special::FanOut, "highest rate of 64-byte datagrams to one of four hosts, and to all four in turns"),
     ("footprint", Special::Footprint, "memory and threads with no and with 1,000 silent peers"),
 ];
 
@@ -198,6 +202,7 @@ impl Special {
             Self::Idle => idle::measure(lab, plan, report),
             Self::Outage => outage::measure(lab, plan, report),
             Self::Footprint => footprint::measure(lab, plan, report),
+            Self::FanOut => fan_out::measure(lab, plan, report),
         }
     }
 }

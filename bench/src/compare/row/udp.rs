@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use weaved_netns_tests::Output;
+use weaved_netns_tests::{Output, Place};
 
 use super::{less, more, ping};
 use crate::compare::{
@@ -25,13 +25,24 @@ struct Report {
 }
 
 pub(super) fn rate(side: &Side, plan: &Plan, len: u16) -> Result<Vec<Figure>, String> {
-    let (to, len, millis) = (side.address.to_string(), len.to_string(), plan.probe_time.as_millis().to_string());
-    let output = side.from.run_labtool(SLACK, &["rate-find", &to, RATE_PORT, &len, &millis]);
+    let rate = rate_to(&*side.from, plan, &side.address.to_string(), len)?;
+    Ok(vec![figure(format!("UDP {len} B, less than 0.1 % lost"), rate)])
+}
+
+/// Datagrams a second from a place to an address, or to several with commas between them in turns.
+pub(super) fn rate_to(from: &dyn Place, plan: &Plan, to: &str, len: u16) -> Result<f64, String> {
+    let (len, millis) = (len.to_string(), plan.probe_time.as_millis().to_string());
+    let output = from.run_labtool(SLACK, &["rate-find", to, RATE_PORT, &len, &millis]);
     let report = parse(&output)?;
     if report.packets_per_second <= 0.0 {
         return Err("at every rate more than 0.1 % were lost".to_owned());
     }
-    Ok(vec![more(format!("UDP {len} B, less than 0.1 % lost"), report.packets_per_second, "packets/s")])
+    Ok(report.packets_per_second)
+}
+
+/// What is said of such a rate.
+pub(super) fn figure(name: String, rate: f64) -> Figure {
+    more(name, rate, "packets/s")
 }
 
 pub(super) fn flood(side: &Side, plan: &Plan) -> Result<Vec<Figure>, String> {

@@ -24,7 +24,7 @@ use weaved_netns_tests::{Host, Lab, Link, Process, Wiring};
 pub(super) use self::{
     ends::{Between, HTTP_PORT, RATE_PORT, Side},
     peer::PeerKind,
-    weaved::{Dataplane, Variant, desired_state, peer, peer_at, switches},
+    weaved::{DOCKER_MTU, Dataplane, Variant, desired_state, peer, peer_at, switches},
 };
 
 /// Something that joins two hosts, by the name that people give on the command line.

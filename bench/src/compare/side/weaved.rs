@@ -22,7 +22,7 @@ use super::{Joined, Layer, Running};
 /// The port of every data plane.
 const PORT: u16 = 6783;
 /// Docker's default, which weaved takes as it is.
-const DOCKER_MTU: u16 = 1500;
+pub(crate) const DOCKER_MTU: u16 = 1500;
 /// The switch that control obeys and not the data plane.
 const CONTAINER_GSO: &str = "container_gso";
 

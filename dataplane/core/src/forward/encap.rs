@@ -1,18 +1,12 @@
 //! TAP → underlay: one per sending thread.
 //!
 //! 1. The shell reads a frame directly behind the room for its record header ([`Encapsulator::frame_buffer`]).
-//! 2. [`Encapsulator::push`] looks the destination up and makes the frame a record.
-//! 3. Frames for the same destination lie one behind the other: they are one train, without a copy.
-//! 4. A frame for somebody else, a full buffer or the end of the batch closes the train.
-//! 5. [`Encapsulator::poll_outgoing`] seals a closed train, send by send, for one peer or for all of them.
+//! 2. [`Encapsulator::push`] looks the destination up and makes the frame a record of the train that goes there
+//!    ([`OpenTrains`]).
+//! 3. What is for somebody else, a full train or the end of the batch closes trains.
+//! 4. [`Encapsulator::poll_outgoing`] seals closed trains, send by send, for one peer or for all of them.
 //!
-//! ```text
-//! buffer: │ closed train      │ open train: record, record │ room for the next frame …
-//!         closed.start  closed.end = open.start            end
-//! ```
-//!
-//! INVARIANT: between two calls of the shell at most one train is closed and one open. No train outlives its batch,
-//! because its peer slots belong to the batch's table.
+//! INVARIANT: no train outlives its batch, because its peer slots belong to the batch's table.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,12 +20,13 @@ use weaved_api::MacAddr;
 use super::{
     DropReason, ForwardingTable, Packing, PeerPath, PeerSlot, Port, Punt, Sends, Short, Tally, WorkerStats,
     bum::BumLimiter,
+    open_trains::{Destination, OpenTrains, Train},
     seal::{SealedSend, TrainSealer},
     singles::SinglesSealer,
 };
 use crate::{
     fib::{FibPort, Origin},
-    limits::{MAX_FRAME_LEN, MAX_SEND_BYTES, MAX_TRAIN_BYTES},
+    limits::MAX_SEND_BYTES,
     noise::SealError,
     offload::{translate::classify, vnet_hdr::VnetHeader},
     wire::{
@@ -39,30 +34,9 @@ use crate::{
         ecn::Ecn,
         ethernet::EthernetHeader,
         neighbour::NeighbourMessage,
-        record::{RECORD_HEADER_LEN, RecordHeader, RecordKind},
+        record::{RecordHeader, RecordKind},
     },
 };
-
-/// Room for a few trains: one is being filled while a closed one waits to be sealed.
-const BUFFER_LEN: usize = 4 * MAX_TRAIN_BYTES;
-
-/// A train with less room than this leaves at once: a frame that still fits is not worth waiting for.
-const LITTLE_ROOM: usize = 4096;
-
-/// Where a train goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Destination {
-    One(PeerSlot),
-    /// All connected peers: ingress replication.
-    All,
-}
-
-struct Train {
-    records: Range<usize>,
-    to: Destination,
-    /// What all its frames say.
-    ecn: Ecn,
-}
 
 /// A closed train on its way out.
 struct Closing {
@@ -103,14 +77,11 @@ pub struct Encapsulator {
     table: Arc<ForwardingTable>,
     stats: Arc<WorkerStats>,
     bum: BumLimiter,
-    buffer: Box<[u8]>,
+    trains: OpenTrains,
     wire: Box<[u8]>,
     /// Datagrams that stand alone before they are sealed.
     plain: Box<[u8]>,
-    open: Option<Train>,
     closing: Option<Closing>,
-    /// Where the next record starts.
-    end: usize,
     /// The source punted last: a burst of frames from a new address is one sighting.
     last_sighted: Option<MacAddr>,
 }
@@ -123,25 +94,22 @@ impl Encapsulator {
             table: Arc::default(),
             stats,
             bum: BumLimiter::new(now),
-            buffer: vec![0; BUFFER_LEN].into(),
+            trains: OpenTrains::new(),
             wire: vec![0; MAX_SEND_BYTES].into(),
             plain: vec![0; MAX_SEND_BYTES].into(),
-            open: None,
             closing: None,
-            end: 0,
             last_sighted: None,
         }
     }
 
     /// Begins a batch with the table to be used for all of it.
     pub fn begin_batch(&mut self, table: &Arc<ForwardingTable>, now: Instant) {
-        debug_assert!(self.open.is_none() && self.closing.is_none(), "a batch ends before the next one begins");
+        debug_assert!(self.trains.is_empty() && self.closing.is_none(), "a batch ends before the next one begins");
         if !Arc::ptr_eq(&self.table, table) {
             self.table = table.clone();
             self.last_sighted = None;
         }
         self.bum.refill(now);
-        self.end = 0;
     }
 
     /// The table of the batch.
@@ -151,11 +119,7 @@ impl Encapsulator {
 
     /// Where the next frame is to be read to: room for the largest one.
     pub fn frame_buffer(&mut self) -> &mut [u8] {
-        if self.open.is_none() {
-            self.end = 0;
-        }
-        let start = self.end + RECORD_HEADER_LEN;
-        &mut self.buffer[start..start + MAX_FRAME_LEN]
+        self.trains.record_buffer().1
     }
 
     /// Takes the frame of `len` bytes in [`Self::frame_buffer`]. Afterwards [`Self::poll_outgoing`] must be drained.
@@ -165,13 +129,11 @@ impl Encapsulator {
     pub fn push(&mut self, vnet: VnetHeader, len: usize) -> Option<Punt> {
         debug_assert!(self.closing.is_none(), "closed trains leave before the next frame comes");
         self.stats.tally(Tally::TapFramesIn, 1);
-        let start = self.end + RECORD_HEADER_LEN;
-        let frame = start..start + len;
-        if len > MAX_FRAME_LEN {
+        let Some(frame) = self.trains.record_buffer().1.get(..len) else {
             self.stats.count_drop(DropReason::FrameTooLong);
             return None;
-        }
-        let Some(ethernet) = EthernetHeader::parse(&self.buffer[frame.clone()]) else {
+        };
+        let Some(ethernet) = EthernetHeader::parse(frame) else {
             self.stats.count_drop(DropReason::FrameTooShort);
             return None;
         };
@@ -179,7 +141,7 @@ impl Encapsulator {
             self.stats.count_drop(DropReason::SourceGroup);
             return None;
         }
-        if let Some(question) = self.answerable(&ethernet, frame.clone()) {
+        if let Some(question) = answerable(&self.table, &ethernet, frame) {
             // Each is work for the router, whose queue is everybody's.
             if self.bum.take(ethernet.src) {
                 return Some(question);
@@ -195,7 +157,7 @@ impl Encapsulator {
             }
         };
         match self.destination(&ethernet) {
-            Ok(to) => self.append(to, vnet, frame),
+            Ok(to) => self.append(to, vnet, len),
             Err(reason) => self.stats.count_drop(reason),
         }
         sighting
@@ -203,14 +165,14 @@ impl Encapsulator {
 
     /// Ends the batch: what is open leaves. [`Self::poll_outgoing`] must be drained.
     pub fn end_batch(&mut self) {
-        self.close();
+        self.trains.close_all();
     }
 
     /// The next send of the closed train, sealed.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing<'_>> {
         loop {
-            if self.closing.is_none() && self.is_full() {
-                self.close();
+            if self.closing.is_none() {
+                self.closing = self.next_closed();
             }
             let closing = self.closing.as_mut()?;
             let Some(sealer) = &mut closing.sealer else {
@@ -219,7 +181,7 @@ impl Encapsulator {
                     continue;
                 };
                 let peer = self.table.peer(PeerSlot(slot));
-                match Sealer::new(peer, self.lane, closing.train.records.len()) {
+                match Sealer::new(peer, self.lane, closing.train.len()) {
                     Ok(sealer) => closing.sealer = Some(sealer),
                     Err(_) => self.stats.count_drop(DropReason::SessionExhausted),
                 }
@@ -227,7 +189,7 @@ impl Encapsulator {
             };
             let slot = PeerSlot(closing.slots.start - 1);
             let peer = self.table.peer(slot);
-            let records = &self.buffer[closing.train.records.clone()];
+            let records = self.trains.records(&closing.train);
             match sealer.seal_next(peer, records, &mut self.plain, &mut self.wire) {
                 Some(Ok(send)) => {
                     self.stats.tally(Tally::DatagramsOut, send.datagram_count);
@@ -269,46 +231,27 @@ impl Encapsulator {
         }
     }
 
-    /// Makes the frame a record of the open train, or of a new one.
-    fn append(&mut self, to: Destination, vnet: VnetHeader, frame: Range<usize>) {
-        let start = self.end;
-        let Ok(kind) = classify(&vnet, &mut self.buffer[frame.clone()]) else {
+    /// Makes the frame a record of a train.
+    fn append(&mut self, to: Destination, vnet: VnetHeader, len: usize) {
+        let (header, buffer) = self.trains.record_buffer();
+        let frame = &mut buffer[..len];
+        let Ok(kind) = classify(&vnet, frame) else {
             return self.stats.count_drop(DropReason::FrameMalformed);
         };
-        let header = RecordHeader { kind: RecordKind::Frame(kind), body_len: frame.len() };
-        self.buffer[start..frame.start].copy_from_slice(&header.emit());
-        self.count(to, frame.len());
-        let fits = |train: &Train| train.to == to && frame.end - train.records.start <= MAX_TRAIN_BYTES;
-        if !self.open.as_ref().is_some_and(fits) {
-            self.close();
-        }
-        self.end = frame.end;
-        let ecn = Ecn::of_frame(&self.buffer[frame]);
-        match &mut self.open {
-            Some(train) => {
-                train.records.end = self.end;
-                train.ecn = train.ecn.agreed(ecn);
-            }
-            None => self.open = Some(Train { records: start..self.end, to, ecn }),
-        }
+        *header = RecordHeader { kind: RecordKind::Frame(kind), body_len: len }.emit();
+        let ecn = Ecn::of_frame(frame);
+        self.count(to, len);
+        self.trains.add(to, len, ecn);
     }
 
-    /// No room for another frame behind the open train, or hardly any in it.
-    ///
-    /// NOTE(perf): a super-frame leaves before the next one is read, to the same place, which is in the cache then.
-    fn is_full(&self) -> bool {
-        let is_train_full = self.open.as_ref().is_some_and(|train| train.records.len() + LITTLE_ROOM > MAX_TRAIN_BYTES);
-        is_train_full || self.end + RECORD_HEADER_LEN + MAX_FRAME_LEN > BUFFER_LEN
-    }
-
-    fn close(&mut self) {
-        let Some(train) = self.open.take() else { return };
+    fn next_closed(&mut self) -> Option<Closing> {
+        let train = self.trains.next_closed()?;
         self.stats.tally(Tally::TrainsOut, 1);
         let slots = match train.to {
             Destination::One(slot) => slot.0..slot.0 + 1,
             Destination::All => 0..self.table.peers.len() as u16,
         };
-        self.closing = Some(Closing { train, slots, sealer: None });
+        Some(Closing { train, slots, sealer: None })
     }
 
     fn count(&self, to: Destination, frame_len: usize) {
@@ -316,17 +259,6 @@ impl Encapsulator {
             Destination::One(slot) => self.table.peer(slot).counters.sent(&self.stats, frame_len),
             Destination::All => self.table.peers.iter().for_each(|peer| peer.counters.sent(&self.stats, frame_len)),
         }
-    }
-
-    /// An ARP or ND question that the router can answer does not leave this host.
-    fn answerable(&self, ethernet: &EthernetHeader, frame: Range<usize>) -> Option<Punt> {
-        if !ethernet.dst.is_group() || self.table.neighbours.is_empty() {
-            return None;
-        }
-        let frame = &self.buffer[frame];
-        let NeighbourMessage::Question(question) = NeighbourMessage::parse(frame)? else { return None };
-        let is_known = self.table.answers_for(question.target);
-        is_known.then(|| Short::new(frame)).flatten().map(Punt::Question)
     }
 
     /// The source of a frame from the TAP is on this host, unless control knows better. Told to the router when the table does
@@ -346,6 +278,16 @@ impl Encapsulator {
             }
         }
     }
+}
+
+/// An ARP or ND question that the router can answer does not leave this host.
+fn answerable(table: &ForwardingTable, ethernet: &EthernetHeader, frame: &[u8]) -> Option<Punt> {
+    if !ethernet.dst.is_group() || table.neighbours.is_empty() {
+        return None;
+    }
+    let NeighbourMessage::Question(question) = NeighbourMessage::parse(frame)? else { return None };
+    let is_known = table.answers_for(question.target);
+    is_known.then(|| Short::new(frame)).flatten().map(Punt::Question)
 }
 
 impl Sealer {

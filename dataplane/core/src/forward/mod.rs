@@ -1,7 +1,7 @@
 //! The fast path: frames to datagrams and back, by an immutable table.
 //!
 //! ```text
-//!  TAP ─▶ Encapsulator: parse ▸ look up ▸ record ▸ (next frame for the same peer?) ▸ cut ▸ seal ─▶ UDP
+//!  TAP ─▶ Encapsulator: parse ▸ look up ▸ record ▸ train of that peer ▸ cut ▸ seal ─▶ UDP
 //!  TAP ◀─ Decapsulator: validate ◂ records ◂ reassemble ◂ open ◂ find session ◂─────────────────── UDP
 //!                            └────────────── punts ──────────────▶ router
 //! ```
@@ -13,6 +13,7 @@ mod bum;
 mod decap;
 mod drop_reason;
 mod encap;
+mod open_trains;
 mod punt;
 mod seal;
 mod singles;

@@ -29,7 +29,8 @@ const USAGE: &str = "usage:
   labtool udp-check ADDRESS PORT LARGEST    datagrams of many sizes to an echo
   labtool flood ADDRESS PORT                one a millisecond to an echo, until killed
   labtool rate-serve PORT                   count datagrams for the next two
-  labtool rate-find ADDRESS PORT LEN MS     highest rate with little loss, tries of so many milliseconds
+  labtool rate-find ADDRESS PORT LEN MS     highest rate with little loss, tries of so many milliseconds;
+                                            to several in turns with commas between the addresses
   labtool rate-blast ADDRESS PORT LEN MS    as fast as one thread can
   labtool http-serve PORT                   a small page, connections are kept
   labtool http-load ADDRESS PORT CONNS MS   requests a second and how long they take
@@ -68,10 +69,10 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["flood", address, port] => flood::flood(endpoint(address, port)?),
         ["rate-serve", port] => rate::serve(number(port)? as u16),
         ["rate-find", address, port, len, ms] => {
-            rate::find(endpoint(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
+            rate::find(&endpoints(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
         }
         ["rate-blast", address, port, len, ms] => {
-            rate::blast(endpoint(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
+            rate::blast(&endpoints(address, port)?, number(len)? as usize, Duration::from_millis(number(ms)?))
         }
         ["http-serve", port] => http::serve(number(port)? as u16),
         ["http-load", address, port, connections, ms] => {
@@ -127,6 +128,11 @@ fn from_hex(word: &str) -> io::Result<Vec<u8>> {
     let digits = digits.filter(|digits| digits.len() % 2 == 0);
     let digits = digits.ok_or_else(|| io::Error::other("an even number of hexadecimal digits is needed"))?;
     Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// Addresses with commas between them.
+fn endpoints(addresses: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
+    addresses.split(',').map(|address| endpoint(address, port)).collect()
 }
 
 /// An address with a port; `fe80::1%eth0` has the interface that it is meant for behind it.

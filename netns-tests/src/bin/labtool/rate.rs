@@ -11,6 +11,8 @@
 //!     │ TCP: 0                              │ answers with the count
 //! ```
 //!
+//! With several servers each gets its datagrams in turns, and the counts are added up.
+//!
 //! Between bursts the client sleeps and does not spin: on a small machine it would take a core from what is measured.
 
 #![expect(
@@ -124,7 +126,7 @@ fn receive(socket: &UdpSocket, run: &AtomicU64, count: &AtomicU64) -> io::Result
 }
 
 /// Prints the highest rate at which less than [`LOSS_LIMIT`] is lost, each try as long as `probe`.
-pub(crate) fn find(to: SocketAddr, len: usize, probe: Duration) -> io::Result<()> {
+pub(crate) fn find(to: &[SocketAddr], len: usize, probe: Duration) -> io::Result<()> {
     let mut client = Client::connect(to, len)?;
     let flat_out = client.run(None, probe)?;
     if flat_out.loss() < LOSS_LIMIT {
@@ -151,7 +153,7 @@ pub(crate) fn find(to: SocketAddr, len: usize, probe: Duration) -> io::Result<()
 }
 
 /// Sends as fast as one thread can and prints what became of it.
-pub(crate) fn blast(to: SocketAddr, len: usize, time: Duration) -> io::Result<()> {
+pub(crate) fn blast(to: &[SocketAddr], len: usize, time: Duration) -> io::Result<()> {
     print(Client::connect(to, len)?.run(None, time)?);
     Ok(())
 }
@@ -161,22 +163,34 @@ fn print(outcome: Outcome) {
 }
 
 struct Client {
-    control: TcpStream,
+    controls: Vec<TcpStream>,
     socket: UdpSocket,
+    /// Of each datagram of a burst; none with a single server.
+    addresses: [Option<SockaddrIn>; BURST],
     datagram: Vec<u8>,
     run: u64,
 }
 
 impl Client {
-    fn connect(to: SocketAddr, len: usize) -> io::Result<Self> {
+    fn connect(to: &[SocketAddr], len: usize) -> io::Result<Self> {
         if !(8..=MAX_LEN).contains(&len) {
             return Err(io::Error::other(format!("a datagram has 8 to {MAX_LEN} bytes here, not {len}")));
         }
-        let control = TcpStream::connect(to)?;
-        control.set_nodelay(true)?;
+        let controls: Vec<_> = to.iter().map(TcpStream::connect).collect::<io::Result<_>>()?;
+        controls.iter().try_for_each(|control| control.set_nodelay(true))?;
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(to)?;
-        Ok(Self { control, socket, datagram: vec![0; len], run: 0 })
+        let mut addresses = [None; BURST];
+        match to {
+            [to] => socket.connect(to)?,
+            several => {
+                let in_turns = several.iter().cycle();
+                for (address, to) in addresses.iter_mut().zip(in_turns) {
+                    let SocketAddr::V4(to) = to else { return Err(io::Error::other("several servers are IPv4 only")) };
+                    *address = Some(SockaddrIn::from(*to));
+                }
+            }
+        }
+        Ok(Self { controls, socket, addresses, datagram: vec![0; len], run: 0 })
     }
 
     /// A run that has lost less than the limit. One in two is enough: what else the machine does costs a burst now and
@@ -215,7 +229,6 @@ impl Client {
         let start = Instant::now();
         let slices = vec![[IoSlice::new(&self.datagram)]; BURST];
         let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BURST, None);
-        let addresses = [None; BURST];
         let mut sent = 0;
         loop {
             let now = Instant::now();
@@ -229,7 +242,7 @@ impl Client {
             }
             let burst = &slices[..(due as usize).min(BURST)];
             let fd = self.socket.as_raw_fd();
-            match socket::sendmmsg(fd, &mut headers, burst, &addresses[..burst.len()], [], MsgFlags::empty()) {
+            match socket::sendmmsg(fd, &mut headers, burst, &self.addresses[..burst.len()], [], MsgFlags::empty()) {
                 Ok(results) => sent += results.count() as u64,
                 // No room, or nobody there for a moment: not sent.
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::EPERM) => {}
@@ -238,9 +251,13 @@ impl Client {
         }
     }
 
+    /// Says a word to all servers; returns what they have counted.
     fn ask(&mut self, word: u64) -> io::Result<u64> {
-        self.control.write_all(&word.to_le_bytes())?;
-        read_u64(&mut self.control)
+        let answers = self.controls.iter_mut().map(|control| {
+            control.write_all(&word.to_le_bytes())?;
+            read_u64(control)
+        });
+        answers.sum()
     }
 }
 
@@ -255,16 +272,40 @@ mod tests {
         assert!((outcome.rate() - 1998.0).abs() < 1e-9);
     }
 
-    #[test]
-    fn what_is_sent_over_loopback_is_counted() {
+    /// Where a server on loopback listens.
+    fn served() -> SocketAddr {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         std::thread::spawn(move || serve(port).unwrap());
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    fn client_of(to: &[SocketAddr]) -> Client {
         let client = (0..500).find_map(|_| {
             std::thread::sleep(Duration::from_millis(10));
             Client::connect(to, 64).ok()
         });
-        let outcome = client.unwrap().run(Some(5000.0), Duration::from_millis(100)).unwrap();
+        client.unwrap()
+    }
+
+    #[test]
+    fn what_is_sent_over_loopback_is_counted() {
+        let outcome = client_of(&[served()]).run(Some(5000.0), Duration::from_millis(100)).unwrap();
         assert!(outcome.sent > 0 && outcome.received == outcome.sent, "{outcome:?}");
+    }
+
+    #[test]
+    fn servers_get_datagrams_in_turns() {
+        let mut client = client_of(&[served(), served()]);
+        let outcome = client.run(Some(5000.0), Duration::from_millis(100)).unwrap();
+        assert!(outcome.sent > 0 && outcome.received == outcome.sent, "{outcome:?}");
+        let each: Vec<u64> = client
+            .controls
+            .iter_mut()
+            .map(|control| {
+                control.write_all(&0_u64.to_le_bytes()).unwrap();
+                read_u64(control).unwrap()
+            })
+            .collect();
+        assert!(each.iter().all(|count| *count > outcome.sent / 4), "{each:?}");
     }
 }

@@ -435,6 +435,24 @@ fn a_known_address_is_answered_for_at_home_and_an_unknown_one_is_asked_for() {
     assert_eq!(network.nodes.iter().map(|node| node.delivered.len()).collect::<Vec<_>>(), [1, 1, 1]);
 }
 
+/// A container with VLANs of its own: their addresses are not those that control tells of.
+#[test]
+fn a_question_with_a_vlan_tag_is_carried_and_not_answered_from_the_plan_without_tags() {
+    let mut network = connected(3, 1);
+    tell(&mut network, 0, 1, 1, [10, 32, 2, 2]);
+    network.apply();
+    network.run(SECOND);
+    for tags in [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9]] {
+        network.nodes.iter_mut().for_each(|node| node.delivered.clear());
+        let mut tagged = arp_request(mac(1, 1), [10, 32, 2, 2]);
+        tagged.splice(12..12, tags.iter().copied());
+        network.send(0, &[tagged]);
+        network.run(SECOND / 10);
+        assert_eq!(network.nodes.iter().map(|node| node.delivered.len()).collect::<Vec<_>>(), [0, 1, 1]);
+    }
+    assert_eq!(counter(&network, 0, "neighbours_answered"), 0);
+}
+
 #[test]
 fn questions_above_the_rate_are_not_the_routers_to_answer() {
     let mut network = connected(2, 1);

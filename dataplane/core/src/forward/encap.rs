@@ -32,7 +32,7 @@ use crate::{
     wire::{
         data::Lane,
         ecn::Ecn,
-        ethernet::EthernetHeader,
+        ethernet::{ETHERNET_HEADER_LEN, EthernetHeader},
         neighbour::NeighbourMessage,
         record::{RecordHeader, RecordKind},
     },
@@ -281,8 +281,11 @@ impl Encapsulator {
 }
 
 /// An ARP or ND question that the router can answer does not leave this host.
+///
+/// Not one with a VLAN tag: that is another network, in which the same address may be somebody else's.
 fn answerable(table: &ForwardingTable, ethernet: &EthernetHeader, frame: &[u8]) -> Option<Punt> {
-    if !ethernet.dst.is_group() || table.neighbours.is_empty() {
+    let is_tagged = ethernet.l3 != ETHERNET_HEADER_LEN;
+    if is_tagged || !ethernet.dst.is_group() || table.neighbours.is_empty() {
         return None;
     }
     let NeighbourMessage::Question(question) = NeighbourMessage::parse(frame)? else { return None };

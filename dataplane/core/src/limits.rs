@@ -15,6 +15,10 @@ pub const MAX_PEERS: usize = 4096;
 /// MAC addresses in the FIB. At the bound nothing new is learned (counted) and frames to unknown addresses flood.
 pub const MAX_MACS: usize = 65_536;
 
+/// Those of them that are learned behind one port: on this host, or on one other. At the bound nothing new is learned there
+/// (counted), so that a container that invents addresses takes the room of its own host only. More than a bridge has ports.
+pub const MAX_LEARNED_OF_PORT: usize = MAX_MACS / 16;
+
 /// Handshakes in which we wait for the third message. At the bound the oldest is forgotten.
 pub const MAX_HALF_OPEN: usize = 256;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weaved_api::{MacAddr, Neighbour};
 use weaved_core::{
     forward::DropReason,
-    limits::{BUM_BURST, BUM_SOURCE_PART},
+    limits::{BUM_BURST, BUM_SOURCE_PART, MAX_LEARNED_OF_PORT},
     noise::spec::REKEY_AFTER,
     rng::Rng,
     testing::{
@@ -478,4 +478,26 @@ fn a_container_that_claims_the_address_of_one_elsewhere_is_heard_nowhere() {
     network.run(SECOND / 10);
     assert!(network.nodes.iter().all(|node| node.delivered.is_empty()));
     assert_eq!(counter(&network, 0, DropReason::SourceMismatch.name()), 2);
+}
+
+#[test]
+fn a_container_that_invents_addresses_fills_the_part_of_its_own_host_only() {
+    let (mut network, _) = learned(3, 1, 1);
+    let known = network.nodes[1].table().macs.len();
+    let invented = |number: usize| MacAddr([6, 0, 0, (number >> 16) as u8, (number >> 8) as u8, number as u8]);
+    for number in 0..MAX_LEARNED_OF_PORT + 100 {
+        network.send(0, &[frame(invented(number), mac(2, 1), b"one of many")]);
+    }
+    network.run(SECOND);
+    // One of the part is the container's own address.
+    for node in [0, 1] {
+        assert_eq!(counter(&network, node, DropReason::MacTableFull.name()), 101, "host {node}");
+        assert_eq!(network.nodes[node].table().macs.len(), known + MAX_LEARNED_OF_PORT - 1);
+    }
+    // Everybody else is learned as before.
+    network.send(2, &[frame(mac(3, 7), MacAddr::BROADCAST, b"I am new here")]);
+    network.run(SECOND);
+    for node in [0, 1, 2] {
+        assert!(network.nodes[node].table().mac(mac(3, 7)).is_some(), "host {node}");
+    }
 }

@@ -35,6 +35,10 @@ impl Router {
             }
             Learned::Known | Learned::Contradicted => {}
             Learned::Full => self.count_drop(DropReason::MacTableFull),
+            Learned::Lost => {
+                self.count_drop(DropReason::MacTableFull);
+                self.mark(TableChange::Learned);
+            }
         }
     }
 

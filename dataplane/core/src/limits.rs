@@ -108,12 +108,17 @@ pub const MAX_IPV6_EXTENSIONS: usize = 8;
 pub const MAX_ROUTER_QUEUE: usize = 4096;
 
 /// BUM frames a second that one worker sends into the overlay or, as questions, to the router, and the burst. Above they are
-/// dropped and counted.
+/// dropped and counted. So many go to [`BUM_FREE_COPIES`] hosts; to more hosts fewer, because each is sent a copy of its own.
 pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 /// Frames that may be flooded at once after a pause.
 pub const BUM_BURST: u32 = 4_000;
 /// One container may have this part of both, so that its storm leaves the questions of the others (ARP, ND, DHCP) their way.
 pub const BUM_SOURCE_PART: u32 = 4;
+/// Copies of a frame that count as one. 80,000 a second, each in a send of its own, are a quarter of what a worker can do.
+pub const BUM_FREE_COPIES: u32 = 4;
+/// The most frames that one counts as, however many copies are made of it: 400 a second go to any number of hosts (80 at once),
+/// 100 of them of one container, since without ARP and DHCP nothing works at all.
+pub const BUM_MAX_CHARGE: u32 = 50;
 /// Containers that are told apart for that, by a hash of their addresses. Those that fall together share one part.
 pub const BUM_SOURCES: usize = 256;
 
@@ -124,6 +129,7 @@ pub const MIN_DATAGRAM_LEN: usize = 1280 - 40 - 8;
 pub const MAX_DATAGRAM_LEN: usize = 9000 - 20 - 8;
 
 const _: () = {
+    assert!(BUM_BURST / BUM_SOURCE_PART >= 10 * BUM_MAX_CHARGE, "what a container asks when it starts is no storm");
     assert!(MAX_TRAIN_CHUNKS <= 256, "the chunk index has eight bits");
     assert!(MAX_TRAIN_BYTES.div_ceil(MIN_DATAGRAM_LEN - DATA_OVERHEAD) < MAX_TRAIN_CHUNKS, "any train fits any path");
     assert!(MAX_TRAIN_BYTES >= MAX_FRAME_LEN + 16, "any frame fits a train with its record header");

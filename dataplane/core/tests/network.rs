@@ -6,7 +6,7 @@ use std::time::Duration;
 use weaved_api::{MacAddr, Neighbour};
 use weaved_core::{
     forward::DropReason,
-    limits::{BUM_BURST, BUM_SOURCE_PART, MAX_LEARNED_OF_PORT},
+    limits::{BUM_BURST, BUM_FREE_COPIES, BUM_SOURCE_PART, MAX_LEARNED_OF_PORT},
     noise::spec::REKEY_AFTER,
     rng::Rng,
     testing::{
@@ -345,6 +345,19 @@ fn floods_above_the_rate_are_dropped_and_counted() {
     network.send(0, &[known]);
     network.run(SECOND / 10);
     assert_eq!(network.nodes[1].delivered.len(), share + 1, "unicast to a known address is not limited");
+}
+
+/// Of a flood to eight hosts twice as many copies are made as of one to four.
+#[test]
+fn the_more_hosts_a_flood_goes_to_the_fewer_frames_of_it_may() {
+    let (mut network, _) = learned(9, 1, 1);
+    network.run(SECOND);
+    network.nodes[1].delivered.clear();
+    let share = (BUM_BURST / BUM_SOURCE_PART * BUM_FREE_COPIES / 8) as usize;
+    network.send(0, &vec![frame(mac(1, 1), MacAddr::BROADCAST, &[0; 46]); share + 500]);
+    network.run(SECOND / 10);
+    assert_eq!(network.nodes[1].delivered.len(), share);
+    assert_eq!(counter(&network, 0, DropReason::BumLimited.name()), 500);
 }
 
 #[test]

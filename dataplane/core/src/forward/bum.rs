@@ -1,13 +1,17 @@
 //! The rate limit of broadcast, unknown and multicast frames: token buckets, one for each sending thread and below it one
 //! for each source.
 //!
+//! Ingress replication makes a copy for each peer, so a frame is charged for its copies: in a cluster of some hundreds a storm
+//! of a few thousand frames would be a million sends. There is a most that a frame is charged for, because ARP and DHCP have
+//! to get through in the largest cluster.
+//!
 //! INVARIANT: whatever one source sends, it takes no more than its part ([`BUM_SOURCE_PART`]) of what the thread may flood.
 
 use std::time::Instant;
 
 use weaved_api::MacAddr;
 
-use crate::limits::{BUM_BURST, BUM_FRAMES_PER_SECOND, BUM_SOURCE_PART, BUM_SOURCES};
+use crate::limits::{BUM_BURST, BUM_FRAMES_PER_SECOND, BUM_FREE_COPIES, BUM_MAX_CHARGE, BUM_SOURCE_PART, BUM_SOURCES};
 
 /// Tokens for frames that go to everybody.
 #[derive(Debug)]
@@ -41,12 +45,18 @@ impl BumLimiter {
 
     /// Takes a token for a frame of this source if there is one.
     pub(super) fn take(&mut self, source: MacAddr) -> bool {
+        self.take_copies(source, 1)
+    }
+
+    /// Takes the tokens for a frame of this source that so many peers get a copy of, if there are enough.
+    pub(super) fn take_copies(&mut self, source: MacAddr, count: usize) -> bool {
+        let charge = (count as f64 / f64::from(BUM_FREE_COPIES)).clamp(1.0, BUM_MAX_CHARGE.into());
         let own = &mut self.sources[slot_of(source)];
         own.refill(BUM_SOURCE_PART, self.now);
-        let granted = own.tokens >= 1.0 && self.all.tokens >= 1.0;
+        let granted = own.tokens >= charge && self.all.tokens >= charge;
         if granted {
-            own.tokens -= 1.0;
-            self.all.tokens -= 1.0;
+            own.tokens -= charge;
+            self.all.tokens -= charge;
         }
         granted
     }
@@ -107,6 +117,40 @@ mod tests {
         }
         assert_eq!(of_others, 100 * 100);
         assert_eq!(of_storm, ((BUM_BURST + BUM_FRAMES_PER_SECOND * 99 / 10) / BUM_SOURCE_PART) as usize);
+    }
+
+    /// Ten seconds in a cluster: what a storm of one container may send, and a hundred others of which so many ask in each of a
+    /// thousand moments.
+    fn storm(peers: usize, asking: usize) -> (usize, usize) {
+        let mut now = Instant::now();
+        let mut limiter = BumLimiter::new(now);
+        let mut others = (2..102).cycle();
+        let (mut of_storm, mut of_others) = (0, 0);
+        for _ in 0..1000 {
+            now += Duration::from_millis(10);
+            limiter.refill(now);
+            of_storm += (0..1000).filter(|_| limiter.take_copies(container(1), peers)).count();
+            let asking = others.by_ref().take(asking);
+            of_others += asking.filter(|last| limiter.take_copies(container(*last), peers)).count();
+        }
+        (of_storm, of_others)
+    }
+
+    #[test]
+    fn a_storm_is_no_more_sends_among_many_hosts_than_among_few() {
+        let copies = |peers| peers * storm(peers, 0).0;
+        for peers in [8, 20, 50, 200] {
+            assert!(copies(peers) <= copies(4), "{peers} hosts: {} copies, four: {}", copies(peers), copies(4));
+        }
+    }
+
+    #[test]
+    fn in_the_largest_cluster_too_the_others_ask_in_spite_of_a_storm() {
+        for (peers, asking) in [(4, 100), (50, 10), (200, 2), (4000, 2)] {
+            let (of_storm, of_others) = storm(peers, asking);
+            assert_eq!(of_others, 1000 * asking, "{peers} hosts");
+            assert!(of_storm >= 1000, "{peers} hosts: {of_storm}");
+        }
     }
 
     #[test]

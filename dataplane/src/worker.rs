@@ -77,7 +77,7 @@ impl Worker {
 
     /// Both directions once. Tells whether anything moved.
     fn turn(&mut self, now: Instant) -> anyhow::Result<bool> {
-        let has_received = self.rx.batch(now)?;
+        let has_received = self.ready.may_have_datagrams() && self.rx.batch(now)?;
         self.watch_silence(has_received, now);
         // After the receive, because what it writes to the TAP may have its answer in a queue already.
         self.ready.look(has_received).context("cannot ask for frames")?;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One `epoll` descriptor watches queues, socket and stop flag, so that asking costs one system call however many queues
-//! there are. A worker with a single queue does not ask: a read tells.
+//! there are. A worker with a single queue does not ask: a read tells. Right after a sleep nobody asks at all: what it was ended
+//! by is known, and reading what is empty would delay the frame that is there.
 //!
 //! INVARIANT: queues take turns: one that was served is served again only after all others that were ready.
 
@@ -27,8 +28,10 @@ use crate::{tap::QUEUES_PER_WORKER, workers::Shared};
 
 const _: () = assert!(QUEUES_PER_WORKER <= u32::BITS as usize, "each queue has a bit");
 
-/// What stands in an event that is of no queue.
-const OTHER: u64 = u64::MAX;
+/// What stands in an event of the socket.
+const SOCKET: u64 = u64::MAX;
+/// What stands in one of the stop flag.
+const STOP: u64 = u64::MAX - 1;
 
 /// The queues of one worker.
 pub(super) struct ReadyQueues {
@@ -39,6 +42,8 @@ pub(super) struct ReadyQueues {
     turns: Turns,
     /// Nothing was done since a sleep told what is ready.
     is_fresh: bool,
+    /// It told of datagrams.
+    has_datagrams: bool,
 }
 
 /// Whose turn it is among the queues that are ready.
@@ -56,22 +61,27 @@ impl ReadyQueues {
         for (at, queue) in shared.queues.iter().enumerate() {
             watch(queue.as_fd(), at as u64)?;
         }
-        watch(shared.socket.as_fd(), OTHER)?;
-        watch(shared.stop.as_fd(), OTHER)?;
+        watch(shared.socket.as_fd(), SOCKET)?;
+        watch(shared.stop.as_fd(), STOP)?;
         let turns = Turns::new(shared.queues.len());
-        Ok(Self { epoll, _shared: shared.clone(), turns, is_fresh: false })
+        Ok(Self { epoll, _shared: shared.clone(), turns, is_fresh: false, has_datagrams: false })
     }
 
     /// Finds out which queues have frames. What a sleep has told is taken as it is, unless something moved since.
     pub(super) fn look(&mut self, has_moved: bool) -> io::Result<()> {
+        if std::mem::take(&mut self.is_fresh) && !has_moved {
+            return Ok(());
+        }
         if self.turns.queue_count == 1 {
             self.turns.on_ready(0);
             return Ok(());
         }
-        if std::mem::take(&mut self.is_fresh) && !has_moved {
-            return Ok(());
-        }
         self.wait(Some(Duration::ZERO))
+    }
+
+    /// False when the socket is known to be empty.
+    pub(super) fn may_have_datagrams(&self) -> bool {
+        !self.is_fresh || self.has_datagrams
     }
 
     /// Waits for anything, or until the time is over.
@@ -91,12 +101,15 @@ impl ReadyQueues {
     }
 
     fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.has_datagrams = false;
         let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; QUEUES_PER_WORKER + 2];
         match epoll::wait(&self.epoll, &mut room, time.map(timespec).as_ref()) {
             Ok((events, _)) => {
                 for event in events {
                     let data = event.data;
-                    self.turns.on_ready(data.u64());
+                    let data = data.u64();
+                    self.has_datagrams |= data == SOCKET;
+                    self.turns.on_ready(data);
                 }
                 Ok(())
             }
@@ -170,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_last_of_the_most_queues_has_its_turn_and_other_events_are_of_no_queue() {
-        let mut turns = turns(32, &[31, OTHER]);
+        let mut turns = turns(32, &[31, SOCKET, STOP]);
         assert_eq!([turns.next(), turns.next()], [Some(31); 2]);
         assert_eq!(turns.ready, 1 << 31);
     }

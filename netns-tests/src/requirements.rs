@@ -12,6 +12,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("ss", "iproute2"),
+    ("nstat", "iproute2"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

@@ -114,7 +114,7 @@ pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 pub const BUM_BURST: u32 = 4_000;
 /// One container may have this part of both, so that its storm leaves the questions of the others (ARP, ND, DHCP) their way.
 pub const BUM_SOURCE_PART: u32 = 4;
-/// Copies of a frame that count as one. 80,000 a second, each in a send of its own, are a quarter of what a worker can do.
+/// Copies of a frame that count as one. That bounds them at 80,000 a second: each may need a send of its own, some 4 µs.
 pub const BUM_FREE_COPIES: u32 = 4;
 /// The most frames that one counts as, however many copies are made of it: 400 a second go to any number of hosts (80 at once),
 /// 100 of them of one container, since without ARP and DHCP nothing works at all.

@@ -37,7 +37,7 @@ use crate::{
     stats::IoStats,
     tap::{Steering, Unsteered, VNET_HEADER_LEN},
     transitions::{self, Transitions},
-    udp::Sending,
+    udp::{SendError, Sending, Unsent},
     workers::{self, AllStats},
 };
 
@@ -256,16 +256,13 @@ impl SlowPath {
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
-            let Transmit { to, source, sends, datagrams, segment_len } = transmit;
-            let Some(socket) = self.kernel.socket() else {
-                let lost = datagrams.len().div_ceil(segment_len);
-                self.stats.count_drops(DropReason::UnderlayUnreachable, lost as u64);
-                continue;
-            };
-            let sending = Sending { to, source, sends, datagrams: &datagrams, segment_len, ecn: Ecn::NotEct };
-            if let Err(unsent) = socket.send(sending) {
-                let lost = (datagrams.len() - unsent.sent_len).div_ceil(segment_len);
-                self.stats.count_drops(unsent.error.drop_reason(), lost as u64);
+            let Transmit { to, source, sends, ref datagrams, segment_len, .. } = transmit;
+            let sending = Sending { to, source, sends, datagrams, segment_len, ecn: Ecn::NotEct };
+            let no_socket = Unsent { error: SendError::Unreachable, sent_len: 0 };
+            let sent = self.kernel.socket().map_or(Err(no_socket), |socket| socket.send(sending));
+            if let Err(Unsent { error, sent_len }) = sent {
+                let count = (datagrams.len() - sent_len).div_ceil(segment_len);
+                router.handle_unsent(&transmit, count as u64, error.drop_reason(), now);
             }
         }
         while let Some(frame) = router.poll_frame() {

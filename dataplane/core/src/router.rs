@@ -65,6 +65,17 @@ pub struct RouterConfig {
     pub started_at: Instant,
 }
 
+/// What a transmit carries: tells what it means that it cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cargo {
+    /// What fits any path: a handshake message, a sign of life, a farewell.
+    Small,
+    /// Records for this peer, in datagrams that its path is known to carry.
+    Records(PeerId),
+    /// A longer datagram for this peer, to find out if its path carries that.
+    Search(PeerId),
+}
+
 /// Datagrams to be sent: one `UDP_SEGMENT` send when there are several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
@@ -78,6 +89,8 @@ pub struct Transmit {
     pub datagrams: Vec<u8>,
     /// Length of each but the last.
     pub segment_len: usize,
+    /// What they are.
+    pub cargo: Cargo,
 }
 
 /// A responder's half of a handshake.
@@ -227,6 +240,11 @@ impl Router {
     /// Carries control bytes to a peer. With no session they are dropped and counted.
     pub fn handle_send_control(&mut self, to: PeerId, bytes: &[u8]) {
         self.send_control(to, bytes);
+    }
+
+    /// So many datagrams of a transmit have not left, for this reason: the shell could not send them.
+    pub fn handle_unsent(&mut self, transmit: &Transmit, count: u64, reason: DropReason, now: Instant) {
+        self.on_unsent(transmit, count, reason, now);
     }
 
     /// Time has passed.

@@ -68,12 +68,12 @@ fn tcp_over_ipv6_passes() {
 fn tcp_passes_a_path_that_reorders_duplicates_and_damages() {
     let conditions = Conditions {
         loss: 0.01,
-        joined_loss: 0.0,
         duplicate: 0.02,
         damage: 0.01,
         delay: Duration::from_millis(5),
         jitter: Duration::from_millis(1),
         max_datagram: 1372,
+        ..Conditions::lan()
     };
     let mut world = world(2, &conditions, 3);
     transfer(&mut world, (0, 0), (1, 0), 0, MEGABYTE, "a rough path");

@@ -346,6 +346,37 @@ fn a_path_that_shrinks_in_silence_is_noticed_under_load() {
     assert!(network.nodes[0].table().peers[0].datagram_len.bytes() <= 1300);
 }
 
+fn counter(network: &Network, node: usize, name: &str) -> u64 {
+    let counters = network.nodes[node].router.stats(network.now).counters;
+    counters.iter().find(|counter| counter.name == name).expect("all are listed").value
+}
+
+#[test]
+fn control_bytes_that_are_refused_as_too_big_lower_the_path_at_once() {
+    let mut network = connected(1);
+    network.run(SECOND);
+    assert_eq!(network.nodes[0].table().peers[0].datagram_len.bytes(), 1472);
+    network.conditions.max_sent = 1400;
+    let (from, to) = (network.nodes[0].id, network.nodes[1].id);
+    network.nodes[0].router.handle_send_control(to, &vec![1; 20_000]);
+    network.run(SECOND / 50);
+    assert_eq!(network.nodes[0].table().peers[0].datagram_len.bytes(), 1392);
+    assert_eq!(counter(&network, 0, DropReason::UnderlayTooBig.name()), 20_000 / 1472 + 1);
+    network.nodes[0].router.handle_send_control(to, &vec![2; 20_000]);
+    network.run(SECOND / 50);
+    assert!(network.nodes[1].events.contains(&Event::Control { from, bytes: vec![2; 20_000] }));
+}
+
+#[test]
+fn probes_for_a_longer_path_that_are_refused_are_no_drops() {
+    let mut network = Network::pair(Conditions { max_sent: 1472, ..Conditions::lan() }, 1);
+    network.run(60 * SECOND);
+    assert_eq!(network.nodes[0].table().peers[0].datagram_len.bytes(), 1472);
+    assert_eq!(counter(&network, 0, DropReason::UnderlayTooBig.name()), 0);
+    let refused = counter(&network, 0, "path_probes_refused");
+    assert_eq!(refused, 3 * 4, "each longer rung in each round of one search");
+}
+
 #[test]
 fn a_known_neighbour_is_answered_for_and_not_asked() {
     let mut network = connected(1);

@@ -29,6 +29,8 @@ pub enum Tally {
     NeighboursAnswered,
     /// Handshakes completed.
     Handshakes,
+    /// Probes for a longer path MTU that this host's own link does not take.
+    ProbesRefused,
     /// Addresses that moved from one port to another.
     MacMoves,
     /// Trials of sends of one datagram, because much was lost.
@@ -51,6 +53,7 @@ impl Tally {
         Self::DatagramsIn,
         Self::NeighboursAnswered,
         Self::Handshakes,
+        Self::ProbesRefused,
         Self::MacMoves,
         Self::GsoTrials,
         Self::GsoGivenUp,
@@ -74,6 +77,10 @@ impl Tally {
             Self::DatagramsIn => ("datagrams_in", "Sealed datagrams received and authenticated."),
             Self::NeighboursAnswered => ("neighbours_answered", "ARP and ND questions answered locally."),
             Self::Handshakes => ("handshakes", "Handshakes completed."),
+            Self::ProbesRefused => (
+                "path_probes_refused",
+                "Datagrams by which a longer path MTU was tried and that this host's own link does not take.",
+            ),
             Self::MacMoves => ("mac_moves", "Learned addresses that appeared behind another port."),
             Self::GsoTrials => (
                 "udp_gso_trials",

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use weaved_api::{Event, PeerId, TargetFailure};
 
-use super::{DialKey, HalfOpen, Router, STRANGER_INTERVAL, TableChange, Transmit};
+use super::{Cargo, DialKey, HalfOpen, Router, STRANGER_INTERVAL, TableChange, Transmit};
 use crate::{
     forward::{DropReason, Sends, Tally},
     limits::{MAX_HALF_OPEN, MAX_PEERS},
@@ -348,7 +348,8 @@ impl Router {
     pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
         let segment_len = datagram.len();
         let (source, sends) = (self.asked_at, Sends::Joined);
-        self.transmits.push_back(Transmit { to, source, sends, datagrams: datagram, segment_len });
+        let cargo = Cargo::Small;
+        self.transmits.push_back(Transmit { to, source, sends, datagrams: datagram, segment_len, cargo });
     }
 
     /// Strictly growing while the process lives, and over restarts as far as the wall clock does.

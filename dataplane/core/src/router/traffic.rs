@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use weaved_api::{Event, MAX_CONTROL_BYTES, MacAddr, PeerId, Switch};
 
-use super::{Router, TableChange, Transmit};
+use super::{Cargo, Router, TableChange, Transmit};
 use crate::{
     fib::{FibPort, Learned},
     forward::{DropReason, SlowRecord, Tally, seal_train},
@@ -62,6 +62,19 @@ impl Router {
         }
     }
 
+    /// Datagrams have not left. What is refused as too big has found out something about the path.
+    pub(super) fn on_unsent(&mut self, transmit: &Transmit, count: u64, reason: DropReason, now: Instant) {
+        let is_too_big = reason == DropReason::UnderlayTooBig;
+        match transmit.cargo {
+            Cargo::Search(_) if is_too_big => self.stats.tally(Tally::ProbesRefused, count),
+            _ => self.stats.count_drops(reason, count),
+        }
+        let (Cargo::Records(id) | Cargo::Search(id)) = transmit.cargo else { return };
+        if is_too_big {
+            self.on_too_big(id, transmit.segment_len.min(transmit.datagrams.len()), now);
+        }
+    }
+
     /// A record that is not a frame.
     pub(super) fn on_record(&mut self, from: PeerId, record: SlowRecord, now: Instant) {
         let own_losses = self.workers.iter().map(|worker| worker.dropped(DropReason::UdpOverflow)).sum();
@@ -78,7 +91,7 @@ impl Router {
                     writer.push_probe_ack(ack)?;
                     writer.push_loss_report(report)
                 });
-                self.send_chunked(&session, way, &answer, chunk_len);
+                self.send_chunked(&session, way, &answer, chunk_len, Cargo::Records(from));
             }
             SlowRecord::ProbeAnswer(id) => {
                 if link.path.on_answer(id.0, now) == Answer::Raised {
@@ -137,7 +150,7 @@ impl Router {
         };
         let (session, way, chunk_len) = (link.current.clone(), link.way(), link.path.datagram_len().chunk_len());
         let record = records(RECORD_HEADER_LEN + bytes.len(), |writer| writer.push(RecordKind::Control, bytes));
-        self.send_chunked(&session, way, &record, chunk_len);
+        self.send_chunked(&session, way, &record, chunk_len, Cargo::Records(to));
     }
 
     /// Sends the path's probes that wait: each a train of one datagram of exactly the length to be proved.
@@ -146,27 +159,30 @@ impl Router {
             let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut()) else { return };
             let Some(probe) = link.path.poll_probe(now) else { return };
             let (session, way) = (link.current.clone(), link.way());
+            let is_longer = probe.len > link.path.datagram_len();
+            let cargo = if is_longer { Cargo::Search(id) } else { Cargo::Records(id) };
             let chunk_len = probe.len.chunk_len();
             let record = records(chunk_len, |writer| writer.push_probe(ProbeId(probe.id), chunk_len));
-            self.send_chunked(&session, way, &record, chunk_len);
+            self.send_chunked(&session, way, &record, chunk_len, cargo);
         }
     }
 
     /// A sign of life on this session: an empty train, which is one empty chunk on any path.
     pub(super) fn send_keepalive(&mut self, session: &Session, way: Way) {
-        self.send_chunked(session, way, &[], DatagramLen::MIN.chunk_len());
+        self.send_chunked(session, way, &[], DatagramLen::MIN.chunk_len(), Cargo::Small);
     }
 
     /// Says good-bye on this session: one datagram on any path.
     pub(super) fn send_farewell(&mut self, session: &Session, way: Way, farewell: Farewell) {
         let record = records(RECORD_HEADER_LEN + FAREWELL_LEN, |writer| writer.push_farewell(farewell));
-        self.send_chunked(session, way, &record, DatagramLen::MIN.chunk_len());
+        self.send_chunked(session, way, &record, DatagramLen::MIN.chunk_len(), Cargo::Small);
     }
 
-    fn send_chunked(&mut self, session: &Session, Way { to, source, sends }: Way, records: &[u8], chunk_len: usize) {
+    fn send_chunked(&mut self, session: &Session, way: Way, records: &[u8], chunk_len: usize, cargo: Cargo) {
+        let Way { to, source, sends } = way;
         let transmits = &mut self.transmits;
         let sealed = seal_train(session, ROUTER_LANE, records, chunk_len, |datagrams, segment_len| {
-            transmits.push_back(Transmit { to, source, sends, datagrams: datagrams.to_vec(), segment_len });
+            transmits.push_back(Transmit { to, source, sends, datagrams: datagrams.to_vec(), segment_len, cargo });
         });
         match sealed {
             Ok(count) => self.stats.tally(Tally::DatagramsOut, count),

@@ -19,6 +19,10 @@ pub struct Conditions {
     pub jitter: Duration,
     /// Longest UDP payload that passes; longer ones vanish.
     pub max_datagram: usize,
+    /// Longest that a host's own link takes; longer ones are refused when they are sent.
+    pub max_sent: usize,
+    /// Probability that a send finds the host's own socket full and is refused.
+    pub full: f64,
 }
 
 impl Conditions {
@@ -32,6 +36,8 @@ impl Conditions {
             delay: Duration::from_micros(100),
             jitter: Duration::ZERO,
             max_datagram: 1472,
+            max_sent: usize::MAX,
+            full: 0.0,
         }
     }
 
@@ -45,6 +51,8 @@ impl Conditions {
             delay: Duration::from_millis(5),
             jitter: Duration::from_millis(5),
             max_datagram: 1400,
+            max_sent: usize::MAX,
+            full: 0.0,
         }
     }
 }

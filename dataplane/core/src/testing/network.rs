@@ -12,7 +12,12 @@ use std::{
 use weaved_api::ClusterSecret;
 
 use super::{Conditions, Node, Wiretap, wiretap::Observed};
-use crate::{forward::Sends, offload::vnet_hdr::VnetHeader, rng::Rng, router::Transmit};
+use crate::{
+    forward::{DropReason, Sends},
+    offload::vnet_hdr::VnetHeader,
+    rng::Rng,
+    router::Transmit,
+};
 
 struct InFlight {
     from: SocketAddr,
@@ -213,6 +218,12 @@ impl Network {
     fn launch(&mut self, node: usize, sends: Vec<Transmit>) {
         let from = self.seen_as.get(&node).copied().unwrap_or(self.nodes[node].address);
         for send in sends {
+            if let Some(reason) = self.refusal(&send) {
+                let count = send.datagrams.len().div_ceil(send.segment_len);
+                let now = self.now;
+                self.nodes[node].router.handle_unsent(&send, count as u64, reason, now);
+                continue;
+            }
             let to = self.seen_as.iter().find(|(_, seen)| **seen == send.to);
             let to = to.map_or(send.to, |(node, _)| self.nodes[*node].address);
             let is_joined = send.sends == Sends::Joined && send.datagrams.len() > send.segment_len;
@@ -222,6 +233,15 @@ impl Network {
                 self.travel(node, from, to, datagram, is_damaged);
             }
         }
+    }
+
+    /// Why the sender's own host does not take this send, if it does not.
+    fn refusal(&mut self, send: &Transmit) -> Option<DropReason> {
+        if send.segment_len.min(send.datagrams.len()) > self.conditions.max_sent {
+            return Some(DropReason::UnderlayTooBig);
+        }
+        let is_full = self.conditions.full > 0.0 && self.happens(self.conditions.full);
+        is_full.then_some(DropReason::UnderlayFull)
     }
 
     fn travel(&mut self, node: usize, from: SocketAddr, to: SocketAddr, datagram: &[u8], is_damaged: bool) {

@@ -15,7 +15,7 @@ use crate::{
     forward::{Datagrams, Decapsulator, Delivery, Encapsulator, ForwardingTable, Outcome, WorkerStats},
     noise::{Announcement, Cipher, OUR_VERSIONS, peer_id_of},
     offload::vnet_hdr::VnetHeader,
-    router::{Router, RouterConfig, Transmit},
+    router::{Cargo, Router, RouterConfig, Transmit},
     wire::{data::Lane, ecn::Ecn},
 };
 
@@ -197,6 +197,7 @@ impl Node {
 }
 
 fn drain(encapsulator: &mut Encapsulator, sends: &mut Vec<Transmit>) {
+    let table = encapsulator.table().clone();
     while let Some(outgoing) = encapsulator.poll_outgoing() {
         sends.push(Transmit {
             to: outgoing.to,
@@ -204,6 +205,7 @@ fn drain(encapsulator: &mut Encapsulator, sends: &mut Vec<Transmit>) {
             sends: outgoing.sends,
             datagrams: outgoing.datagrams.to_vec(),
             segment_len: outgoing.segment_len,
+            cargo: Cargo::Records(table.peer(outgoing.slot).id),
         });
     }
 }

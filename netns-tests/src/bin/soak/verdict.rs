@@ -16,7 +16,8 @@ const SLACK_PART: u64 = 50;
 const MAX_DATAGRAMS_A_PACKET: u64 = 128;
 
 /// Datagrams that were sealed and not sent.
-const DROPPED_BY_SENDER: [&str; 3] = ["drop_underlay_full", "drop_underlay_too_big", "drop_underlay_unreachable"];
+const DROPPED_BY_SENDER: [&str; 4] =
+    ["drop_underlay_full", "drop_underlay_too_big", "drop_underlay_unreachable", "path_probes_refused"];
 /// Datagrams that were received and not opened.
 const DROPPED_BY_RECEIVER: [&str; 6] = [
     "drop_datagram_malformed",
@@ -36,7 +37,6 @@ const ALLOWED: &[(&str, &str)] = &[
         "more comes than a data plane has time for: the source that sends most loses, not its neighbours",
     ),
     ("drop_train_incomplete", "follows from datagrams that were lost in an overflow; complete frames were delivered"),
-    ("drop_underlay_too_big", "probes for a longer path MTU than the cable has"),
     ("drop_underlay_full", "datagrams are made faster than the cable takes them"),
     ("drop_no_session", "frames before the first session, and broadcasts to hosts that are not connected yet"),
     ("drop_control_no_session", "gossip before the first session"),

@@ -72,6 +72,27 @@ fn what_the_receivers_own_socket_loses_is_no_loss_of_the_path() {
 }
 
 #[test]
+fn what_has_not_left_the_senders_host_is_no_loss_of_the_path() {
+    for (seed, full) in seeds(3).flat_map(|seed| [(seed, 0.02), (seed, 0.1), (seed, 0.5)]) {
+        let mut network = connect(seed);
+        // Its own link refuses probes for a longer path, which are not the path's loss either.
+        let delay = Duration::from_millis(20);
+        network.conditions = Conditions { full, delay, max_sent: 1472, ..Conditions::lan() };
+        transfer(&mut network, 15);
+        assert_eq!(packing(&network, 0), Packing::Trains, "seed {seed}, {full}");
+        assert_eq!(status(&network, 0).loss_ppm, Some(0), "seed {seed}, {full}");
+        assert!(network.nodes[0].router.poll_gso_news().is_none(), "seed {seed}, {full}");
+        network.conditions.loss = 0.02;
+        // Where half of the probes and answers do not leave either, reports are rare.
+        let is_seen = (0..30).position(|_| {
+            transfer(&mut network, 1);
+            packing(&network, 0) == Packing::Singles
+        });
+        assert!(is_seen.is_some(), "seed {seed}, {full}: what is lost besides is still seen");
+    }
+}
+
+#[test]
 fn what_is_lost_rarely_or_comes_late_changes_nothing() {
     for (loss, jitter) in [(0.0005, 0), (0.0, 3)] {
         for seed in seeds(4) {

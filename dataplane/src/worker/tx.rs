@@ -157,11 +157,13 @@ impl Tx {
             self.patience =
                 if sent.is_err_and(|unsent| unsent.error == SendError::Full) { Duration::ZERO } else { FULL_PATIENCE };
             let Err(Unsent { error, sent_len }) = sent else { continue };
+            let unsent_count = (len - sent_len).div_ceil(segment_len) as u64;
+            let peer = self.encapsulator.table().peer(slot);
+            peer.session.on_unsent(unsent_count);
             if error == SendError::TooBig {
-                let peer = self.encapsulator.table().peer(slot).id;
-                self.context.punts.punt(Punt::TooBig { peer, datagram_len: segment_len.min(len) });
+                self.context.punts.punt(Punt::TooBig { peer: peer.id, datagram_len: segment_len.min(len) });
             }
-            self.context.stats.count_drops(error.drop_reason(), (len - sent_len).div_ceil(segment_len) as u64);
+            self.context.stats.count_drops(error.drop_reason(), unsent_count);
         }
         Ok(())
     }

@@ -86,6 +86,8 @@ pub struct Session {
     cipher: Cipher,
     tx: Box<[TxLane]>,
     rx: Box<[RxLane]>,
+    /// Datagrams sealed that have not left. Written only when that happens, so that it may lie beside what all threads read.
+    unsent: AtomicU64,
 }
 
 /// NOTE(perf): a cache line of its own, because each lane is written by another thread.
@@ -123,6 +125,7 @@ impl Session {
             cipher: plan.cipher,
             tx: (0..plan.tx_lane_count).map(tx_lane).collect(),
             rx: (0..plan.rx_lane_count).map(rx_lane).collect(),
+            unsent: AtomicU64::new(0),
         }
     }
 
@@ -188,6 +191,16 @@ impl Session {
     /// Counters handed out so far on all lanes: the datagrams sealed.
     pub fn sealed_count(&self) -> u64 {
         self.tx.iter().map(|tx| tx.next.load(Relaxed)).sum()
+    }
+
+    /// Datagrams that were sealed have not left this host.
+    pub fn on_unsent(&self, count: u64) {
+        self.unsent.fetch_add(count, Relaxed);
+    }
+
+    /// Datagrams sealed so far that have not left this host.
+    pub fn unsent_count(&self) -> u64 {
+        self.unsent.load(Relaxed)
     }
 
     /// Datagrams opened so far on all lanes. Grows when something authentic is heard.

@@ -6,7 +6,8 @@
 //! that finds the end of its bandwidth loses many datagrams at once and then none.
 //!
 //! The other half is told how much of what it sends has come ([`Reception`]). What was lost at the end of the path, in a full
-//! socket of our own, is no loss of the path: stretches in which that happened are left out of both numbers.
+//! socket of our own, is no loss of the path: stretches in which that happened are left out of both numbers. Nor is what has not
+//! left this host ([`OwnDrops`]).
 //!
 //! INVARIANT: a report is believed about nothing but the session that it came on; numbers that go back are ignored. Whoever
 //! lies about loss changes how he himself is served.
@@ -100,6 +101,40 @@ impl PathLoss {
     }
 }
 
+/// What was sealed on one session and has not left this host, in what the peer reports of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnDrops {
+    /// The last report.
+    before: LossReport,
+    /// How many of what was missing then had not left.
+    excused: u64,
+}
+
+impl OwnDrops {
+    /// Another session counts from zero.
+    pub fn on_new_session(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The peer says what has come; so far `unsent_count` datagrams have not left. Gives the report as if those had come, or nothing
+    /// when numbers go back.
+    ///
+    /// Some have not left only since the peer has counted. They excuse what is newly missing and no more than that: so nothing is
+    /// taken for lost because of them, now or later, and what the path loses is seen a report later at most.
+    pub fn take_out(&mut self, report: LossReport, unsent_count: u64) -> Option<LossReport> {
+        if report.due_count < self.before.due_count || report.opened_count < self.before.opened_count {
+            return None;
+        }
+        let missing = |report: LossReport| report.due_count.saturating_sub(report.opened_count);
+        let newly_missing = missing(report).saturating_sub(missing(self.before));
+        // What was late and has come needs no excuse.
+        self.excused = self.excused.min(missing(report));
+        self.excused += newly_missing.min(unsent_count.saturating_sub(self.excused));
+        self.before = report;
+        Some(LossReport { opened_count: report.opened_count + self.excused, ..report })
+    }
+}
+
 /// What a peer is told of its datagrams on one session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reception {
@@ -145,6 +180,39 @@ mod tests {
         assert_eq!(reception.report(counted(5000, 3000), 6), counted(2000, 1970));
         reception.on_new_session();
         assert_eq!(reception.report(counted(10, 9), 6), counted(10, 9), "what was lost before is no news");
+    }
+
+    /// What is missing of every thousand, report after report, when so many are missing and have not left so far.
+    fn taken_out(missing_and_unsent: &[(u64, u64)]) -> Vec<u64> {
+        let mut own = OwnDrops::default();
+        let mut due_count = 0;
+        let mut take_out = |(missing, unsent)| {
+            due_count += 1000;
+            let report = own.take_out(LossReport { due_count, opened_count: due_count - missing }, unsent).unwrap();
+            report.due_count - report.opened_count
+        };
+        missing_and_unsent.iter().map(|pair| take_out(*pair)).collect()
+    }
+
+    #[test]
+    fn what_has_not_left_is_not_missing_and_what_is_lost_besides_is() {
+        assert_eq!(taken_out(&[(100, 0), (170, 70), (170, 70)]), [100, 100, 100]);
+        assert_eq!(taken_out(&[(100, 300), (310, 300), (320, 300)]), [0, 10, 20], "200 were not due yet");
+        assert_eq!(taken_out(&[(50, 0), (50, 40), (90, 40), (90, 80), (130, 80)]), [50; 5], "old loss is no news");
+        assert_eq!(taken_out(&[(5, 5), (0, 5), (5, 5)]), [0; 3], "the first five were late");
+    }
+
+    #[test]
+    fn reports_that_go_back_are_ignored_with_and_without_own_drops() {
+        let mut own = OwnDrops::default();
+        let report = |due_count, opened_count| LossReport { due_count, opened_count };
+        assert_eq!(own.take_out(report(1000, 900), 50), Some(report(1000, 950)));
+        assert_eq!((own.take_out(report(999, 900), 50), own.take_out(report(1000, 899), 50)), (None, None));
+        assert_eq!(own.take_out(report(1000, 1001), 50), Some(report(1000, 1001)), "nonsense stays what it is");
+        let most = report(u64::MAX, u64::MAX - 1);
+        assert_eq!(own.take_out(most, u64::MAX), Some(report(u64::MAX, u64::MAX)));
+        own.on_new_session();
+        assert_eq!(own.take_out(report(10, 9), 0), Some(report(10, 9)));
     }
 
     /// Reports window after window with so many lost of each 10,000.

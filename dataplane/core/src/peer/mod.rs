@@ -16,7 +16,7 @@ use std::{
 
 pub use dial::{Confirming, Dial, Due, Phase, Proof};
 pub use gso::{GsoNews, PathGso};
-pub use loss::{LossRate, PathLoss, Reception};
+pub use loss::{LossRate, OwnDrops, PathLoss, Reception};
 pub use path_mtu::{Answer, PathMtu, PathProbe, Verdict};
 use weaved_api::{LinkEnd, PeerId, TargetFailure};
 
@@ -115,6 +115,8 @@ pub struct Link {
     pub loss: PathLoss,
     /// Whether sends of several datagrams are to blame for it.
     pub gso: PathGso,
+    /// What has not left for it.
+    pub own_drops: OwnDrops,
     /// What the peer is told of the way to us.
     pub reception: Reception,
     /// Since when there has been a session without a break.
@@ -255,6 +257,7 @@ impl Link {
             path: PathMtu::new(first_id, now),
             loss: PathLoss::default(),
             gso: PathGso::default(),
+            own_drops: OwnDrops::default(),
             reception: Reception::default(),
             connected_at: now,
             heard_at: now,
@@ -357,6 +360,7 @@ impl Link {
         self.keep(before, self.keys_at);
         self.loss.on_new_session();
         self.gso.on_new_session();
+        self.own_drops.on_new_session();
         self.reception.on_new_session();
         self.role = role;
         self.keys_at = now;

@@ -62,7 +62,7 @@ impl Router {
         }
     }
 
-    /// Datagrams have not left. What is refused as too big has found out something about the path.
+    /// Datagrams have not left. The path did not lose them, and what is refused as too big has found out something about it.
     pub(super) fn on_unsent(&mut self, transmit: &Transmit, count: u64, reason: DropReason, now: Instant) {
         let is_too_big = reason == DropReason::UnderlayTooBig;
         match transmit.cargo {
@@ -70,6 +70,8 @@ impl Router {
             _ => self.stats.count_drops(reason, count),
         }
         let (Cargo::Records(id) | Cargo::Search(id)) = transmit.cargo else { return };
+        let Some(link) = self.peers.get(&id).and_then(|peer| peer.link.as_ref()) else { return };
+        link.current.on_unsent(count);
         if is_too_big {
             self.on_too_big(id, transmit.segment_len.min(transmit.datagrams.len()), now);
         }
@@ -111,6 +113,7 @@ impl Router {
     fn on_loss_report(&mut self, from: PeerId, report: LossReport, now: Instant) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let Some(link) = peer.link.as_mut() else { return };
+        let Some(report) = link.own_drops.take_out(report, link.current.unsent_count()) else { return };
         let mut has_changed = link.loss.on_report(report);
         // With the switch in another position there is nothing to be decided.
         let news = match self.udp_gso {

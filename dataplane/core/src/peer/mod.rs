@@ -218,6 +218,12 @@ impl Peer {
         true
     }
 
+    /// The address of ours that the peer knows, as long as it is at this address of its own.
+    pub fn known_source(&self, to: SocketAddr) -> Option<IpAddr> {
+        let link = self.link.as_ref().filter(|link| link.endpoint == to)?;
+        link.source
+    }
+
     /// Starts or keeps attempts to reach the peer, at the first candidate or where it was last.
     pub fn ensure_dial(&mut self, now: Instant) {
         let known = self.link.as_ref().map(|link| link.endpoint);

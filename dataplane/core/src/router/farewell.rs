@@ -110,11 +110,14 @@ impl Router {
 
     /// Prepares a farewell on every session with this peer, also on one that it has not been heard on yet.
     fn say_goodbye(&mut self, id: PeerId, farewell: Farewell, now: Instant) {
-        let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
+        let peer = self.peers.get(&id);
+        let link = peer.and_then(|peer| peer.link.as_ref());
         let in_use = link.into_iter().flat_map(|link| link.inbound().map(|session| (session.clone(), link.way())));
         let confirming = self.dials().filter_map(|dial| dial.confirming_with(id));
         let confirming = confirming.map(|confirming| {
-            (confirming.session.clone(), Way { to: confirming.endpoint, source: None, sends: Sends::Joined })
+            let to = confirming.endpoint;
+            let source = peer.and_then(|peer| peer.known_source(to));
+            (confirming.session.clone(), Way { to, source, sends: Sends::Joined })
         });
         let goodbyes: Vec<Goodbye> = in_use
             .chain(confirming)

@@ -11,7 +11,11 @@
 //!    │ session in use                        │
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use weaved_api::{Event, PeerId, TargetFailure};
 
@@ -58,7 +62,10 @@ impl Router {
         for key in due {
             match self.dial(key).and_then(|dial| dial.handle_timeout(now)) {
                 Some(Due::Attempt) => self.attempt_next(key, now),
-                Some(Due::Repeat(to, finish)) => self.transmit(to, finish),
+                Some(Due::Repeat(to, finish)) => {
+                    let source = self.dial_source(key, to);
+                    self.transmit_from(source, to, finish);
+                }
                 None => {}
             }
             self.tell_failure(key);
@@ -289,8 +296,13 @@ impl Router {
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id));
         let before = peer.link.as_ref().map(|link| link.endpoint);
         peer.install(session, role, from, first_id, now);
-        if let (Role::Responder, Some(link)) = (role, &mut peer.link) {
-            link.source = self.asked_at;
+        if let Some(link) = &mut peer.link {
+            match role {
+                Role::Responder => link.source = self.asked_at,
+                // It was dialled somewhere else than where it knew us, and the kernel had the choice.
+                Role::Initiator if before != Some(from) => link.source = None,
+                Role::Initiator => {}
+            }
         }
         peer.dial.take_if(|dial| dial.is_initiating());
         self.stats.tally(Tally::Handshakes, 1);
@@ -330,7 +342,16 @@ impl Router {
         let Some(dial) = self.dial(key) else { return };
         dial.on_initiated(initiator, proof, jitter, now);
         let to = dial.to;
-        self.transmit(to, initiation);
+        let source = self.asked_at.or_else(|| self.dial_source(key, to));
+        self.transmit_from(source, to, initiation);
+    }
+
+    /// The address of ours to dial from: the one that the peer knows, if it does.
+    fn dial_source(&self, key: DialKey, to: SocketAddr) -> Option<IpAddr> {
+        match key {
+            DialKey::Peer(id) => self.peers.get(&id)?.known_source(to),
+            DialKey::Target(_) => None,
+        }
     }
 
     fn tell_failure(&mut self, key: DialKey) {
@@ -345,10 +366,14 @@ impl Router {
         Way { to, source: self.asked_at, sends: Sends::Joined }
     }
 
-    pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+    /// An answer to the message in hand.
+    fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.transmit_from(self.asked_at, to, datagram);
+    }
+
+    fn transmit_from(&mut self, source: Option<IpAddr>, to: SocketAddr, datagram: Vec<u8>) {
         let segment_len = datagram.len();
-        let (source, sends) = (self.asked_at, Sends::Joined);
-        let cargo = Cargo::Small;
+        let (sends, cargo) = (Sends::Joined, Cargo::Small);
         self.transmits.push_back(Transmit { to, source, sends, datagrams: datagram, segment_len, cargo });
     }
 

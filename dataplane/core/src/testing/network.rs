@@ -46,6 +46,10 @@ pub struct Network {
     silence_at: BTreeMap<usize, Instant>,
     /// Where a node's datagrams seem to come from, when not from its address: NAT, roaming.
     pub seen_as: BTreeMap<usize, SocketAddr>,
+    /// Other addresses of nodes. A node that leaves the choice to its kernel sends from [`Node::address`].
+    pub other_addresses: BTreeMap<SocketAddr, usize>,
+    /// Datagrams that are lost besides, if any.
+    pub is_lost: Option<fn(&Observed) -> bool>,
 }
 
 impl Network {
@@ -71,6 +75,8 @@ impl Network {
             secret,
             silence_at: BTreeMap::new(),
             seen_as: BTreeMap::new(),
+            other_addresses: BTreeMap::new(),
+            is_lost: None,
         }
     }
 
@@ -204,9 +210,9 @@ impl Network {
         let mut receivers = BTreeSet::new();
         while let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let InFlight { from, to, datagram } = entry.remove();
-            let Some(node) = self.nodes.iter().position(|node| node.address == to) else { continue };
+            let Some(node) = self.node_at(to) else { continue };
             let now = self.now;
-            self.nodes[node].handle_datagrams(from, &datagram, datagram.len(), now);
+            self.nodes[node].handle_datagram(from, to, &datagram, now);
             receivers.insert(node);
         }
         for node in receivers {
@@ -216,7 +222,8 @@ impl Network {
     }
 
     fn launch(&mut self, node: usize, sends: Vec<Transmit>) {
-        let from = self.seen_as.get(&node).copied().unwrap_or(self.nodes[node].address);
+        let own = self.nodes[node].address;
+        let seen_as = self.seen_as.get(&node).copied();
         for send in sends {
             if let Some(reason) = self.refusal(&send) {
                 let count = send.datagrams.len().div_ceil(send.segment_len);
@@ -224,6 +231,8 @@ impl Network {
                 self.nodes[node].router.handle_unsent(&send, count as u64, reason, now);
                 continue;
             }
+            let source = send.source.map(|ip| SocketAddr::new(ip, own.port()));
+            let from = seen_as.or(source).unwrap_or(own);
             let to = self.seen_as.iter().find(|(_, seen)| **seen == send.to);
             let to = to.map_or(send.to, |(node, _)| self.nodes[*node].address);
             let is_joined = send.sends == Sends::Joined && send.datagrams.len() > send.segment_len;
@@ -233,6 +242,11 @@ impl Network {
                 self.travel(node, from, to, datagram, is_damaged);
             }
         }
+    }
+
+    fn node_at(&self, address: SocketAddr) -> Option<usize> {
+        let first = self.nodes.iter().position(|node| node.address == address);
+        first.or_else(|| self.other_addresses.get(&address).copied())
     }
 
     /// Why the sender's own host does not take this send, if it does not.
@@ -245,10 +259,12 @@ impl Network {
     }
 
     fn travel(&mut self, node: usize, from: SocketAddr, to: SocketAddr, datagram: &[u8], is_damaged: bool) {
-        self.wiretap.seen.push(Observed { from, to, datagram: datagram.to_vec() });
-        let receiver = self.nodes.iter().position(|node| node.address == to);
+        let observed = Observed { from, to, datagram: datagram.to_vec() };
+        let is_lost = is_damaged || self.is_lost.is_some_and(|is_lost| is_lost(&observed));
+        self.wiretap.seen.push(observed);
+        let receiver = self.node_at(to);
         let is_cut = receiver.is_some_and(|other| self.cut.contains(&(node.min(other), node.max(other))));
-        if is_damaged || is_cut || datagram.len() > self.conditions.max_datagram || self.happens(self.conditions.loss) {
+        if is_lost || is_cut || datagram.len() > self.conditions.max_datagram || self.happens(self.conditions.loss) {
             return;
         }
         let mut datagram = datagram.to_vec();

@@ -139,12 +139,12 @@ impl Node {
         sends
     }
 
-    /// Datagrams have come, as many as one `UDP_GRO` receive would give.
-    pub fn handle_datagrams(&mut self, from: SocketAddr, bytes: &[u8], segment_len: usize, now: Instant) {
+    /// A datagram has come that was sent to this address of the node.
+    pub fn handle_datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], now: Instant) {
         self.decapsulator.begin_batch(&self.table);
         let router = &mut self.router;
-        self.decapsulator
-            .handle(Datagrams { from, bytes, segment_len, ecn: Ecn::NotEct }, |punt| router.handle_punt(punt, now));
+        let datagrams = Datagrams { from, bytes, segment_len: bytes.len(), ecn: Ecn::NotEct };
+        self.decapsulator.handle(datagrams, |punt| router.handle_punt(punt.received_at(Some(to.ip())), now));
         self.take_outcomes(now);
     }
 

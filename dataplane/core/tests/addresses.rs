@@ -82,3 +82,15 @@ fn a_peer_that_is_found_elsewhere_is_sent_to_from_where_it_was_found() {
     let own = network.nodes[1].address;
     assert!(sent.all(|observed| (observed.from, observed.to) == (own, FIRST_TOO)));
 }
+
+#[test]
+fn where_a_peer_is_is_dialled_in_turn_with_where_it_is_said_to_be() {
+    let mut network = connected();
+    let told = address([10, 9, 9, 3]);
+    tell_second(&mut network, told);
+    network.is_lost = Some(is_initiation);
+    network.run(RESPONDER_REKEYS);
+    let attempts = |to| of_second(&network).filter(|seen| is_initiation(seen) && seen.to == to).count();
+    let (here, there) = (attempts(FIRST), attempts(told));
+    assert!(here > 1 && here.abs_diff(there) <= 1, "{here} and {there}");
+}

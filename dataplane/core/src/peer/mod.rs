@@ -232,11 +232,13 @@ impl Peer {
         }
     }
 
-    /// The candidate after the one in use: an address that does not answer is not tried twice in a row.
+    /// The address after the one in use: one that does not answer is not tried twice in a row. Where the peer is belongs to them,
+    /// also when nobody has told it.
     pub fn next_candidate(&self, tried: SocketAddr) -> SocketAddr {
-        let at = self.candidates.iter().position(|candidate| *candidate == tried);
-        let next = at.map_or(0, |at| (at + 1) % self.candidates.len());
-        self.candidates.get(next).copied().unwrap_or(tried)
+        let here = self.link.as_ref().map(|link| link.endpoint).filter(|here| !self.candidates.contains(here));
+        let candidates = || here.into_iter().chain(self.candidates.iter().copied());
+        let next = candidates().skip_while(|candidate| *candidate != tried).nth(1);
+        next.or_else(|| candidates().next()).unwrap_or(tried)
     }
 
     /// Why there is no session, when that has to be told.

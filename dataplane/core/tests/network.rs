@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use weaved_api::{MacAddr, Neighbour};
+use weaved_api::{MacAddr, Neighbour, PeerId};
 use weaved_core::{
-    forward::DropReason,
+    forward::{DropReason, Punt, Short, SlowRecord},
     limits::{BUM_BURST, BUM_FREE_COPIES, BUM_SOURCE_PART, MAX_LEARNED_OF_PORT},
     noise::spec::REKEY_AFTER,
     rng::Rng,
@@ -376,6 +376,22 @@ fn datagrams_that_are_nobodys_are_dropped_and_counted() {
         let before = counter(&network, 0, reason.name());
         network.inject(from, to, datagram);
         network.run(Duration::from_millis(10));
+        assert_eq!(counter(&network, 0, reason.name()), before + 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn what_meets_a_peer_or_a_container_that_has_just_gone_is_counted() {
+    let mut network = connected(2, 1);
+    let (from, now) = (PeerId([9; 32]), network.now);
+    let question = Short::new(&arp_request(mac(1, 1), [10, 32, 2, 2])).expect("it is short");
+    let late = [
+        (Punt::Record { from, record: SlowRecord::Control(b"late".to_vec()) }, DropReason::UnknownSession),
+        (Punt::Question(question), DropReason::NeighbourGone),
+    ];
+    for (punt, reason) in late {
+        let before = counter(&network, 0, reason.name());
+        network.nodes[0].router.handle_punt(punt, now);
         assert_eq!(counter(&network, 0, reason.name()), before + 1, "{reason:?}");
     }
 }

@@ -53,6 +53,7 @@ drop_reasons! {
     HandshakeInvalid "drop_handshake_invalid" "Handshake messages that are malformed, forged or belong to no handshake of ours.";
     RouterBusy "drop_router_busy" "Messages for the slow path that found its queue full.";
     ControlNoSession "drop_control_no_session" "Control bytes for a peer that is not connected.";
+    NeighbourGone "drop_neighbour_gone" "ARP and ND questions about a container that was gone before they were answered.";
     MacTableFull "drop_mac_table_full" "Addresses not learned because the table is full, or the part of it that one host may fill.";
     PeerTableFull "drop_peer_table_full" "Peers not accepted because the table is full.";
     RelayUnsupported "drop_relay_unsupported" "Datagrams to be relayed, which this version does not do.";

@@ -80,7 +80,10 @@ impl Router {
     /// A record that is not a frame.
     pub(super) fn on_record(&mut self, from: PeerId, record: SlowRecord, now: Instant) {
         let own_losses = self.workers.iter().map(|worker| worker.dropped(DropReason::UdpOverflow)).sum();
-        let Some(link) = self.peers.get_mut(&from).and_then(|peer| peer.link.as_mut()) else { return };
+        let Some(link) = self.peers.get_mut(&from).and_then(|peer| peer.link.as_mut()) else {
+            // It has ended since the worker opened the datagram.
+            return self.count_drop(DropReason::UnknownSession);
+        };
         link.heard_at = now;
         match record {
             SlowRecord::Control(bytes) => self.events.push_back(Event::Control { from, bytes }),
@@ -137,13 +140,16 @@ impl Router {
 
     /// An ARP or ND question whose answer is known: it is answered here and goes no further.
     pub(super) fn on_question(&mut self, frame: &[u8]) {
-        let Some(NeighbourMessage::Question(question)) = NeighbourMessage::parse(frame) else { return };
-        let Some(mac) = self.neighbours.get(&question.target) else { return };
         let mut answer = [0; MAX_ANSWER_LEN];
-        if let Some(len) = question.answer(*mac, frame, &mut answer) {
-            self.stats.tally(Tally::NeighboursAnswered, 1);
-            self.frames.push_back(answer[..len].to_vec());
-        }
+        let answered = match NeighbourMessage::parse(frame) {
+            Some(NeighbourMessage::Question(question)) => {
+                self.neighbours.get(&question.target).and_then(|mac| question.answer(*mac, frame, &mut answer))
+            }
+            _ => None,
+        };
+        let Some(len) = answered else { return self.count_drop(DropReason::NeighbourGone) };
+        self.stats.tally(Tally::NeighboursAnswered, 1);
+        self.frames.push_back(answer[..len].to_vec());
     }
 
     pub(super) fn send_control(&mut self, to: PeerId, bytes: &[u8]) {

@@ -27,6 +27,7 @@ mod shutdown;
 mod slow_path;
 mod stats;
 mod sys;
+mod tables;
 pub mod tap;
 #[cfg(test)]
 mod testing;

@@ -17,10 +17,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use weaved_api::{DesiredState, Event, Problem, Request, Stats};
 use weaved_core::{
-    forward::{DropReason, ForwardingTable, WorkerStats},
+    forward::{DropReason, WorkerStats},
     noise::{Announcement, OUR_VERSIONS},
     router::{Router, RouterConfig, Transmit},
     wire::ecn::Ecn,
@@ -35,6 +34,7 @@ use crate::{
     server::{ApiInput, ConnectionId},
     shutdown::{Ending, Watch},
     stats::IoStats,
+    tables::Tables,
     tap::{Steering, Unsteered, VNET_HEADER_LEN},
     transitions::{self, Transitions},
     udp::{SendError, Sending, Unsent},
@@ -63,7 +63,7 @@ pub(crate) struct SlowPath {
     router: Option<Router>,
     desired: Option<Box<DesiredState>>,
     retry: Option<Retry>,
-    table: Arc<ArcSwap<ForwardingTable>>,
+    tables: Tables,
     all_stats: AllStats,
     /// Counts what this thread drops.
     stats: Arc<WorkerStats>,
@@ -87,10 +87,10 @@ impl SlowPath {
     ) -> anyhow::Result<Self> {
         let started_at = Instant::now();
         let redirect = Redirect::new(programs, sender.clone(), watch.clone(), started_at);
-        let table = Arc::<ArcSwap<ForwardingTable>>::default();
+        let tables = Tables::default();
         let all_stats = AllStats::default();
-        let config =
-            KernelConfig { table: table.clone(), stats: all_stats.clone(), inputs: sender, watch: watch.clone() };
+        let (table, stats) = (tables.newest().clone(), all_stats.clone());
+        let config = KernelConfig { table, stats, inputs: sender, watch: watch.clone() };
         let kernel = Kernel::open(config, steering)?;
         Ok(Self {
             inputs,
@@ -102,7 +102,7 @@ impl SlowPath {
             router: None,
             desired: None,
             retry: None,
-            table,
+            tables,
             all_stats,
             stats: Arc::default(),
             transitions: Transitions::default(),
@@ -146,7 +146,7 @@ impl SlowPath {
         if self.retry.as_ref().is_some_and(|retry| retry.at <= now) {
             self.reconcile(now);
         }
-        self.redirect.handle_timeout(&self.table.load(), now);
+        self.redirect.handle_timeout(&self.tables.newest().load(), now);
     }
 
     fn handle_input(&mut self, input: Input, now: Instant) -> ControlFlow<()> {
@@ -253,6 +253,7 @@ impl SlowPath {
 
     /// Does what the core asks for.
     fn drain(&mut self, now: Instant) {
+        self.tables.free_replaced();
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
         while let Some(transmit) = router.poll_transmit() {
@@ -284,7 +285,7 @@ impl SlowPath {
 
     fn publish_table(&mut self, now: Instant) {
         if let Some(table) = self.router.as_mut().and_then(|router| router.poll_table(now)) {
-            self.table.store(table);
+            self.tables.publish(table);
             self.redirect.on_table(now);
         }
     }

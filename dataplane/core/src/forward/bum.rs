@@ -49,8 +49,8 @@ impl BumLimiter {
     }
 
     /// Takes the tokens for a frame of this source that so many peers get a copy of, if there are enough.
-    pub(super) fn take_copies(&mut self, source: MacAddr, count: usize) -> bool {
-        let charge = (count as f64 / f64::from(BUM_FREE_COPIES)).clamp(1.0, BUM_MAX_CHARGE.into());
+    pub(super) fn take_copies(&mut self, source: MacAddr, count: u32) -> bool {
+        let charge = (f64::from(count) / f64::from(BUM_FREE_COPIES)).clamp(1.0, BUM_MAX_CHARGE.into());
         let own = &mut self.sources[slot_of(source)];
         own.refill(BUM_SOURCE_PART, self.now);
         let granted = own.tokens >= charge && self.all.tokens >= charge;
@@ -121,7 +121,7 @@ mod tests {
 
     /// Ten seconds in a cluster: what a storm of one container may send, and a hundred others of which so many ask in each of a
     /// thousand moments.
-    fn storm(peers: usize, asking: usize) -> (usize, usize) {
+    fn storm(peers: u32, asking: usize) -> (usize, usize) {
         let mut now = Instant::now();
         let mut limiter = BumLimiter::new(now);
         let mut others = (2..102).cycle();
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_storm_is_no_more_sends_among_many_hosts_than_among_few() {
-        let copies = |peers| peers * storm(peers, 0).0;
+        let copies = |peers| peers as usize * storm(peers, 0).0;
         for peers in [8, 20, 50, 200] {
             assert!(copies(peers) <= copies(4), "{peers} hosts: {} copies, four: {}", copies(peers), copies(4));
         }

@@ -223,7 +223,7 @@ impl Encapsulator {
             Some(Port::Peer(slot)) => Ok(Destination::One(slot)),
             Some(Port::Local) => Err(DropReason::Hairpin),
             Some(Port::Away) => Err(DropReason::NoSession),
-            None if !self.bum.take_copies(ethernet.src, self.table.peers.len()) => Err(DropReason::BumLimited),
+            None if !self.bum.take_copies(ethernet.src, self.table.peers.len() as u32) => Err(DropReason::BumLimited),
             None => {
                 self.stats.tally(Tally::Flooded, 1);
                 Ok(Destination::All)

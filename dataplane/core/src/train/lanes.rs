@@ -34,7 +34,8 @@ const CLEAN_COUNT: u64 = 1;
 
 #[derive(Debug)]
 pub(super) struct Lanes {
-    tracks: Box<[Track; PLACES]>,
+    /// As many as there are places.
+    tracks: Box<[Track]>,
 }
 
 /// What is known of one lane.
@@ -65,7 +66,7 @@ pub(super) enum Missing {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self { tracks: Box::new([Track::new(ReceiverIndex(0), Lane(0), Counter(0)); PLACES]) }
+        Self { tracks: vec![Track::new(ReceiverIndex(0), Lane(0), Counter(0)); PLACES].into() }
     }
 }
 

@@ -165,8 +165,8 @@ fn print(outcome: Outcome) {
 struct Client {
     controls: Vec<TcpStream>,
     socket: UdpSocket,
-    /// Of each datagram of a burst; none with a single server.
-    addresses: [Option<SockaddrIn>; BURST],
+    /// Where datagrams go, in turns, from whichever server's turn it is: none with a single one.
+    addresses: Vec<Option<SockaddrIn>>,
     datagram: Vec<u8>,
     run: u64,
 }
@@ -179,17 +179,20 @@ impl Client {
         let controls: Vec<_> = to.iter().map(TcpStream::connect).collect::<io::Result<_>>()?;
         controls.iter().try_for_each(|control| control.set_nodelay(true))?;
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        let mut addresses = [None; BURST];
-        match to {
-            [to] => socket.connect(to)?,
-            several => {
-                let in_turns = several.iter().cycle();
-                for (address, to) in addresses.iter_mut().zip(in_turns) {
-                    let SocketAddr::V4(to) = to else { return Err(io::Error::other("several servers are IPv4 only")) };
-                    *address = Some(SockaddrIn::from(*to));
-                }
+        let addresses = match to {
+            [to] => {
+                socket.connect(to)?;
+                vec![None; BURST + 1]
             }
-        }
+            several => {
+                let v4 = several.iter().map(|to| match to {
+                    SocketAddr::V4(to) => Ok(Some(SockaddrIn::from(*to))),
+                    SocketAddr::V6(_) => Err(io::Error::other("several servers are IPv4 only")),
+                });
+                let v4: Vec<_> = v4.collect::<io::Result<_>>()?;
+                v4.iter().copied().cycle().take(BURST + v4.len()).collect()
+            }
+        };
         Ok(Self { controls, socket, addresses, datagram: vec![0; len], run: 0 })
     }
 
@@ -241,8 +244,9 @@ impl Client {
                 continue;
             }
             let burst = &slices[..(due as usize).min(BURST)];
+            let addresses = &self.addresses[sent as usize % self.controls.len()..][..burst.len()];
             let fd = self.socket.as_raw_fd();
-            match socket::sendmmsg(fd, &mut headers, burst, &self.addresses[..burst.len()], [], MsgFlags::empty()) {
+            match socket::sendmmsg(fd, &mut headers, burst, addresses, [], MsgFlags::empty()) {
                 Ok(results) => sent += results.count() as u64,
                 // No room, or nobody there for a moment: not sent.
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::EPERM) => {}

@@ -45,7 +45,7 @@ impl Remains {
     /// What was left by demos whose guard was killed.
     pub(super) fn of_killed_demos() -> Vec<Self> {
         let names = names_in(Path::new(NAMESPACES)).into_iter().chain(names_in(&std::env::temp_dir()));
-        let owners: BTreeSet<u32> = names.filter_map(|name| owner_of(&name)).collect();
+        let owners: BTreeSet<u32> = names.filter_map(|name| owner_in(&name)).collect();
         let dead = owners.into_iter().filter(|owner| !Path::new("/proc").join(owner.to_string()).exists());
         dead.map(|owner| Self::named(format!("{PREFIX}{owner}"))).collect()
     }
@@ -83,24 +83,39 @@ impl Remains {
         name.strip_prefix(&self.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
-    /// Kills all there are, and tells them.
+    /// Kills all there are, and tells them, and those of which it will be known in a moment.
     fn kill_processes(&self) -> Vec<String> {
         let pids =
             names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok().and_then(Pid::from_raw));
-        let ours: Vec<Pid> = pids.filter(|pid| is_alive(*pid) && self.owns_process(*pid)).collect();
-        for pid in &ours {
-            // It may have ended by itself meanwhile.
-            let _ = kill_process(*pid, Signal::KILL);
+        let mut left = Vec::new();
+        for pid in pids.filter(|pid| is_alive(*pid)) {
+            let owner = self.owner_of_process(pid);
+            if owner == Owner::Demo {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            if owner != Owner::Others {
+                left.push(format!("process {}", pid.as_raw_nonzero()));
+            }
         }
-        ours.iter().map(|pid| format!("process {}", pid.as_raw_nonzero())).collect()
+        left
+    }
+
+    fn owner_of_process(&self, pid: Pid) -> Owner {
+        // Asked first: it may come to its environment between the two questions.
+        let in_the_making = is_becoming_a_program(pid);
+        match self.owns_process(pid) {
+            true => Owner::Demo,
+            false if in_the_making => Owner::NotKnownYet,
+            false => Owner::Others,
+        }
     }
 
     fn owns_process(&self, pid: Pid) -> bool {
-        let read = |file| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
         let variable = format!("{STAGE_VARIABLE}={}", self.directory.display());
         let group = format!("/{}/", self.name);
-        read("environ").split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
-            || String::from_utf8_lossy(&read("cgroup")).contains(&group)
+        read_of(pid, "environ").split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+            || String::from_utf8_lossy(&read_of(pid, "cgroup")).contains(&group)
     }
 
     /// Removes all that are empty, and tells the others. There is one tree, or one for each controller.
@@ -110,6 +125,15 @@ impl Remains {
         let groups = controllers.chain([root.to_owned()]).map(|tree| tree.join(&self.name));
         groups.filter(|group| group.exists() && !remove_group(group)).map(|group| group.display().to_string()).collect()
     }
+}
+
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Demo,
+    Others,
+    /// It will be known in a moment.
+    NotKnownYet,
 }
 
 /// What could not be removed in time.
@@ -143,13 +167,25 @@ fn remove_group(group: &Path) -> bool {
 }
 
 /// Process id in a name like `weaved-demo-123-hosta`.
-fn owner_of(name: &str) -> Option<u32> {
+fn owner_in(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+}
+
+/// Whether it is in the midst of execve(2), where the kernel still lays out the new program: until then it has neither
+/// arguments nor an environment that would tell whose it is. A kernel thread has no program at all.
+fn is_becoming_a_program(pid: Pid) -> bool {
+    let has_program = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok();
+    has_program && read_of(pid, "cmdline").is_empty() && read_of(pid, "environ").is_empty()
+}
+
+fn read_of(pid: Pid, file: &str) -> Vec<u8> {
+    fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default()
 }
 
 /// A zombie is dead and waits for its parent only.
 fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let stat = read_of(pid, "stat");
+    let stat = String::from_utf8_lossy(&stat);
     // The program's name comes in parentheses and may hold anything (proc(5)).
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
@@ -161,16 +197,16 @@ fn names_in(directory: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
     #[test]
     fn names_tell_the_owner_and_none_is_taken_for_anothers() {
-        assert_eq!(owner_of("weaved-demo-123-hosta"), Some(123));
-        assert_eq!(owner_of("weaved-demo-123"), Some(123));
-        assert_eq!(owner_of("weaved-demo-"), None);
-        assert_eq!(owner_of("weaved-123"), None);
+        assert_eq!(owner_in("weaved-demo-123-hosta"), Some(123));
+        assert_eq!(owner_in("weaved-demo-123"), Some(123));
+        assert_eq!(owner_in("weaved-demo-"), None);
+        assert_eq!(owner_in("weaved-123"), None);
         let remains = Remains::named(format!("{PREFIX}12"));
         assert!(remains.owns("weaved-demo-12") && remains.owns("weaved-demo-12-web"));
         assert!(!remains.owns("weaved-demo-123-web"));
@@ -180,17 +216,8 @@ mod tests {
     fn a_process_is_known_by_its_environment_and_killed_and_others_live() {
         // No process has this id: the kernel's largest is 2^22.
         let remains = Remains::named(format!("{PREFIX}4999999"));
-        let spawn = |directory: &Path| {
-            let mut command = Command::new("sleep");
-            let child = command.arg("1000").env(STAGE_VARIABLE, directory).stdin(Stdio::null()).spawn().unwrap();
-            // The parent goes on while the kernel still lays out the new program, whose environment is empty until then.
-            while fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
-                thread::yield_now();
-            }
-            child
-        };
-        let mut ours = spawn(remains.directory());
-        let mut other = spawn(&remains.directory().join("other"));
+        let mut ours = sleeper(remains.directory());
+        let mut other = sleeper(&remains.directory().join("other"));
         fs::create_dir_all(remains.directory().join("hostA")).unwrap();
         remains.take_away().unwrap();
         assert!(!ours.wait().unwrap().success());
@@ -198,5 +225,23 @@ mod tests {
         assert_eq!(other.try_wait().unwrap(), None);
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_the_kernel_still_lays_out_is_not_overlooked() {
+        // Who starts a program goes on while it has no environment yet.
+        let remains = Remains::named(format!("{PREFIX}4999998"));
+        for _ in 0..100 {
+            let mut ours = sleeper(remains.directory());
+            let pid = Pid::from_child(&ours);
+            let owner = remains.owner_of_process(pid);
+            ours.kill().unwrap();
+            ours.wait().unwrap();
+            assert_ne!(owner, Owner::Others);
+        }
+    }
+
+    fn sleeper(directory: &Path) -> Child {
+        Command::new("sleep").arg("1000").env(STAGE_VARIABLE, directory).stdin(Stdio::null()).spawn().unwrap()
     }
 }

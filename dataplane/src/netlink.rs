@@ -12,11 +12,12 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    packet_core::Nla,
     packet_route::{
         address::{AddressAttribute, AddressMessage, AddressScope},
         link::{
-            AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-            LinkMessage,
+            AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoData, InfoKind, LinkAttribute, LinkFlags,
+            LinkInfo, LinkMessage,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
@@ -27,6 +28,10 @@ use weaved_api::MacAddr;
 
 /// `RTMGRP_LINK`: changes of devices.
 pub(crate) const LINK_NOTICES: u32 = 0x1;
+
+/// Attributes of a TAP (`linux/if_link.h`): numbers of 32 bits, only where it has several queues.
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
 /// A connection to the kernel's rtnetlink.
 pub struct Netlink {
@@ -129,6 +134,16 @@ impl Netlink {
             _ => None,
         });
         Ok(dropped.unwrap_or_default())
+    }
+
+    /// Queues that processes have open on a TAP of several queues. None when there is no device of this name, or another one.
+    pub fn open_queues(&mut self, name: &str) -> Result<usize> {
+        let request = self.handle.link().get().match_name(name).execute();
+        match self.runtime.block_on(async move { Box::pin(request).try_next().await }) {
+            Ok(message) => Ok(message.map(|message| parse_queue_count(&message)).unwrap_or_default()),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(0),
+            Err(error) => Err(failed(format!("count the queues of the device {name}"), error)),
+        }
     }
 
     /// Names of all devices with their numbers.
@@ -302,6 +317,29 @@ fn parse_link(message: LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// Those that take part, and those that their process has put aside.
+fn parse_queue_count(message: &LinkMessage) -> usize {
+    let infos = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let numbers = infos.flatten().filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Tun(numbers)) => Some(numbers),
+        _ => None,
+    });
+    let counts =
+        numbers.flatten().filter(|number| [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES].contains(&number.kind()));
+    counts
+        .map(|number| {
+            let mut count = [0; 4];
+            if number.value_len() == count.len() {
+                number.emit_value(&mut count);
+            }
+            u32::from_ne_bytes(count) as usize
+        })
+        .sum()
 }
 
 fn parse_kind(infos: &[LinkInfo]) -> LinkKind {

@@ -267,8 +267,18 @@ impl Devices {
 
     fn open_several(&mut self, name: &str, offload: Switch, layout: Layout) -> Result<Tap, DeviceError> {
         let steering = self.steering.clone()?;
+        self.expect_open_queues(name, 0)?;
         let open = || Tap::open_several(name, offload, layout, &steering);
-        self.or_made_anew(name, open)
+        let tap = self.or_made_anew(name, open)?;
+        // Another process may have begun at the same time. Then both give way, and try again later.
+        self.expect_open_queues(name, layout.queue_count())?;
+        Ok(tap)
+    }
+
+    /// That another process has queues, too, is for us to find out: the kernel gives them to everybody with the right to.
+    fn expect_open_queues(&mut self, name: &str, expected: usize) -> Result<(), DeviceError> {
+        let count = self.netlink.open_queues(name)?;
+        if count == expected { Ok(()) } else { Err(TapError::Busy(name.to_owned()).into()) }
     }
 
     /// Opens the TAP. Where a process has left one of ours of the other kind, with one queue or several, it is made anew: the
@@ -441,6 +451,33 @@ mod tests {
                 assert_eq!(link(&mut devices, "weave-tap").controller, Some(bridge));
                 close(|| drop(devices));
             }
+        });
+    }
+
+    #[test]
+    fn a_second_process_gets_no_queue_of_a_tap_in_use() {
+        in_namespace(|| {
+            let plan = TapPlan { layout: Layout { worker_count: 3, queues_per_worker: 2 }, ..PLAN };
+            let [mut first, mut second] = [(); 2].map(|()| Devices::open().unwrap().with_steering(Steering::load()));
+            first.apply(&overlay(), plan).unwrap();
+            let refused = second.apply(&overlay(), plan).unwrap_err().remove(0);
+            assert!(matches!(refused, DeviceError::Tap(TapError::Busy(_))), "{refused}");
+            assert_eq!(first.netlink.open_queues("weave-tap").unwrap(), plan.layout.queue_count());
+            close(|| drop(first));
+            second.apply(&overlay(), plan).unwrap();
+        });
+    }
+
+    #[test]
+    fn of_two_processes_that_begin_at_the_same_time_neither_shares_a_tap() {
+        in_namespace(|| {
+            let steering = Steering::load().unwrap();
+            let layout = Layout { worker_count: 3, queues_per_worker: 2 };
+            let mut devices = Devices::open().unwrap();
+            let _ours = Tap::open_several("weave-tap", Switch::Auto, layout, &steering).unwrap();
+            devices.expect_open_queues("weave-tap", layout.queue_count()).unwrap();
+            let _theirs = Tap::open_several("weave-tap", Switch::Auto, layout, &steering).unwrap();
+            assert!(devices.expect_open_queues("weave-tap", layout.queue_count()).is_err());
         });
     }
 

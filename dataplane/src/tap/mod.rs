@@ -8,7 +8,7 @@
 //! Which of the two it is, is settled when the device is made.
 //!
 //! INVARIANT: descriptors of ours are non-blocking, and nobody else has one on the device. With one queue the kernel sees to
-//! that; with several we do, by a name that only one process of a network namespace can have ([`claim`]).
+//! that; with several `reconcile` does, by the number of queues that the kernel tells.
 
 mod offload;
 mod queue;
@@ -19,11 +19,7 @@ mod tests;
 
 use std::{
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
 };
@@ -68,8 +64,6 @@ pub struct Tap {
     /// At least one.
     queues: Vec<Arc<TapQueue>>,
     layout: Layout,
-    /// Held for as long as the device is open with several queues.
-    _claim: Option<UnixDatagram>,
 }
 
 /// What is known of an open device.
@@ -94,7 +88,10 @@ pub enum TapError {
     #[error("no permission to open the TAP device {0}: run weaved as root (it needs CAP_NET_ADMIN)")]
     NotPermitted(String),
     /// Another process has the device open.
-    #[error("the TAP device {0} is in use by another process: stop the other weaved first (`weaved stop`)")]
+    #[error(
+        "the TAP device {0} is in use by another process (`grep -ls 'iff:.*{0}$' /proc/*/fdinfo/*` names it): \
+         stop the other weaved first (`weaved stop`)"
+    )]
     Busy(String),
     /// There is a device of this name that is no TAP, or one with other flags.
     #[error("{0} exists and is not a TAP device of weaved: rename or delete it, or give the TAP another name")]
@@ -138,17 +135,17 @@ impl Tap {
     /// Whether an existing device is ours to open is for the caller to know: see `reconcile`.
     pub fn open(name: &str, switch: Switch) -> Result<Self, TapError> {
         let fd = attach(name, FLAGS)?;
-        Self::set_up(name, switch, (vec![fd], Layout::SINGLE), None)
+        Self::set_up(name, switch, (vec![fd], Layout::SINGLE))
     }
 
-    /// The same with several queues, and a program that chooses among them.
+    /// The same with several queues, and a program that chooses among them. The kernel does not refuse it where another
+    /// process has some, too.
     pub(crate) fn open_several(
         name: &str,
         switch: Switch,
         layout: Layout,
         steering: &Steering,
     ) -> Result<Self, TapError> {
-        let claim = claim(name)?;
         let attached: Result<Vec<OwnedFd>, TapError> =
             (0..layout.queue_count()).map(|_| attach(name, FLAGS | libc::IFF_MULTI_QUEUE)).collect();
         let fds = attached?;
@@ -156,16 +153,11 @@ impl Tap {
             |source| TapError::Other { name: name.to_owned(), step: "set the program that chooses a queue", source };
         let program = steering.with_layout(layout).map_err(refused)?;
         tun::set_steering(fds[0].as_fd(), program).map_err(refused)?;
-        Self::set_up(name, switch, (fds, layout), Some(claim))
+        Self::set_up(name, switch, (fds, layout))
     }
 
     /// What is set for the whole device is set by its first descriptor.
-    fn set_up(
-        name: &str,
-        switch: Switch,
-        (fds, layout): (Vec<OwnedFd>, Layout),
-        claim: Option<UnixDatagram>,
-    ) -> Result<Self, TapError> {
+    fn set_up(name: &str, switch: Switch, (fds, layout): (Vec<OwnedFd>, Layout)) -> Result<Self, TapError> {
         let other = |step| move |source| TapError::Other { name: name.to_owned(), step, source };
         let fd = fds[0].as_fd();
         tun::set_vnet_header_len(fd, VNET_HEADER_LEN as u8).map_err(other("set the vnet header length"))?;
@@ -176,7 +168,7 @@ impl Tap {
         let feature = Feature::decide(switch, offload.finding()).ok_or_else(no_offload)?;
         let device = Arc::new(Device { name: name.to_owned(), offload, feature, refusals: Refusals::default() });
         let queues = fds.into_iter().map(|fd| Arc::new(TapQueue::new(fd, device.clone()))).collect();
-        let tap = Self { device, queues, layout, _claim: claim };
+        let tap = Self { device, queues, layout };
         if offload.has_super_frames() {
             for transport in [Transport::Tcp, Transport::Udp] {
                 tap.refusals().test(transport, |vnet, frame| tap.first().write_frame(vnet, frame));
@@ -249,16 +241,6 @@ fn attach(name: &str, flags: libc::c_int) -> Result<OwnedFd, TapError> {
     let fd = open_driver(name)?;
     tun::attach(fd.as_fd(), name, flags).map_err(|error| attach_error(name, error))?;
     Ok(fd)
-}
-
-/// Takes the one name in this network namespace that stands for the queues of a device. It is free again when the
-/// socket is closed, however its process ends.
-fn claim(name: &str) -> Result<UnixDatagram, TapError> {
-    let address = SocketAddr::from_abstract_name(format!("weaved queues of {name}"));
-    address.and_then(|address| UnixDatagram::bind_addr(&address)).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => TapError::Busy(name.to_owned()),
-        _ => TapError::Other { name: name.to_owned(), step: "claim it", source },
-    })
 }
 
 fn open_driver(name: &str) -> Result<OwnedFd, TapError> {

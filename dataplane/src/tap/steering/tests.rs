@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     netlink::Netlink,
     tap::{Tap, VNET_HEADER_LEN},
-    testing::{close, in_namespace, spawn},
+    testing::{in_namespace, spawn},
 };
 
 const QUEUE_COUNT: usize = 3;
@@ -149,18 +149,6 @@ fn a_source_has_one_queue_of_each_worker_and_other_sources_have_others() {
             used.extend(queues);
         }
         assert_eq!(used.len(), QUEUES, "some queue gets nothing of 32 sources");
-    });
-}
-
-#[test]
-fn a_second_process_gets_no_queue_of_a_device_in_use() {
-    in_namespace(|| {
-        let steering = Steering::load().unwrap();
-        let first = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
-        let error = Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap_err();
-        assert!(matches!(error, crate::tap::TapError::Busy(_)), "{error}");
-        close(|| drop(first));
-        Tap::open_several("tap0", Switch::Auto, LAYOUT, &steering).unwrap();
     });
 }
 

@@ -91,6 +91,7 @@ impl Rx {
     fn handle(&mut self, received: Received) {
         self.count_losses(received);
         if received.is_truncated {
+            self.shared.io_stats.udp_truncated.fetch_add(1, Relaxed);
             return;
         }
         let bytes = &self.buffer[..received.len];
@@ -128,7 +129,6 @@ impl Rx {
                 self.context.stats.count_drops(DropReason::UdpOverflow, lost.into());
             }
         }
-        self.shared.io_stats.udp_truncated.fetch_add(received.is_truncated.into(), Relaxed);
     }
 }
 

@@ -113,7 +113,7 @@ impl Decapsulator {
                 Err(HeaderError::Empty | HeaderError::Type(_)) => self.stats.count_drop(DropReason::DatagramMalformed),
             }
         }
-        // NOTE(perf): once for all of them; each counter is an atomic addition, also of nothing.
+        // NOTE(perf): once for all of them.
         self.stats.tally(Tally::DatagramsIn, opened_count);
         self.count_losses();
         if let Some(inbound) = opened_on.and_then(|index| self.table.inbound(index)) {

@@ -37,7 +37,7 @@ use crate::{
     tables::Tables,
     tap::{Steering, Unsteered, VNET_HEADER_LEN},
     transitions::{self, Transitions},
-    udp::{SendError, Sending, Unsent},
+    udp::{SendError, Sending, UdpSocket, Unsent},
     workers::{self, AllStats},
 };
 
@@ -50,6 +50,11 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Pause before devices that are not as wanted are tried again; doubles up to the maximum.
 const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long what the router sends waits for a socket that containers keep full, and how often it is tried: the first of the workers'
+/// datagrams that leaves makes room, long before the kernel speaks of it, and it takes 26 ms at 20 Mbit/s.
+const FULL_PATIENCE: Duration = Duration::from_millis(50);
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// The state of the router thread.
 pub(crate) struct SlowPath {
@@ -256,11 +261,13 @@ impl SlowPath {
         self.tables.free_replaced();
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
+        // Of all together, so that it is not spent on each of many.
+        let mut patience = FULL_PATIENCE;
         while let Some(transmit) = router.poll_transmit() {
             let Transmit { to, source, sends, ref datagrams, segment_len, .. } = transmit;
             let sending = Sending { to, source, sends, datagrams, segment_len, ecn: Ecn::NotEct };
             let no_socket = Unsent { error: SendError::Unreachable, sent_len: 0 };
-            let sent = self.kernel.socket().map_or(Err(no_socket), |socket| socket.send(sending));
+            let sent = self.kernel.socket().map_or(Err(no_socket), |socket| send(socket, sending, &mut patience));
             if let Err(Unsent { error, sent_len }) = sent {
                 let count = (datagrams.len() - sent_len).div_ceil(segment_len);
                 router.handle_unsent(&transmit, count as u64, error.drop_reason(), now);
@@ -324,6 +331,21 @@ impl SlowPath {
             Err(error) => Ending::Failed(format!("cannot remove the devices: {error}")),
         };
         self.watch.end(ending);
+    }
+}
+
+/// Sends a run of datagrams; what waiting takes is taken off the patience.
+fn send(socket: &UdpSocket, mut sending: Sending<'_>, patience: &mut Duration) -> Result<(), Unsent> {
+    let mut sent_len = 0;
+    loop {
+        let Err(unsent) = socket.send(sending) else { return Ok(()) };
+        sent_len += unsent.sent_len;
+        sending.datagrams = &sending.datagrams[unsent.sent_len..];
+        if unsent.error != SendError::Full || patience.is_zero() {
+            return Err(Unsent { sent_len, ..unsent });
+        }
+        thread::sleep(FULL_PAUSE);
+        *patience = patience.saturating_sub(FULL_PAUSE);
     }
 }
 

@@ -25,7 +25,7 @@ use std::{
     io,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -42,8 +42,6 @@ pub(crate) struct Worker {
     rx: Rx,
     ready: ReadyQueues,
     eagerness: Eagerness,
-    /// When datagrams were received last, or the receiving half was told of a silence.
-    silent_since: Option<Instant>,
 }
 
 impl Worker {
@@ -51,7 +49,7 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, lane: Lane, tx: WorkerContext, rx: WorkerContext) -> io::Result<Self> {
         let ready = ReadyQueues::new(&shared)?;
         let (tx, rx) = (Tx::new(shared.clone(), lane, tx), Rx::new(shared.clone(), rx));
-        Ok(Self { shared, tx, rx, ready, eagerness: Eagerness::default(), silent_since: None })
+        Ok(Self { shared, tx, rx, ready, eagerness: Eagerness::default() })
     }
 
     /// Works until the stop flag is raised. Fails when the TAP or the socket does.
@@ -78,11 +76,10 @@ impl Worker {
     /// Both directions once. Tells whether anything moved.
     fn turn(&mut self, now: Instant) -> anyhow::Result<bool> {
         let has_received = self.ready.may_have_datagrams() && self.rx.batch(now)?;
-        self.watch_silence(has_received, now);
+        self.rx.watch_silence(has_received, now);
         // After the receive, because what it writes to the TAP may have its answer in a queue already.
         self.ready.look(has_received).context("cannot ask for frames")?;
-        let rx = &mut self.rx;
-        let has_sent = self.tx.batch(&mut self.ready, now, || rx.batch(Instant::now()))?;
+        let has_sent = self.tx.batch(&mut self.ready, now, &mut self.rx)?;
         let has_moved = has_received || has_sent;
         if has_moved {
             self.shared.io_stats.turns.fetch_add(1, Relaxed);
@@ -90,25 +87,9 @@ impl Worker {
         Ok(has_moved)
     }
 
-    /// Tells the receiving half of a silence that it waits for, whatever the other half does meanwhile.
-    fn watch_silence(&mut self, has_received: bool, now: Instant) {
-        if has_received || self.silent_since.is_none() {
-            self.silent_since = Some(now);
-        } else if self.silence_left(now) == Some(Duration::ZERO) {
-            self.rx.on_silence();
-            self.silent_since = Some(now);
-        }
-    }
-
-    /// How much longer the socket has to be silent for the receiving half; none when it does not wait for that.
-    fn silence_left(&self, now: Instant) -> Option<Duration> {
-        let silent_for = now.saturating_duration_since(self.silent_since?);
-        self.rx.patience().map(|patience| patience.saturating_sub(silent_for))
-    }
-
     /// Waits for frames, datagrams, the stop flag, or the silence that the receiving half waits for.
     fn sleep(&mut self, now: Instant) -> anyhow::Result<()> {
         self.shared.io_stats.sleeps.fetch_add(1, Relaxed);
-        self.ready.sleep(self.silence_left(now)).context("cannot wait for frames and datagrams")
+        self.ready.sleep(self.rx.silence_left(now)).context("cannot wait for frames and datagrams")
     }
 }

@@ -45,9 +45,12 @@ pub enum SendError {
     /// No route, or a firewall says no.
     #[error("the network is not reachable")]
     Unreachable,
-    /// The queue towards the network is full.
+    /// The queue towards the network is full: there will be room when some of it has left.
     #[error("the send queue is full")]
     Full,
+    /// The kernel has no memory for it. It does not tell when it has.
+    #[error("the kernel has no memory")]
+    NoMemory,
     /// Anything else.
     #[error("the kernel refuses to send")]
     Refused,
@@ -77,7 +80,8 @@ impl From<Errno> for SendError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::MSGSIZE => Self::TooBig,
-            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => Self::Full,
+            Errno::AGAIN => Self::Full,
+            Errno::NOBUFS | Errno::NOMEM => Self::NoMemory,
             Errno::NETUNREACH
             | Errno::HOSTUNREACH
             | Errno::CONNREFUSED

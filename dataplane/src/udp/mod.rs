@@ -47,8 +47,9 @@ use crate::{
 
 /// Bytes of datagrams that the kernel keeps for us, counted with its overhead of about two.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
-/// Bytes that may wait for the network card.
-const SEND_BUFFER_BYTES: usize = 4 << 20;
+/// Bytes that may wait for the network card, counted likewise: what the kernel lets one TCP connection have there. They are one queue for
+/// all, so more would only delay everybody; who sends more waits in the queues of the TAP, which take turns.
+const SEND_BUFFER_BYTES: usize = 512 << 10;
 
 /// Room for the most that one receive can give: 64 KiB of datagrams.
 pub const RECEIVE_BYTES: usize = 1 << 16;

@@ -232,7 +232,7 @@ fn errors_are_told_apart_by_what_there_is_to_do() {
         (Errno::MSGSIZE, SendError::TooBig),
         (Errno::INVAL, SendError::Refused),
         (Errno::IO, SendError::Refused),
-        (Errno::NOBUFS, SendError::Full),
+        (Errno::NOBUFS, SendError::NoMemory),
         (Errno::AGAIN, SendError::Full),
         (Errno::PERM, SendError::Unreachable),
         (Errno::CONNREFUSED, SendError::Unreachable),

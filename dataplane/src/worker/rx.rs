@@ -20,7 +20,7 @@ use super::fair_share::FairShare;
 use crate::{
     frame_writer::FrameWriter,
     udp::{RECEIVE_BYTES, Received},
-    workers::{Shared, WorkerContext},
+    workers::{Meanwhile, Shared, WorkerContext},
 };
 
 /// Receives per batch, so that the table in use is never old.
@@ -39,24 +39,33 @@ pub(super) struct Rx {
     fair_share: FairShare,
     /// Frames of this batch so far.
     frame_count: usize,
+    /// When datagrams were received last, or a silence was dealt with.
+    silent_since: Instant,
 }
 
 impl Rx {
     pub(super) fn new(shared: Arc<Shared>, context: WorkerContext) -> Self {
         let decapsulator = Decapsulator::new(context.stats.clone());
-        let (buffer, fair_share) = (vec![0; RECEIVE_BYTES].into(), FairShare::new(Instant::now()));
-        Self { shared, context, decapsulator, writer: FrameWriter::default(), buffer, fair_share, frame_count: 0 }
+        let (buffer, now) = (vec![0; RECEIVE_BYTES].into(), Instant::now());
+        let (writer, fair_share) = (FrameWriter::default(), FairShare::new(now));
+        Self { shared, context, decapsulator, writer, buffer, fair_share, frame_count: 0, silent_since: now }
     }
 
-    /// How long the socket may be silent before [`Self::on_silence`] is due; none while no train waits for anything.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        self.decapsulator.patience()
+    /// Tells the core of a silence that it waits for, once it is long enough.
+    pub(super) fn watch_silence(&mut self, has_received: bool, now: Instant) {
+        if has_received {
+            self.silent_since = now;
+        } else if self.silence_left(now) == Some(Duration::ZERO) {
+            self.decapsulator.on_silence();
+            self.deliver();
+            self.silent_since = now;
+        }
     }
 
-    /// The socket was silent for so long.
-    pub(super) fn on_silence(&mut self) {
-        self.decapsulator.on_silence();
-        self.deliver();
+    /// How much longer the socket has to be silent for the core; none while no train waits for anything.
+    pub(super) fn silence_left(&self, now: Instant) -> Option<Duration> {
+        let silent_for = now.saturating_duration_since(self.silent_since);
+        self.decapsulator.patience().map(|patience| patience.saturating_sub(silent_for))
     }
 
     /// Takes in what has arrived, up to the cap; tells whether anything had.
@@ -129,6 +138,19 @@ impl Rx {
                 self.context.stats.count_drops(DropReason::UdpOverflow, lost.into());
             }
         }
+    }
+}
+
+impl Meanwhile for Rx {
+    fn look(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let has_received = self.batch(now)?;
+        self.watch_silence(has_received, now);
+        Ok(())
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.silence_left(Instant::now())
     }
 }
 

@@ -80,13 +80,13 @@ impl Tx {
         Self { shared, context, encapsulator, backlogs, patience: FULL_PATIENCE }
     }
 
-    /// Sends what the ready queues have, up to the cap; tells whether they had anything. While the socket is full, `meanwhile`
-    /// is called whenever datagrams have arrived.
+    /// Sends what the ready queues have, up to the cap; tells whether they had anything. `meanwhile` goes on while the socket is
+    /// full.
     pub(super) fn batch(
         &mut self,
         ready: &mut ReadyQueues,
         now: Instant,
-        mut meanwhile: impl Meanwhile,
+        meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<bool> {
         let mut taken = Taken::default();
         self.patience = FULL_PATIENCE;
@@ -95,7 +95,7 @@ impl Tx {
             && let Some(queue) = ready.next()
         {
             self.backlogs[queue].begin_batch(now);
-            let share = self.take_share(queue, &mut meanwhile)?;
+            let share = self.take_share(queue, meanwhile)?;
             if share.is_last {
                 ready.on_empty(queue);
                 self.backlogs[queue].on_empty();
@@ -104,7 +104,7 @@ impl Tx {
             taken.bytes += share.taken.bytes;
         }
         self.encapsulator.end_batch();
-        self.send_closed(&mut meanwhile)?;
+        self.send_closed(meanwhile)?;
         Ok(taken.frames > 0)
     }
 

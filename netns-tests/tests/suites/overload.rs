@@ -43,6 +43,15 @@ fn pair(name: &str) -> Option<(Lab, [Arc<Host>; 2], [Guest; 4])> {
     Some((lab, hosts, guests))
 }
 
+/// Gives two guests addresses that are known to have queues of their own, and lets their partners learn them.
+#[track_caller]
+fn in_queues_of_their_own(from: &Guest, to: &Guest, neighbour: &Guest, other: &Guest) {
+    for (guest, address, partner) in [(from, "02:00:00:00:00:01", to), (neighbour, "02:00:00:00:00:02", other)] {
+        guest.run(&["ip", "link", "set", "eth0", "address", address]).ok();
+        traffic::wait_for_ping(guest, partner.address());
+    }
+}
+
 /// Sends so many pings of `bytes` without waiting for answers.
 fn send_pings(from: &Guest, to: &Guest, count: u64, bytes: u32) {
     let (count, bytes, address) = (count.to_string(), bytes.to_string(), to.address().to_string());
@@ -79,12 +88,7 @@ fn a_container_that_fills_its_queue_of_the_tap_does_not_fill_its_neighbours() {
     let Some((_lab, [a, _], [from, to, neighbour, other])) = pair("ownqueue") else { return };
     let status = a.weaved().status().unwrap_or_default();
     let queue = status["dataplane"]["stats"]["device"]["tap_queue_frames"].as_u64().expect("the queue has a length");
-    // Two addresses that are known to have queues of their own.
-    for (guest, address) in [(&from, "02:00:00:00:00:01"), (&neighbour, "02:00:00:00:00:02")] {
-        guest.run(&["ip", "link", "set", "eth0", "address", address]).ok();
-    }
-    traffic::wait_for_ping(&from, to.address());
-    traffic::wait_for_ping(&neighbour, other.address());
+    in_queues_of_their_own(&from, &to, &neighbour, &other);
     let (dropped, counted) = (a.weaved().counter("drop_tap_queue_full"), "icmp_seq");
     let paused = Paused::new(&a);
     send_pings(&from, &to, 4 * queue, 56);
@@ -97,6 +101,29 @@ fn a_container_that_fills_its_queue_of_the_tap_does_not_fill_its_neighbours() {
     wait_until("the flood found its own queue full", SOON, || {
         a.weaved().counter("drop_tap_queue_full") - dropped > 2 * queue
     });
+}
+
+#[test]
+fn a_flood_into_a_slow_uplink_fills_its_own_queue_and_costs_its_neighbour_no_frame() {
+    let Some((_lab, [a, b], [from, to, neighbour, other])) = pair("uplink") else { return };
+    in_queues_of_their_own(&from, &to, &neighbour, &other);
+    // Room enough for all: what holds frames back is the socket.
+    let uplink = ["tbf", "rate", "20mbit", "burst", "200kb", "limit", "64mb"];
+    a.run(&[["tc", "qdisc", "add", "dev", "eth0", "root"].as_slice(), &uplink].concat()).ok();
+    let dropped = |counter| a.weaved().counter(counter);
+    let (from_queue, from_socket) = (dropped("drop_tap_queue_full"), dropped("drop_underlay_full"));
+    let server = traffic::serve(&to, &["rate-serve", RATE_PORT]);
+    let address = to.address().to_string();
+    let flood = from.spawn_labtool(&["rate-blast", &address, RATE_PORT, "1400", "5000"]);
+    wait_until("the flood has filled its queue", SOON, || dropped("drop_tap_queue_full") > from_queue);
+    let pings = ["ping", "-n", "-i", "0.05", "-c", "50", "-W", "5", &other.address().to_string()];
+    let said = neighbour.run(&pings).stdout;
+    flood.finish(FLOOD_DEADLINE).ok();
+    drop(server);
+    assert_eq!(said.matches("icmp_seq").count(), 50, "all were in a queue that had room: {said}");
+    let from_socket = dropped("drop_underlay_full") - from_socket;
+    assert!(from_socket <= 20, "what the socket drops is anybody's: {from_socket}");
+    assert_eq!([a.weaved().connected_peers().len(), b.weaved().connected_peers().len()], [1, 1]);
 }
 
 #[test]

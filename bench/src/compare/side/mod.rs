@@ -63,6 +63,10 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("nebula", ""),
     ("tinc", ""),
     ("vpncloud", ""),
+    (
+        "vpncloud-bridged",
+        "… with Ethernet on the bridges that containers are on, as weaved has it; also between guests",
+    ),
     ("NAME:program=FILE", "one of these with another executable; its results are called so"),
     ("peers", "all of these"),
 ];

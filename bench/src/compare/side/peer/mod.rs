@@ -1,6 +1,6 @@
 //! Other people's overlays, set up as their documentation does it for two hosts.
 //!
-//! All but one carry IP and not Ethernet, so they are measured between hosts. Where an overlay does not find out by
+//! Most carry IP and not Ethernet, so they are measured between hosts. Where an overlay does not find out by
 //! itself how large a packet may be, it is told the most that fits into the underlay's 1,500 bytes.
 
 mod nebula;
@@ -38,11 +38,20 @@ pub(crate) enum PeerKind {
     Nebula,
     Tinc,
     Vpncloud,
+    /// With Ethernet, on a bridge, as containers would have it.
+    VpncloudBridged,
 }
 
 impl PeerKind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::OneFrame, Self::WireguardGo, Self::Boringtun, Self::Nebula, Self::Tinc, Self::Vpncloud];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::OneFrame,
+        Self::WireguardGo,
+        Self::Boringtun,
+        Self::Nebula,
+        Self::Tinc,
+        Self::Vpncloud,
+        Self::VpncloudBridged,
+    ];
 
     /// What `--sides` and results call it.
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +62,7 @@ impl PeerKind {
             Self::Nebula => "nebula",
             Self::Tinc => "tinc",
             Self::Vpncloud => "vpncloud",
+            Self::VpncloudBridged => "vpncloud-bridged",
         }
     }
 
@@ -64,13 +74,13 @@ impl PeerKind {
             Self::Boringtun => "boringtun-cli",
             Self::Nebula => "nebula",
             Self::Tinc => "tincd",
-            Self::Vpncloud => "vpncloud",
+            Self::Vpncloud | Self::VpncloudBridged => "vpncloud",
         }
     }
 
     /// True if it carries Ethernet.
     pub(super) fn has_ethernet(self) -> bool {
-        self == Self::OneFrame
+        matches!(self, Self::OneFrame | Self::VpncloudBridged)
     }
 
     /// Its executable: beside this program, where `make bench-deps` puts those that it builds, or on the search path.
@@ -111,6 +121,7 @@ pub(super) fn join(hosts: &[Arc<Host>; 2], kind: PeerKind, program: Option<&Path
         PeerKind::Nebula => nebula::start(hosts, &program)?,
         PeerKind::Tinc => tinc::start(hosts, &program)?,
         PeerKind::Vpncloud => vpncloud::start(hosts, &program)?,
+        PeerKind::VpncloudBridged => return vpncloud::join_bridged(hosts, &program),
     };
     let addresses = [address(0), address(1)].map(IpAddr::from);
     Ok(Joined { addresses, layer: Layer::Ip, running: Running::Peers(processes) })
@@ -130,6 +141,24 @@ fn set_up_interface(host: &Host, number: usize, mtu: Option<u16>, process: &mut 
     }
     host.ip(&["link", "set", INTERFACE, "up"]);
     Ok(())
+}
+
+/// Waits until a process has made its TAP and puts it into the bridge `weave` of host `number`, whose address this tells.
+fn bridge(host: &Host, number: usize, tap: &str, mtu: u16, process: &mut Process) -> Result<IpAddr, String> {
+    await_interface(host, tap, process)?;
+    let (address, mtu) = (Ipv4Addr::new(10, 32, number as u8, 1), mtu.to_string());
+    host.ip(&["link", "add", "weave", "mtu", &mtu, "type", "bridge"]);
+    host.ip(&["addr", "add", &format!("{address}/12"), "dev", "weave"]);
+    host.ip(&["link", "set", "weave", "up"]);
+    host.ip(&["link", "set", tap, "mtu", &mtu, "master", "weave", "up"]);
+    Ok(address.into())
+}
+
+/// What two hosts have that are joined by TAPs in bridges.
+fn joined_by_bridges(ends: [(IpAddr, Process); 2], mtu: u16) -> Joined {
+    let [(address_a, process_a), (address_b, process_b)] = ends;
+    let running = Running::Peers(vec![process_a, process_b]);
+    Joined { addresses: [address_a, address_b], layer: Layer::Ethernet { mtu, max_gso_len: None }, running }
 }
 
 /// Waits until there is an interface; says why if the process has ended or takes too long.

@@ -6,7 +6,11 @@
 //!
 //! INVARIANT: a device without our mark (interface alias [`MARK`]) is never changed and never deleted.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use weaved_api::{MacAddr, Overlay, Switch};
@@ -31,6 +35,10 @@ const TAP_MTU: u32 = 65_521;
 
 /// What every IPv6 link must carry (RFC 8200 §5); IPv4 in the overlay is to be no narrower.
 const MIN_OVERLAY_MTU: u16 = 1280;
+
+/// How long a TAP may have queues that nobody keeps, and how often that is looked at.
+const QUEUES_PATIENCE: Duration = Duration::from_millis(100);
+const QUEUES_PAUSE: Duration = Duration::from_millis(5);
 
 /// The devices of the overlay.
 pub struct Devices {
@@ -267,12 +275,21 @@ impl Devices {
 
     fn open_several(&mut self, name: &str, offload: Switch, layout: Layout) -> Result<Tap, DeviceError> {
         let steering = self.steering.clone()?;
-        self.expect_open_queues(name, 0)?;
+        self.await_no_queues(name)?;
         let open = || Tap::open_several(name, offload, layout, &steering);
         let tap = self.or_made_anew(name, open)?;
         // Another process may have begun at the same time. Then both give way, and try again later.
         self.expect_open_queues(name, layout.queue_count())?;
         Ok(tap)
+    }
+
+    /// Nobody has a queue. Waits a little: a process that was just made has for a moment all that its parent had.
+    fn await_no_queues(&mut self, name: &str) -> Result<(), DeviceError> {
+        let end = Instant::now() + QUEUES_PATIENCE;
+        while self.expect_open_queues(name, 0).is_err() && Instant::now() < end {
+            thread::sleep(QUEUES_PAUSE);
+        }
+        self.expect_open_queues(name, 0)
     }
 
     /// That another process has queues, too, is for us to find out: the kernel gives them to everybody with the right to.

@@ -1,7 +1,7 @@
 //! What tests of this package share.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     process::{Child, Command},
     sync::{
@@ -38,13 +38,24 @@ pub(crate) fn in_namespace_with_loopback(test: impl FnOnce() + Send + 'static) {
     });
 }
 
-/// Held by whoever makes a child: until that executes its program it has a copy of every descriptor of this process.
+/// Held by whoever makes a child: until that has its program it has a copy of every descriptor of this process.
 static MAKING_CHILDREN: RwLock<()> = RwLock::new(());
 
 /// Starts a process. All that tests of this package start must be started here.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
     let _alone = MAKING_CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
-    command.spawn()
+    let child = command.spawn()?;
+    // Who makes a child goes on while the kernel still lays out its program, which has no arguments until then. Descriptors are closed
+    // before.
+    while fs::read(format!("/proc/{}/cmdline", child.id()))?.is_empty() && !has_ended(&child) {
+        thread::yield_now();
+    }
+    Ok(child)
+}
+
+fn has_ended(child: &Child) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    stat.contains(") Z ")
 }
 
 /// Does what closes descriptors that are to be really closed afterwards: no child that another test is making has them.

@@ -1,19 +1,18 @@
 //! A worker: one thread that carries frames both ways between its queues of the TAP and one UDP socket.
 //!
 //! ```text
-//!        ┌──────────────────────── something moved ─────────────────────────┐
-//!        ▼                                                                  │
-//!  receive a batch (UDP → TAP) ─▶ send a batch (TAP → UDP) ─┬───────────────┘
-//!        ▲                                                  └─ nothing moved ─▶ yield a few times ─▶ sleep
-//!        └──────────────────────────────────────────────────────────────────────────┴─────────────────┘
+//!  ask what is there, or sleep until something is ─▶ receive a batch (UDP → TAP) ─▶ send a batch (TAP → UDP)
+//!        ▲                                                                                    │
+//!        └────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Receiving comes first: what it writes to the TAP often makes the kernel queue an answer there at once (an ACK, an
-//! echo), which the same turn then sends without anybody having been woken up. A wake-up costs more than carrying a
-//! frame, on virtual machines many times more; that is also why a worker whose work comes in short intervals looks
-//! again for a moment before it sleeps ([`Eagerness`]).
+//! Asking and sleeping is one system call: it waits only if nothing is there. What is written to the TAP often makes
+//! the kernel queue an answer there at once (an ACK, an echo), which the next turn then sends without anybody having been woken
+//! up. A wake-up costs more than carrying a frame, on virtual machines many times more; that is also why a worker whose work
+//! comes in short intervals asks again for a moment before it sleeps ([`Eagerness`]).
 //!
-//! INVARIANT: no lock and no allocation per frame; the clock is read once per turn, and for what is received while a send waits.
+//! INVARIANT: no lock and no allocation per frame; the clock is read twice per turn at most, and for what is received while a send
+//! waits.
 
 mod eagerness;
 mod fair_share;
@@ -54,42 +53,52 @@ impl Worker {
 
     /// Works until the stop flag is raised. Fails when the TAP or the socket does.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
-        let mut now = Instant::now();
+        let (mut now, mut has_moved) = (Instant::now(), false);
         while !self.shared.stop.is_raised() {
-            let has_moved = self.turn(now)?;
+            let has_slept = self.wait(has_moved, &mut now).context("cannot wait for frames and datagrams")?;
+            has_moved = self.turn(now, has_slept)?;
             now = Instant::now();
-            if has_moved {
-                self.eagerness.on_work();
-            } else if self.eagerness.looks_again(now) {
-                // Whoever else wants this core has it first: looking again must not delay those who make the work.
-                thread::yield_now();
-            } else {
-                self.sleep(now)?;
-                let woken_at = Instant::now();
-                self.eagerness.on_woken(woken_at.saturating_duration_since(now));
-                now = woken_at;
-            }
         }
         Ok(())
     }
 
+    /// Finds out what is there; tells whether it has slept until then.
+    fn wait(&mut self, has_moved: bool, now: &mut Instant) -> io::Result<bool> {
+        if has_moved {
+            self.eagerness.on_work();
+        }
+        if self.eagerness.looks_again(*now) {
+            if !has_moved {
+                // Whoever else wants this core has it first: looking again must not delay those who make the work.
+                thread::yield_now();
+            }
+            self.ready.look()?;
+            return Ok(false);
+        }
+        self.ready.sleep(self.rx.silence_left(*now))?;
+        let woken_at = Instant::now();
+        let has_slept = self.eagerness.on_woken(woken_at.saturating_duration_since(*now));
+        if has_slept {
+            self.shared.io_stats.sleeps.fetch_add(1, Relaxed);
+        }
+        *now = woken_at;
+        Ok(has_slept)
+    }
+
     /// Both directions once. Tells whether anything moved.
-    fn turn(&mut self, now: Instant) -> anyhow::Result<bool> {
-        let has_received = self.ready.may_have_datagrams() && self.rx.batch(now)?;
+    fn turn(&mut self, now: Instant, has_slept: bool) -> anyhow::Result<bool> {
+        let has_received = if self.ready.has_datagrams() {
+            self.rx.batch(now, has_slept)?
+        } else {
+            self.rx.on_nothing();
+            false
+        };
         self.rx.watch_silence(has_received, now);
-        // After the receive, because what it writes to the TAP may have its answer in a queue already.
-        self.ready.look(has_received).context("cannot ask for frames")?;
         let has_sent = self.tx.batch(&mut self.ready, now, &mut self.rx)?;
         let has_moved = has_received || has_sent;
         if has_moved {
             self.shared.io_stats.turns.fetch_add(1, Relaxed);
         }
         Ok(has_moved)
-    }
-
-    /// Waits for frames, datagrams, the stop flag, or the silence that the receiving half waits for.
-    fn sleep(&mut self, now: Instant) -> anyhow::Result<()> {
-        self.shared.io_stats.sleeps.fetch_add(1, Relaxed);
-        self.ready.sleep(self.rx.silence_left(now)).context("cannot wait for frames and datagrams")
     }
 }

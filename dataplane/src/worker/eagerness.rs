@@ -13,6 +13,9 @@ const LOOKING_TIME: Duration = Duration::from_micros(20);
 /// whose core was halted.
 const SHORT_SLEEP: Duration = Duration::from_micros(100);
 
+/// What ends sooner was no sleep: something was there. Going to sleep and waking up takes longer.
+const AT_ONCE: Duration = Duration::from_micros(3);
+
 /// What a worker has learned of the intervals of its work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Eagerness {
@@ -32,10 +35,14 @@ impl Eagerness {
         self.is_eager && now.saturating_duration_since(idle_since) < LOOKING_TIME
     }
 
-    /// A sleep has ended.
-    pub(super) fn on_woken(&mut self, slept: Duration) {
-        self.is_eager = slept < SHORT_SLEEP;
-        self.idle_since = None;
+    /// A wait has ended that took so long. Tells whether it was a sleep.
+    pub(super) fn on_woken(&mut self, slept: Duration) -> bool {
+        let has_slept = slept >= AT_ONCE;
+        if has_slept {
+            self.is_eager = slept < SHORT_SLEEP;
+            self.idle_since = None;
+        }
+        has_slept
     }
 }
 
@@ -62,16 +69,26 @@ mod tests {
     #[test]
     fn work_begins_the_moment_anew() {
         let (mut eagerness, now) = (Eagerness::default(), Instant::now());
-        eagerness.on_woken(MICROSECOND);
+        eagerness.on_woken(5 * MICROSECOND);
         assert!(eagerness.looks_again(now));
         eagerness.on_work();
         assert!(eagerness.looks_again(now + 50 * MICROSECOND));
     }
 
     #[test]
+    fn a_wait_that_ends_at_once_teaches_nothing() {
+        let mut eagerness = Eagerness::default();
+        assert!(!eagerness.on_woken(MICROSECOND));
+        assert!(!eagerness.looks_again(Instant::now()));
+        assert!(eagerness.on_woken(30 * MICROSECOND));
+        assert!(!eagerness.on_woken(MICROSECOND));
+        assert!(eagerness.looks_again(Instant::now()));
+    }
+
+    #[test]
     fn a_long_sleep_ends_the_looking() {
         let mut eagerness = Eagerness::default();
-        eagerness.on_woken(MICROSECOND);
+        eagerness.on_woken(5 * MICROSECOND);
         eagerness.on_woken(Duration::from_millis(2));
         assert!(!eagerness.looks_again(Instant::now()));
     }

@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes a second that every source may have whatever happens: 8 Mbit/s.
 const MIN_ALLOWANCE: u64 = 1 << 20;
 
+/// Ticks come as often as that while there is something to read; a longer time was idle for the most part.
+const MAX_BUSY: Duration = Duration::from_millis(2);
+
 /// What a source may have at once, as time at its allowance.
 const BURST: Duration = Duration::from_millis(5);
 
@@ -105,11 +108,11 @@ impl FairShare {
         self.late_since = None;
     }
 
-    /// So many bytes wait in the socket.
+    /// So many bytes wait in the socket. Ticks are at least [`TICK`] apart; one that comes later says that there was nothing to do.
     pub(super) fn tick(&mut self, waiting_bytes: usize, now: Instant) {
         let passed = now.saturating_duration_since(self.tick_at);
         let (bytes, time) = self.recent;
-        self.recent = (bytes / 16 * 15 + self.read, time / 16 * 15 + passed);
+        self.recent = (bytes / 16 * 15 + self.read, time / 16 * 15 + passed.min(MAX_BUSY));
         let is_late = per(MAX_WAIT, rate(self.recent.0, self.recent.1)) < waiting_bytes as u64;
         let since = self.late_since.filter(|_| is_late).or(is_late.then_some(now));
         let is_overloaded = since.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
@@ -270,6 +273,21 @@ mod tests {
             if tick % 19 == 0 {
                 share.on_empty();
             }
+        }
+    }
+
+    #[test]
+    fn who_begins_after_an_idle_time_is_not_measured_by_it() {
+        const READ: usize = 500;
+        let (mut share, mut now) = (FairShare::new(Instant::now()), Instant::now());
+        now += Duration::from_secs(10);
+        for _ in 0..200 {
+            assert!(share.admits(NEIGHBOUR, 98));
+            assert!((0..READ).all(|_| share.admits(FLOOD, FRAME_LEN)));
+            share.on_read(READ * FRAME_LEN);
+            // Five ticks' worth.
+            share.tick(5 * READ * FRAME_LEN, now);
+            now += TICK;
         }
     }
 

@@ -6,8 +6,7 @@
 //! ```
 //!
 //! One `epoll` descriptor watches queues, socket and stop flag, so that asking costs one system call however many queues
-//! there are. A worker with a single queue does not ask: a read tells. Right after a sleep nobody asks at all: what it was ended
-//! by is known, and reading what is empty would delay the frame that is there.
+//! there are, and what is known to be empty is not read. A worker with a single queue does not ask unless it would sleep: reads tell.
 //!
 //! INVARIANT: queues take turns: one that was served is served again only after all others that were ready.
 
@@ -40,9 +39,7 @@ pub(super) struct ReadyQueues {
     _shared: Arc<Shared>,
     /// A bit for each queue that may have frames.
     turns: Turns,
-    /// Nothing was done since a sleep told what is ready.
-    is_fresh: bool,
-    /// It told of datagrams.
+    /// There are datagrams, or may be.
     has_datagrams: bool,
 }
 
@@ -64,30 +61,32 @@ impl ReadyQueues {
         watch(shared.socket.as_fd(), SOCKET)?;
         watch(shared.stop.as_fd(), STOP)?;
         let turns = Turns::new(shared.queues.len());
-        Ok(Self { epoll, _shared: shared.clone(), turns, is_fresh: false, has_datagrams: false })
+        Ok(Self { epoll, _shared: shared.clone(), turns, has_datagrams: false })
     }
 
-    /// Finds out which queues have frames. What a sleep has told is taken as it is, unless something moved since.
-    pub(super) fn look(&mut self, has_moved: bool) -> io::Result<()> {
-        if std::mem::take(&mut self.is_fresh) && !has_moved {
-            return Ok(());
-        }
+    /// Finds out what is there.
+    pub(super) fn look(&mut self) -> io::Result<()> {
         if self.turns.queue_count == 1 {
             self.turns.on_ready(0);
+            self.has_datagrams = true;
             return Ok(());
         }
         self.wait(Some(Duration::ZERO))
     }
 
-    /// False when the socket is known to be empty.
-    pub(super) fn may_have_datagrams(&self) -> bool {
-        !self.is_fresh || self.has_datagrams
+    /// Waits for anything, or until the time is over, if there is nothing now.
+    pub(super) fn sleep(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.wait(time)
     }
 
-    /// Waits for anything, or until the time is over.
-    pub(super) fn sleep(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.is_fresh = true;
-        self.wait(time)
+    /// False when the socket was empty.
+    pub(super) fn has_datagrams(&self) -> bool {
+        self.has_datagrams
+    }
+
+    /// Whether a queue is ready.
+    pub(super) fn has_frames(&self) -> bool {
+        self.turns.ready != 0
     }
 
     /// The queue whose turn it is; none when none is ready.

@@ -5,6 +5,9 @@
 //!                    ▲─────────── up to the cap ───────────────┘
 //! ```
 //!
+//! A lone datagram after a sleep ends the batch: a container often answers at once, and its answer is to leave before it is asked
+//! whether there is more.
+//!
 //! The core is told when the socket is empty and when it stays so for as long as the core has patience: then it delivers
 //! what is there of trains that have lost a chunk.
 
@@ -39,6 +42,8 @@ pub(super) struct Rx {
     fair_share: FairShare,
     /// Frames of this batch so far.
     frame_count: usize,
+    /// The socket was empty when it was read last.
+    is_drained: bool,
     /// When datagrams were received last, or a silence was dealt with.
     silent_since: Instant,
 }
@@ -48,7 +53,17 @@ impl Rx {
         let decapsulator = Decapsulator::new(context.stats.clone());
         let (buffer, now) = (vec![0; RECEIVE_BYTES].into(), Instant::now());
         let (writer, fair_share) = (FrameWriter::default(), FairShare::new(now));
-        Self { shared, context, decapsulator, writer, buffer, fair_share, frame_count: 0, silent_since: now }
+        Self {
+            shared,
+            context,
+            decapsulator,
+            writer,
+            buffer,
+            fair_share,
+            frame_count: 0,
+            is_drained: true,
+            silent_since: now,
+        }
     }
 
     /// Tells the core of a silence that it waits for, once it is long enough.
@@ -69,32 +84,49 @@ impl Rx {
     }
 
     /// Takes in what has arrived, up to the cap; tells whether anything had.
-    pub(super) fn batch(&mut self, now: Instant) -> anyhow::Result<bool> {
-        let mut has_received = false;
+    pub(super) fn batch(&mut self, now: Instant, has_slept: bool) -> anyhow::Result<bool> {
+        let mut receive_count = 0;
         self.frame_count = 0;
-        for _ in 0..MAX_BATCH_RECEIVES {
+        let is_hasty = loop {
             let received = self.shared.socket.receive(&mut self.buffer);
             let received = received.context("cannot receive datagrams")?;
+            self.is_drained = received.is_none();
             // After the receive: a peer uses new keys only when it knows that our table has them.
             self.decapsulator.begin_batch(&self.shared.table.load());
             let Some(received) = received else {
-                self.decapsulator.on_socket_empty();
-                self.deliver();
-                self.fair_share.on_empty();
-                break;
+                self.on_empty();
+                break false;
             };
+            receive_count += 1;
             self.fair_share.on_read(received.len);
             self.handle(received);
             self.deliver();
-            has_received = true;
-            if self.frame_count >= MAX_BATCH_FRAMES {
-                break;
+            if has_slept && receive_count == 1 && received.len <= received.segment_len {
+                break true;
             }
+            if receive_count == MAX_BATCH_RECEIVES || self.frame_count >= MAX_BATCH_FRAMES {
+                break false;
+            }
+        };
+        if receive_count > 0 && !is_hasty && self.fair_share.is_due(now) {
+            let waiting = if self.is_drained { 0 } else { self.shared.socket.waiting_bytes() };
+            self.fair_share.tick(waiting, now);
         }
-        if has_received && self.fair_share.is_due(now) {
-            self.fair_share.tick(self.shared.socket.waiting_bytes(), now);
+        Ok(receive_count > 0)
+    }
+
+    /// The socket is empty, as somebody else has found out.
+    pub(super) fn on_nothing(&mut self) {
+        if !self.is_drained {
+            self.is_drained = true;
+            self.on_empty();
         }
-        Ok(has_received)
+    }
+
+    fn on_empty(&mut self) {
+        self.decapsulator.on_socket_empty();
+        self.deliver();
+        self.fair_share.on_empty();
     }
 
     fn handle(&mut self, received: Received) {
@@ -144,7 +176,7 @@ impl Rx {
 impl Meanwhile for Rx {
     fn look(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let has_received = self.batch(now)?;
+        let has_received = self.batch(now, false)?;
         self.watch_silence(has_received, now);
         Ok(())
     }

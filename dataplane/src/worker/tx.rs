@@ -88,6 +88,9 @@ impl Tx {
         now: Instant,
         meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<bool> {
+        if !ready.has_frames() {
+            return Ok(false);
+        }
         let mut taken = Taken::default();
         self.patience = FULL_PATIENCE;
         self.encapsulator.begin_batch(&self.shared.table.load(), now);

@@ -1,6 +1,6 @@
 //! Clusters of nodes in virtual time: what must hold at every step, and what must have come about after a while.
 //!
-//! Each test runs several seeds; a failure prints the seed, and `WEAVED_SEED=n` runs that one alone.
+//! Each test runs a few seeds; a failure prints the seed, and `WEAVED_SEED=n` runs that one alone. `WEAVED_SEEDS=n` runs so many.
 
 mod churn;
 mod docker;
@@ -17,11 +17,13 @@ const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// The seeds of a test: those given, or the one of the environment.
+/// The seeds of a test: those given, or the one or as many as the environment wants.
 fn each_seed(seeds: std::ops::Range<u64>, mut test: impl FnMut(u64)) {
-    match std::env::var("WEAVED_SEED") {
-        Ok(seed) => test(seed.parse().expect("WEAVED_SEED is a number")),
-        Err(_) => seeds.for_each(test),
+    let wanted = |name| std::env::var(name).ok().map(|number| number.parse().expect("seeds are numbers"));
+    match (wanted("WEAVED_SEED"), wanted("WEAVED_SEEDS")) {
+        (Some(seed), _) => test(seed),
+        (None, Some(count)) => (0..count).for_each(test),
+        (None, None) => seeds.for_each(test),
     }
 }
 
@@ -374,7 +376,7 @@ fn start_stopped(world: &mut World) {
 
 #[test]
 fn whatever_happens_no_slice_has_two_owners_and_all_is_well_afterwards() {
-    each_seed(0..40, |seed| {
+    each_seed(0..12, |seed| {
         let mut world = World::star(seed, Faults { crash_permille: 2, ..Faults::BAD }, 5);
         world.add_host(Start::Founder, &[0]);
         world.start(5);

@@ -286,10 +286,12 @@ impl Devices {
     /// Nobody has a queue. Waits a little: a process that was just made has for a moment all that its parent had.
     fn await_no_queues(&mut self, name: &str) -> Result<(), DeviceError> {
         let end = Instant::now() + QUEUES_PATIENCE;
-        while self.expect_open_queues(name, 0).is_err() && Instant::now() < end {
-            thread::sleep(QUEUES_PAUSE);
+        loop {
+            match self.expect_open_queues(name, 0) {
+                Err(_) if Instant::now() < end => thread::sleep(QUEUES_PAUSE),
+                outcome => return outcome,
+            }
         }
-        self.expect_open_queues(name, 0)
     }
 
     /// That another process has queues, too, is for us to find out: the kernel gives them to everybody with the right to.

@@ -11,6 +11,7 @@
 //! With no control connected it goes on with the last desired state for ever.
 
 use std::{
+    convert::Infallible,
     ops::ControlFlow,
     sync::{Arc, mpsc::RecvTimeoutError},
     thread,
@@ -335,18 +336,16 @@ impl SlowPath {
 }
 
 /// Sends a run of datagrams; what waiting takes is taken off the patience.
-fn send(socket: &UdpSocket, mut sending: Sending<'_>, patience: &mut Duration) -> Result<(), Unsent> {
-    let mut sent_len = 0;
-    loop {
-        let Err(unsent) = socket.send(sending) else { return Ok(()) };
-        sent_len += unsent.sent_len;
-        sending.datagrams = &sending.datagrams[unsent.sent_len..];
-        if unsent.error != SendError::Full || patience.is_zero() {
-            return Err(Unsent { sent_len, ..unsent });
+fn send(socket: &UdpSocket, sending: Sending<'_>, patience: &mut Duration) -> Result<(), Unsent> {
+    let Ok(sent) = socket.send_and_retry(sending, || {
+        let may_wait = !patience.is_zero();
+        if may_wait {
+            thread::sleep(FULL_PAUSE);
+            *patience = patience.saturating_sub(FULL_PAUSE);
         }
-        thread::sleep(FULL_PAUSE);
-        *patience = patience.saturating_sub(FULL_PAUSE);
-    }
+        Ok::<_, Infallible>(may_wait)
+    });
+    sent
 }
 
 fn router_config(desired: &DesiredState, lane_count: u8, now: Instant) -> RouterConfig {

@@ -191,27 +191,21 @@ impl Shared {
     /// Sends a run of datagrams. Waits for so long when the socket is full, and looks at what comes in meanwhile.
     pub(crate) fn send(
         &self,
-        mut sending: Sending<'_>,
+        sending: Sending<'_>,
         patience: Duration,
         meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<Result<(), Unsent>> {
-        let mut sent_len = 0;
         let mut deadline = None;
         let mut is_late = patience.is_zero();
-        loop {
-            let unsent = match self.sender.send(sending) {
-                Ok(()) => return Ok(Ok(())),
-                Err(unsent) => unsent,
-            };
-            sent_len += unsent.sent_len;
-            sending.datagrams = &sending.datagrams[unsent.sent_len..];
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-            if unsent.error != SendError::Full || is_late {
-                return Ok(Err(Unsent { sent_len, ..unsent }));
+        self.sender.send_and_retry(sending, || {
+            let may_wait = !is_late;
+            if may_wait {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
+                // Once more when the time is over: there may be some room although it is not spoken of.
+                is_late = !self.wait_for_room(deadline, meanwhile)?;
             }
-            // Once more when the time is over: there may be some room although it is not spoken of.
-            is_late = !self.wait_for_room(deadline, meanwhile)?;
-        }
+            Ok(may_wait)
+        })
     }
 
     /// Waits until the socket has room; false when it has none in time.
@@ -281,6 +275,7 @@ mod tests {
             let deadline = Instant::now() + Duration::from_millis(1);
             assert!(!wait_until(deadline, |_| says, &mut Looks::default()).unwrap());
         }
+        assert!(!wait_until(Instant::now(), |_| Waited::Room, &mut Looks::default()).unwrap());
     }
 
     #[test]

@@ -272,6 +272,24 @@ impl UdpSocket {
         }
     }
 
+    /// Sends a run of datagrams. Where the socket is full, `may_retry` waits, or says that it has waited long enough; what has not left
+    /// is then sent, or told.
+    pub(crate) fn send_and_retry<E>(
+        &self,
+        mut sending: Sending<'_>,
+        mut may_retry: impl FnMut() -> Result<bool, E>,
+    ) -> Result<Result<(), Unsent>, E> {
+        let mut sent_len = 0;
+        loop {
+            let Err(unsent) = self.send(sending) else { return Ok(Ok(())) };
+            sent_len += unsent.sent_len;
+            sending.datagrams = &sending.datagrams[unsent.sent_len..];
+            if unsent.error != SendError::Full || !may_retry()? {
+                return Ok(Err(Unsent { sent_len, ..unsent }));
+            }
+        }
+    }
+
     /// Receives into the buffer, which should have [`RECEIVE_BYTES`]. None when nothing is waiting.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         loop {

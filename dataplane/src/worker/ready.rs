@@ -71,12 +71,7 @@ impl ReadyQueues {
             self.has_datagrams = true;
             return Ok(());
         }
-        self.wait(Some(Duration::ZERO))
-    }
-
-    /// Waits for anything, or until the time is over, if there is nothing now.
-    pub(super) fn sleep(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.wait(time)
+        self.sleep(Some(Duration::ZERO))
     }
 
     /// False when the socket was empty.
@@ -99,7 +94,8 @@ impl ReadyQueues {
         self.turns.on_empty(queue);
     }
 
-    fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
+    /// Waits for anything, or until the time is over, if there is nothing now.
+    pub(super) fn sleep(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.has_datagrams = false;
         let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; QUEUES_PER_WORKER + 2];
         match epoll::wait(&self.epoll, &mut room, time.map(timespec).as_ref()) {

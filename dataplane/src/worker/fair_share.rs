@@ -103,6 +103,13 @@ impl FairShare {
         now.saturating_duration_since(self.tick_at) >= TICK
     }
 
+    /// The worker has slept until now: nothing waited when it fell asleep, and time has paid for what was carried before.
+    pub(super) fn on_slept(&mut self, now: Instant) {
+        if self.is_due(now) {
+            self.tick(0, now);
+        }
+    }
+
     /// The socket has nothing that waits.
     pub(super) fn on_empty(&mut self) {
         self.late_since = None;
@@ -238,6 +245,20 @@ mod tests {
         host.run(200, 50);
         assert_eq!(host.share.allowance, None);
         assert_eq!(host.run(100, 90).flood, 9000);
+    }
+
+    #[test]
+    fn who_has_flooded_is_heard_again_after_a_pause_however_little_comes() {
+        let mut host = Host::new(100);
+        host.run(200, 1000);
+        let Host { mut share, mut now, .. } = host;
+        assert!(!(0..1000).all(|_| share.admits(FLOOD, FRAME_LEN)), "it has more than its share");
+        for _ in 0..5 {
+            now += Duration::from_millis(100);
+            share.on_slept(now);
+            assert!(share.admits(FLOOD, FRAME_LEN));
+        }
+        assert_eq!(share.allowance, None);
     }
 
     #[test]

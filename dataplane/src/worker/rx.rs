@@ -87,6 +87,9 @@ impl Rx {
     pub(super) fn batch(&mut self, now: Instant, has_slept: bool) -> anyhow::Result<bool> {
         let mut receive_count = 0;
         self.frame_count = 0;
+        if has_slept {
+            self.fair_share.on_slept(now);
+        }
         let is_hasty = loop {
             let received = self.shared.socket.receive(&mut self.buffer);
             let received = received.context("cannot receive datagrams")?;

@@ -163,3 +163,18 @@ fn a_flood_costs_itself_and_hardly_its_neighbours_and_no_session() {
     assert_eq!(a.weaved().connected_peers().len(), 1, "no session is lost");
     assert_eq!(answered_of_a_thousand(&neighbour, &other), 1000, "afterwards all is as before");
 }
+
+#[test]
+fn who_has_flooded_is_heard_again_when_the_flood_is_over() {
+    let Some((_lab, [_, b], [from, to, neighbour, other])) = pair("floodover") else { return };
+    let _server = traffic::serve(&to, &["rate-serve", RATE_PORT]);
+    let address = to.address().to_string();
+    // A flood ends as an overload now and then only.
+    for _ in 0..10 {
+        traffic::wait_for_ping(&neighbour, other.address());
+        from.run_labtool(FLOOD_DEADLINE, &["rate-blast", &address, RATE_PORT, "64", "100"]).ok();
+        let said = from.run(&["ping", "-n", "-i", "0.05", "-c", "10", "-W", "5", &address]).stdout;
+        assert_eq!(said.matches("icmp_seq").count(), 10, "{said}");
+    }
+    println!("{} frames were more than the flood's share", b.weaved().counter("drop_unfair_share"));
+}

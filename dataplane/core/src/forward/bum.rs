@@ -22,7 +22,7 @@ pub(super) struct BumLimiter {
     now: Instant,
 }
 
-/// Tokens, in frames; a fraction is kept, so that short times do not lose what they have earned.
+/// Tokens, in frames; a fraction is kept, so that short times do not lose what they have earned. Less than none is a debt.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     tokens: f64,
@@ -48,12 +48,13 @@ impl BumLimiter {
         self.take_copies(source, 1)
     }
 
-    /// Takes the tokens for a frame of this source that so many peers get a copy of, if there are enough.
+    /// Takes the tokens for a frame of this source that so many peers get a copy of, if its part has enough. For what all have together
+    /// one token is enough, and the rest is a debt: else those that need one at a time would leave none to those that need many.
     pub(super) fn take_copies(&mut self, source: MacAddr, count: u32) -> bool {
         let charge = (f64::from(count) / f64::from(BUM_FREE_COPIES)).clamp(1.0, BUM_MAX_CHARGE.into());
         let own = &mut self.sources[slot_of(source)];
         own.refill(BUM_SOURCE_PART, self.now);
-        let granted = own.tokens >= charge && self.all.tokens >= charge;
+        let granted = own.tokens >= charge && self.all.tokens >= 1.0;
         if granted {
             own.tokens -= charge;
             self.all.tokens -= charge;
@@ -151,6 +152,28 @@ mod tests {
             assert_eq!(of_others, 1000 * asking, "{peers} hosts");
             assert!(of_storm >= 1000, "{peers} hosts: {of_storm}");
         }
+    }
+
+    #[test]
+    fn a_storm_of_frames_with_a_small_charge_does_not_starve_those_with_a_large_one() {
+        const MOMENT: Duration = Duration::from_micros(100);
+        let mut now = Instant::now();
+        let mut limiter = BumLimiter::new(now);
+        let (mut of_others, mut of_storm) = (0, 0);
+        for moment in 0..10_000_u32 {
+            now += MOMENT;
+            limiter.refill(now);
+            // Twice what there is, and one of the others at any place among them.
+            for at in 0..4 {
+                of_storm += u32::from(limiter.take(container(1 + at)));
+                if u32::from(at) == moment % 4 {
+                    of_others += u32::from(limiter.take_copies(container(10 + (moment % 90) as u8), 200));
+                }
+            }
+        }
+        assert!(of_others > 100 && of_storm > 1000, "{of_others} {of_storm}");
+        let charged = of_others * BUM_MAX_CHARGE + of_storm;
+        assert!(charged <= BUM_BURST + BUM_FRAMES_PER_SECOND + BUM_MAX_CHARGE, "{charged}: a debt is paid back");
     }
 
     #[test]

@@ -10,10 +10,10 @@
 //! 1. A frame is read directly behind the open train. One for the same destination stays where it lies, without a copy.
 //! 2. A small one for somebody else is copied into a train beside it, so that frames for several peers in turns leave as one
 //!    train for each. To copy it costs a fraction of what a send of its own does.
-//! 3. A large one for somebody else closes the open train and begins the next. Any large one closes those beside: small
-//!    frames do not wait behind super-frames.
+//! 3. A large one for somebody else closes the open train and begins the next. Any large one closes those beside, and a train that
+//!    is full closes all: small frames do not wait behind super-frames, nor behind a flood. The shortest leave first.
 //!
-//! INVARIANT: a destination has at most one train that is not closed, so its frames leave in the order in which they came.
+//! INVARIANT: a destination has at most one train that has not left, so its frames leave in the order in which they came.
 //! Closed trains leave before the next frame is read. No train outlives its batch, because its peer slots belong to the
 //! batch's table.
 
@@ -125,14 +125,16 @@ impl OpenTrains {
         // NOTE(perf): a super-frame leaves before the next one is read, to the same place, which is in the cache then.
         let has_room = self.end + RECORD_HEADER_LEN + MAX_FRAME_LEN <= IN_PLACE_LEN;
         if !has_room || self.open.as_ref().is_some_and(Train::is_full) {
-            self.close_open();
+            self.close_all();
         }
     }
 
-    /// All that is there leaves.
+    /// All that is there leaves, the shortest first.
     pub(super) fn close_all(&mut self) {
+        let closed_before = self.closed.len();
         self.close_open();
         self.close_beside();
+        self.closed.make_contiguous()[closed_before..].sort_unstable_by_key(Train::len);
     }
 
     /// The next train that leaves.
@@ -158,7 +160,7 @@ impl OpenTrains {
         self.buffer.copy_within(record.clone(), train.records.end);
         train.add(record.len(), ecn);
         if train.is_full() {
-            self.closed.extend(self.beside[place].take());
+            self.close_all();
         }
     }
 
@@ -226,9 +228,9 @@ mod tests {
         let left = carry(&[(A, SMALL), (B, SMALL), (A, SMALL), (Destination::All, SMALL), (B, SMALL), (A, SMALL)]);
         let numbers = |at: usize| left[at].1.iter().map(|(number, _)| *number).collect::<Vec<_>>();
         assert_eq!(left.len(), 3);
-        assert_eq!((left[0].0, numbers(0)), (A, vec![0, 2, 5]));
+        assert_eq!((left[0].0, numbers(0)), (Destination::All, vec![3]));
         assert_eq!((left[1].0, numbers(1)), (B, vec![1, 4]));
-        assert_eq!((left[2].0, numbers(2)), (Destination::All, vec![3]));
+        assert_eq!((left[2].0, numbers(2)), (A, vec![0, 2, 5]));
     }
 
     #[test]
@@ -246,7 +248,7 @@ mod tests {
     fn a_super_frame_for_somebody_else_closes_the_open_train() {
         let left = carry(&[(A, LARGE), (A, LARGE), (B, LARGE), (A, SMALL), (B, SMALL)]);
         let shape: Vec<_> = left.iter().map(|(to, frames)| (*to, frames.len())).collect();
-        assert_eq!(shape, [(A, 2), (B, 2), (A, 1)]);
+        assert_eq!(shape, [(A, 2), (A, 1), (B, 2)]);
     }
 
     #[test]
@@ -256,6 +258,17 @@ mod tests {
             let left = carry(&[&vec![(B, SMALL); others], frames.as_slice()].concat());
             let lens: Vec<_> = left.iter().filter(|(to, _)| *to == A).map(|(_, frames)| frames.len()).collect();
             assert_eq!(lens, [16, 4], "with {others} before");
+        }
+    }
+
+    #[test]
+    fn small_frames_do_not_wait_behind_a_flood_of_small_ones() {
+        let flood = vec![(A, 1400); 46];
+        for first in [A, B] {
+            let small = [(first, SMALL), (B, SMALL)];
+            let left = carry(&[&small, flood.as_slice()].concat());
+            let to: Vec<_> = left.iter().map(|(to, _)| *to).collect();
+            assert_eq!(to[..2], [B, A], "whichever is open");
         }
     }
 

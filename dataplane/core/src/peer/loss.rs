@@ -24,6 +24,9 @@ const LOSSY_PPM: u32 = 2500;
 /// … and clean again at this (0.05 %).
 const CLEAN_PPM: u32 = 500;
 
+/// Reports in which what has not left is missed at the latest. A datagram is due when enough later ones have come.
+const UNSENT_REPORTS: usize = 3;
+
 /// Windows in a row that make a path lossy, and clean.
 const LOSSY_WINDOWS: u8 = 2;
 const CLEAN_WINDOWS: u8 = 3;
@@ -108,6 +111,10 @@ pub struct OwnDrops {
     before: LossReport,
     /// How many of what was missing then had not left.
     excused: u64,
+    /// How many of the unsent are told of: they were missed, or have not been for so long that they will not be.
+    settled: u64,
+    /// How many had not left at each of the last reports, the oldest first.
+    unsent: [u64; UNSENT_REPORTS],
 }
 
 impl OwnDrops {
@@ -120,16 +127,23 @@ impl OwnDrops {
     /// when numbers go back.
     ///
     /// Some have not left only since the peer has counted. They excuse what is newly missing and no more than that: so nothing is
-    /// taken for lost because of them, now or later, and what the path loses is seen a report later at most.
+    /// taken for lost because of them, now or later, and what the path loses is seen some reports later at most: what is not missed
+    /// within [`UNSENT_REPORTS`] never is. It was the last of its lane, or the peer has left out that stretch.
     pub fn take_out(&mut self, report: LossReport, unsent_count: u64) -> Option<LossReport> {
         if report.due_count < self.before.due_count || report.opened_count < self.before.opened_count {
             return None;
         }
         let missing = |report: LossReport| report.due_count.saturating_sub(report.opened_count);
         let newly_missing = missing(report).saturating_sub(missing(self.before));
-        // What was late and has come needs no excuse.
-        self.excused = self.excused.min(missing(report));
-        self.excused += newly_missing.min(unsent_count.saturating_sub(self.excused));
+        // What was late and has come needs no excuse, and leaves it to others.
+        let unneeded = self.excused.saturating_sub(missing(report));
+        self.excused -= unneeded;
+        self.settled = (self.settled - unneeded).max(self.unsent[0]);
+        let newly_excused = newly_missing.min(unsent_count.saturating_sub(self.settled));
+        self.excused += newly_excused;
+        self.settled += newly_excused;
+        self.unsent.rotate_left(1);
+        self.unsent[UNSENT_REPORTS - 1] = unsent_count;
         self.before = report;
         Some(LossReport { opened_count: report.opened_count + self.excused, ..report })
     }
@@ -200,6 +214,12 @@ mod tests {
         assert_eq!(taken_out(&[(100, 300), (310, 300), (320, 300)]), [0, 10, 20], "200 were not due yet");
         assert_eq!(taken_out(&[(50, 0), (50, 40), (90, 40), (90, 80), (130, 80)]), [50; 5], "old loss is no news");
         assert_eq!(taken_out(&[(5, 5), (0, 5), (5, 5)]), [0; 3], "the first five were late");
+        assert_eq!(
+            taken_out(&[(0, 500), (0, 500), (0, 500), (300, 500)]),
+            [0, 0, 0, 300],
+            "what was unsent long ago is over"
+        );
+        assert_eq!(taken_out(&[(0, 500), (0, 500), (300, 500), (600, 500)]), [0, 0, 0, 300]);
     }
 
     #[test]

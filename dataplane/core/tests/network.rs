@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weaved_api::{MacAddr, Neighbour, PeerId};
 use weaved_core::{
+    fib::FibPort,
     forward::{DropReason, Punt, Short, SlowRecord},
     limits::{BUM_BURST, BUM_FREE_COPIES, BUM_SOURCE_PART, MAX_LEARNED_OF_PORT},
     noise::spec::REKEY_AFTER,
@@ -394,6 +395,17 @@ fn what_meets_a_peer_or_a_container_that_has_just_gone_is_counted() {
         network.nodes[0].router.handle_punt(punt, now);
         assert_eq!(counter(&network, 0, reason.name()), before + 1, "{reason:?}");
     }
+}
+
+#[test]
+fn what_was_seen_of_a_peer_that_has_gone_is_not_learned_any_more() {
+    let mut network = connected(2, 1);
+    let (gone, now) = (FibPort::Peer(PeerId([9; 32])), network.now);
+    network.nodes[0].router.handle_punt(Punt::Sighted { mac: mac(9, 1), port: gone }, now);
+    network.run(SECOND);
+    network.send(0, &[frame(mac(1, 1), mac(9, 1), b"wherever you are")]);
+    let counted = ["frames_flooded", DropReason::NoSession.name()].map(|name| counter(&network, 0, name));
+    assert_eq!(counted, [1, 0], "it may be anywhere now");
 }
 
 /// Every frame that was read from a TAP is delivered, answered, or in the count of one drop reason.

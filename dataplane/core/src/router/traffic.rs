@@ -25,8 +25,11 @@ use crate::{
 const ROUTER_LANE: Lane = Lane(0);
 
 impl Router {
-    /// A source address was seen behind a port.
+    /// A source address was seen behind a port. That of a peer may have gone meanwhile, and with it what was learned of it.
     pub(super) fn on_sighted(&mut self, mac: MacAddr, port: FibPort) {
+        if matches!(port, FibPort::Peer(id) if !self.is_connected(id)) {
+            return;
+        }
         match self.fib.learn(mac, port) {
             Learned::New => self.mark(TableChange::Learned),
             Learned::Moved => {

@@ -26,6 +26,7 @@ impl Tables {
 
     /// From here on workers find this table.
     pub(crate) fn publish(&mut self, table: Arc<ForwardingTable>) {
+        self.free_replaced();
         self.replaced.push(self.newest.swap(table));
     }
 
@@ -53,6 +54,13 @@ mod tests {
         tables.free_replaced();
         assert!(first.upgrade().is_none());
         assert!(tables.replaced.is_empty());
+    }
+
+    #[test]
+    fn tables_that_nobody_has_do_not_pile_up() {
+        let mut tables = Tables::default();
+        (0..100).for_each(|_| tables.publish(Arc::default()));
+        assert_eq!(tables.replaced.len(), 1);
     }
 
     #[test]

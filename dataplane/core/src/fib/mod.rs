@@ -156,7 +156,7 @@ impl Fib {
     pub fn forget_peer(&mut self, peer: PeerId) -> bool {
         let before = self.entries.len();
         self.entries.retain(|_, entry| entry.origin == Origin::Static || entry.port != FibPort::Peer(peer));
-        self.count_learned();
+        self.learned.remove(&FibPort::Peer(peer));
         self.entries.len() != before
     }
 

@@ -18,6 +18,7 @@ mod frame_writer;
 mod inputs;
 mod kernel;
 pub mod netlink;
+mod patience;
 mod pause;
 pub mod privileges;
 pub mod reconcile;

@@ -58,6 +58,8 @@ pub struct Link {
     pub queue_len: u32,
     /// Administratively up.
     pub is_up: bool,
+    /// There is something at its other end; at that of a TAP, a process.
+    pub has_carrier: bool,
     /// The bridge it is a port of.
     pub controller: Option<u32>,
 }
@@ -302,6 +304,7 @@ fn parse_link(message: LinkMessage) -> Link {
         mtu: 0,
         queue_len: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        has_carrier: false,
         controller: None,
     };
     for attribute in message.attributes {
@@ -311,6 +314,7 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::Address(address) => link.mac = address.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(frame_count) => link.queue_len = frame_count,
+            LinkAttribute::Carrier(carrier) => link.has_carrier = carrier != 0,
             LinkAttribute::Controller(controller) => link.controller = Some(controller),
             LinkAttribute::LinkInfo(infos) => link.kind = parse_kind(&infos),
             _ => {}

@@ -36,9 +36,9 @@ const TAP_MTU: u32 = 65_521;
 /// What every IPv6 link must carry (RFC 8200 §5); IPv4 in the overlay is to be no narrower.
 const MIN_OVERLAY_MTU: u16 = 1280;
 
-/// How long a TAP may have queues that nobody keeps, and how often that is looked at.
-const QUEUES_PATIENCE: Duration = Duration::from_millis(100);
-const QUEUES_PAUSE: Duration = Duration::from_millis(5);
+/// How long a TAP may be held by a process that does not keep it, and how often that is looked at.
+const HELD_PATIENCE: Duration = Duration::from_millis(100);
+const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// The devices of the overlay.
 pub struct Devices {
@@ -108,6 +108,19 @@ pub enum DeviceError {
     /// The kernel refuses a change.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+impl DeviceError {
+    /// A TAP of one queue would meet the same as one of several.
+    fn concerns_one_queue_too(&self) -> bool {
+        match self {
+            Self::Tap(error) => {
+                matches!(error, TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))
+            }
+            Self::NotOurs(_) | Self::Netlink(_) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Devices {
@@ -259,10 +272,8 @@ impl Devices {
         self.queue_shortfall = None;
         if layout.queue_count() > 1 {
             match self.open_several(name, offload, layout) {
-                // One queue would meet the same; and if what is in the way goes this moment, it would have to do for no reason.
-                Err(error @ DeviceError::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))) => {
-                    return Err(error);
-                }
+                // If what is in the way goes this moment, one queue would have to do for no reason.
+                Err(error) if error.concerns_one_queue_too() => return Err(error),
                 Err(error) => {
                     tracing::info!("one worker with one queue has to do: {error}");
                     self.queue_shortfall = Some(error.to_string());
@@ -275,7 +286,7 @@ impl Devices {
 
     fn open_several(&mut self, name: &str, offload: Switch, layout: Layout) -> Result<Tap, DeviceError> {
         let steering = self.steering.clone()?;
-        self.await_no_queues(name)?;
+        self.await_unused(name)?;
         let open = || Tap::open_several(name, offload, layout, &steering);
         let tap = self.or_made_anew(name, open)?;
         // Another process may have begun at the same time. Then both give way, and try again later.
@@ -283,15 +294,17 @@ impl Devices {
         Ok(tap)
     }
 
-    /// Nobody has a queue. Waits a little: a process that was just made has for a moment all that its parent had.
-    fn await_no_queues(&mut self, name: &str) -> Result<(), DeviceError> {
-        let end = Instant::now() + QUEUES_PATIENCE;
-        loop {
-            match self.expect_open_queues(name, 0) {
-                Err(_) if Instant::now() < end => thread::sleep(QUEUES_PAUSE),
-                outcome => return outcome,
+    /// No process has the TAP, with one queue or several. Waits a little: a process that was just made has for a moment all that
+    /// its parent had.
+    fn await_unused(&mut self, name: &str) -> Result<(), DeviceError> {
+        let end = Instant::now() + HELD_PATIENCE;
+        while self.ours(name, LinkKind::Tun)?.is_some_and(|link| link.has_carrier) {
+            if Instant::now() >= end {
+                return Err(TapError::Busy(name.to_owned()).into());
             }
+            thread::sleep(HELD_PAUSE);
         }
+        Ok(())
     }
 
     /// That another process has queues, too, is for us to find out: the kernel gives them to everybody with the right to.
@@ -305,6 +318,7 @@ impl Devices {
     fn or_made_anew(&mut self, name: &str, open: impl Fn() -> Result<Tap, TapError>) -> Result<Tap, DeviceError> {
         match open() {
             Err(TapError::OtherDevice(_)) => {
+                self.await_unused(name)?;
                 if let Some(link) = self.ours(name, LinkKind::Tun)? {
                     self.netlink.delete_link(link.index)?;
                 }
@@ -484,6 +498,34 @@ mod tests {
             assert_eq!(first.netlink.open_queues("weave-tap").unwrap(), plan.layout.queue_count());
             close(|| drop(first));
             second.apply(&overlay(), plan).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_tap_in_use_is_not_made_anew_for_a_process_that_wants_one_of_the_other_kind() {
+        in_namespace(|| {
+            let several = TapPlan { layout: Layout { worker_count: 3, queues_per_worker: 2 }, ..PLAN };
+            for (theirs, ours) in [(PLAN, several), (several, PLAN), (PLAN, PLAN)] {
+                let [mut first, mut second] =
+                    [(); 2].map(|()| Devices::open().unwrap().with_steering(Steering::load()));
+                first.apply(&overlay(), theirs).unwrap();
+                let before = link(&mut first, "weave-tap");
+                let refused = second.apply(&overlay(), ours).unwrap_err().remove(0);
+                assert!(matches!(refused, DeviceError::Tap(TapError::Busy(_))), "{refused}");
+                assert_eq!(link(&mut second, "weave-tap"), before);
+                close(|| drop(first));
+                second.apply(&overlay(), ours).unwrap();
+                close(|| drop(second));
+            }
+        });
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_for_a_moment_is_no_reason_for_one_queue() {
+        in_namespace(|| {
+            let refused = Netlink::open().unwrap().set_up(u32::MAX >> 1).unwrap_err();
+            assert!(DeviceError::from(refused).concerns_one_queue_too());
+            assert!(!DeviceError::from(Unsteered::default()).concerns_one_queue_too());
         });
     }
 

@@ -5,7 +5,7 @@
 //! 1. timeouts: the core's, another try at devices that are not as wanted, and the redirect's;
 //! 2. inputs: as many as are waiting, up to a bound;
 //! 3. the table, because a session must be able to receive before its peer learns of it;
-//! 4. datagrams, 5. frames for the TAP, 6. events for control.
+//! 4. frames for the TAP, 5. datagrams, which may have to wait for room, 6. events for control.
 //!
 //! INVARIANT: this is the only thread that changes devices, sockets and workers, and the only one with the right to.
 //! With no control connected it goes on with the last desired state for ever.
@@ -31,6 +31,7 @@ use crate::{
     clients::Clients,
     inputs::{Input, InputSender, Inputs},
     kernel::{Kernel, KernelConfig},
+    patience::Patience,
     redirect::{Programs, Redirect, Unavailable},
     server::{ApiInput, ConnectionId},
     shutdown::{Ending, Watch},
@@ -262,8 +263,13 @@ impl SlowPath {
         self.tables.free_replaced();
         self.publish_table(now);
         let Some(router) = &mut self.router else { return };
-        // Of all together, so that it is not spent on each of many.
-        let mut patience = FULL_PATIENCE;
+        while let Some(frame) = router.poll_frame() {
+            let written = self.kernel.tap().map(|tap| tap.first().write_frame(&[0; VNET_HEADER_LEN], &frame));
+            if written != Some(Ok(())) {
+                self.stats.count_drop(DropReason::TapRefused);
+            }
+        }
+        let mut patience = Patience::new(FULL_PATIENCE);
         while let Some(transmit) = router.poll_transmit() {
             let Transmit { to, source, sends, ref datagrams, segment_len, .. } = transmit;
             let sending = Sending { to, source, sends, datagrams, segment_len, ecn: Ecn::NotEct };
@@ -272,12 +278,6 @@ impl SlowPath {
             if let Err(Unsent { error, sent_len }) = sent {
                 let count = (datagrams.len() - sent_len).div_ceil(segment_len);
                 router.handle_unsent(&transmit, count as u64, error.drop_reason(), now);
-            }
-        }
-        while let Some(frame) = router.poll_frame() {
-            let written = self.kernel.tap().map(|tap| tap.first().write_frame(&[0; VNET_HEADER_LEN], &frame));
-            if written != Some(Ok(())) {
-                self.stats.count_drop(DropReason::TapRefused);
             }
         }
         while let Some(event) = router.poll_event() {
@@ -335,13 +335,12 @@ impl SlowPath {
     }
 }
 
-/// Sends a run of datagrams; what waiting takes is taken off the patience.
-fn send(socket: &UdpSocket, sending: Sending<'_>, patience: &mut Duration) -> Result<(), Unsent> {
+/// Sends a run of datagrams. Waits when the socket is full.
+fn send(socket: &UdpSocket, sending: Sending<'_>, patience: &mut Patience) -> Result<(), Unsent> {
     let Ok(sent) = socket.send_and_retry(sending, || {
-        let may_wait = !patience.is_zero();
+        let may_wait = patience.begin(Instant::now()).is_some();
         if may_wait {
             thread::sleep(FULL_PAUSE);
-            *patience = patience.saturating_sub(FULL_PAUSE);
         }
         Ok::<_, Infallible>(may_wait)
     });

@@ -24,6 +24,7 @@ use weaved_core::{
 use crate::{
     cores,
     inputs::{InputSender, PuntSender},
+    patience::Patience,
     privileges,
     shutdown::{Flag, Watch},
     stats::IoStats,
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Flag>,
 }
 
-/// How long a full socket is waited for before its datagrams are dropped. Meanwhile the queues of the TAP fill, where a sender
+/// How long a batch waits for a full socket before its datagrams are dropped. Meanwhile the queues of the TAP fill, where a sender
 /// fills its own and feels it: what is dropped here is anybody's. The kernel speaks of room when half of the buffer
 /// is free, which takes that long at 8 Mbit/s.
 pub(crate) const FULL_PATIENCE: Duration = Duration::from_millis(500);
@@ -188,34 +189,29 @@ impl Shared {
         &self.queues[0]
     }
 
-    /// Sends a run of datagrams. Waits for so long when the socket is full, and looks at what comes in meanwhile.
+    /// Sends a run of datagrams. Waits when the socket is full, and looks at what comes in meanwhile.
     pub(crate) fn send(
         &self,
         sending: Sending<'_>,
-        patience: Duration,
+        patience: &mut Patience,
         meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<Result<(), Unsent>> {
-        let mut deadline = None;
-        let mut is_late = patience.is_zero();
+        let mut is_late = false;
         self.sender.send_and_retry(sending, || {
-            let may_wait = !is_late;
-            if may_wait {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-                // Once more when the time is over: there may be some room although it is not spoken of.
-                is_late = !self.wait_for_room(deadline, meanwhile)?;
-            }
-            Ok(may_wait)
+            let now = Instant::now();
+            let Some(left) = patience.begin(now).filter(|_| !is_late && !self.stop.is_raised()) else {
+                return Ok(false);
+            };
+            self.io_stats.udp_waits.fetch_add(1, Relaxed);
+            let wait = |left| self.sender.wait_for_room(&self.socket, &self.stop, left);
+            // Once more when the time is over: there may be some room although it is not spoken of.
+            is_late = !wait_until(now + left, wait, meanwhile)?;
+            Ok(true)
         })
-    }
-
-    /// Waits until the socket has room; false when it has none in time.
-    fn wait_for_room(&self, deadline: Instant, meanwhile: &mut impl Meanwhile) -> anyhow::Result<bool> {
-        self.io_stats.udp_waits.fetch_add(1, Relaxed);
-        wait_until(deadline, |left| self.sender.wait_for_room(&self.socket, left), meanwhile)
     }
 }
 
-/// Waits for room until the deadline, whatever else comes in; false when there is none in time.
+/// Waits for room until the deadline, whatever else comes in; false when there is none in time, or the worker is to end.
 fn wait_until(
     deadline: Instant,
     mut wait: impl FnMut(Duration) -> Waited,
@@ -228,6 +224,7 @@ fn wait_until(
         }
         match wait(meanwhile.time_left().map_or(left, |other| other.min(left))) {
             Waited::Room => return Ok(true),
+            Waited::Stopped => return Ok(false),
             Waited::Datagrams | Waited::Nothing => meanwhile.look()?,
         }
     }
@@ -276,6 +273,13 @@ mod tests {
             assert!(!wait_until(deadline, |_| says, &mut Looks::default()).unwrap());
         }
         assert!(!wait_until(Instant::now(), |_| Waited::Room, &mut Looks::default()).unwrap());
+    }
+
+    #[test]
+    fn who_is_to_end_waits_for_no_room() {
+        let mut looks = Looks::default();
+        assert!(!wait_until(Instant::now() + FULL_PATIENCE, |_| Waited::Stopped, &mut looks).unwrap());
+        assert_eq!(looks.count, 0);
     }
 
     #[test]

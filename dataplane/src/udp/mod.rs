@@ -144,6 +144,8 @@ pub struct Received {
 pub enum Waited {
     /// There is room, or an error that the next send tells.
     Room,
+    /// Whoever waits is to end.
+    Stopped,
     /// There is no room yet, and something to receive.
     Datagrams,
     /// Neither in time.
@@ -320,16 +322,21 @@ impl UdpSocket {
         socket::waiting_bytes(self.fd.as_fd()).unwrap_or_default()
     }
 
-    /// Waits until there is room to send here or something to receive at `incoming`, which may be the same, or the timeout
-    /// is over.
-    pub fn wait_for_room(&self, incoming: &Self, timeout: Duration) -> Waited {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT), PollFd::new(&incoming.fd, PollFlags::IN)];
+    /// Waits until there is room to send here or something to receive at `incoming`, which may be the same, until `stop` can be
+    /// read, or the timeout is over.
+    pub fn wait_for_room(&self, incoming: &Self, stop: impl AsFd, timeout: Duration) -> Waited {
+        let mut fds = [
+            PollFd::new(&self.fd, PollFlags::OUT),
+            PollFd::new(&stop, PollFlags::IN),
+            PollFd::new(&incoming.fd, PollFlags::IN),
+        ];
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => Waited::Nothing,
-            Ok(_) if fds[0].revents().is_empty() => Waited::Datagrams,
+        let Ok(1..) = poll(&mut fds, Some(&timeout)) else { return Waited::Nothing };
+        match fds.map(|fd| !fd.revents().is_empty()) {
             // Whatever else it is, the next send tells.
-            _ => Waited::Room,
+            [true, ..] => Waited::Room,
+            [_, true, _] => Waited::Stopped,
+            _ => Waited::Datagrams,
         }
     }
 

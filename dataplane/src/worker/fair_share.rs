@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes a second that every source may have whatever happens: 8 Mbit/s.
 const MIN_ALLOWANCE: u64 = 1 << 20;
 
-/// Ticks come as often as that while there is something to read; a longer time was idle for the most part.
+/// Ticks come as often as that while there is something to read; a longer time in which the socket was empty was idle for the most part.
 const MAX_BUSY: Duration = Duration::from_millis(2);
 
 /// What a source may have at once, as time at its allowance.
@@ -56,6 +56,8 @@ pub(super) struct FairShare {
     read: u64,
     /// Bytes read, and the time it took; what is older counts less with each tick.
     recent: (u64, Duration),
+    /// The socket was empty since the tick.
+    has_run_empty: bool,
     /// Since when datagrams have waited for too long.
     late_since: Option<Instant>,
     /// Bytes a second for each source; none while all is carried.
@@ -73,6 +75,7 @@ impl FairShare {
             tick_at: now,
             read: 0,
             recent: (0, Duration::ZERO),
+            has_run_empty: true,
             late_since: None,
             allowance: None,
             levels: [0; BIN_COUNT],
@@ -103,8 +106,9 @@ impl FairShare {
         now.saturating_duration_since(self.tick_at) >= TICK
     }
 
-    /// The worker has slept until now: nothing waited when it fell asleep, and time has paid for what was carried before.
-    pub(super) fn on_slept(&mut self, now: Instant) {
+    /// There was nothing to read until now. Time has paid for what was carried before.
+    pub(super) fn on_idle(&mut self, now: Instant) {
+        self.on_empty();
         if self.is_due(now) {
             self.tick(0, now);
         }
@@ -113,13 +117,16 @@ impl FairShare {
     /// The socket has nothing that waits.
     pub(super) fn on_empty(&mut self) {
         self.late_since = None;
+        self.has_run_empty = true;
     }
 
     /// So many bytes wait in the socket. Ticks are at least [`TICK`] apart; one that comes later says that there was nothing to do.
     pub(super) fn tick(&mut self, waiting_bytes: usize, now: Instant) {
         let passed = now.saturating_duration_since(self.tick_at);
+        // A worker that is kept from its core is busy all the same.
+        let busy = if self.has_run_empty { passed.min(MAX_BUSY) } else { passed };
         let (bytes, time) = self.recent;
-        self.recent = (bytes / 16 * 15 + self.read, time / 16 * 15 + passed.min(MAX_BUSY));
+        self.recent = (bytes / 16 * 15 + self.read, time / 16 * 15 + busy);
         let is_late = per(MAX_WAIT, rate(self.recent.0, self.recent.1)) < waiting_bytes as u64;
         let since = self.late_since.filter(|_| is_late).or(is_late.then_some(now));
         let is_overloaded = since.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
@@ -135,6 +142,7 @@ impl FairShare {
         let paid = self.allowance.map_or(u64::MAX, |allowance| per(passed, allowance));
         self.levels.iter_mut().for_each(|level| *level = level.saturating_sub(paid));
         (self.tick_at, self.read, self.late_since) = (now, 0, since);
+        self.has_run_empty = false;
         self.ticks_left -= 1;
         if self.ticks_left == 0 {
             (self.seen, self.ticks_left) = ([0, self.seen[0]], SEEN_TICKS);
@@ -255,7 +263,7 @@ mod tests {
         assert!(!(0..1000).all(|_| share.admits(FLOOD, FRAME_LEN)), "it has more than its share");
         for _ in 0..5 {
             now += Duration::from_millis(100);
-            share.on_slept(now);
+            share.on_idle(now);
             assert!(share.admits(FLOOD, FRAME_LEN));
         }
         assert_eq!(share.allowance, None);
@@ -302,6 +310,7 @@ mod tests {
         const READ: usize = 500;
         let (mut share, mut now) = (FairShare::new(Instant::now()), Instant::now());
         now += Duration::from_secs(10);
+        share.on_idle(now);
         for _ in 0..200 {
             assert!(share.admits(NEIGHBOUR, 98));
             assert!((0..READ).all(|_| share.admits(FLOOD, FRAME_LEN)));
@@ -310,6 +319,23 @@ mod tests {
             share.tick(5 * READ * FRAME_LEN, now);
             now += TICK;
         }
+    }
+
+    #[test]
+    fn a_worker_that_others_keep_from_its_core_is_overloaded_when_datagrams_wait() {
+        const READ: usize = 50;
+        let (mut share, mut now) = (FairShare::new(Instant::now()), Instant::now());
+        for _ in 0..10 {
+            share.admits(NEIGHBOUR, 98);
+            (0..READ).for_each(|_| {
+                share.admits(FLOOD, FRAME_LEN);
+            });
+            share.on_read(READ * FRAME_LEN);
+            now += 20 * TICK;
+            // What is read in 25 ms.
+            share.tick(READ * FRAME_LEN * 5 / 4, now);
+        }
+        assert!(share.allowance.is_some());
     }
 
     #[test]

@@ -108,7 +108,11 @@ impl ReadyQueues {
                 }
                 Ok(())
             }
-            Err(Errno::INTR) => Ok(()),
+            Err(Errno::INTR) => {
+                // Nothing was found out, and nothing is taken for empty.
+                self.has_datagrams = true;
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A lone datagram after a sleep ends the batch: a container often answers at once, and its answer is to leave before it is asked
-//! whether there is more.
+//! whether there is more. Not so while a train waits for a chunk: then the core has to be told that the socket is empty.
 //!
 //! The core is told when the socket is empty and when it stays so for as long as the core has patience: then it delivers
 //! what is there of trains that have lost a chunk.
@@ -87,8 +87,8 @@ impl Rx {
     pub(super) fn batch(&mut self, now: Instant, has_slept: bool) -> anyhow::Result<bool> {
         let mut receive_count = 0;
         self.frame_count = 0;
-        if has_slept {
-            self.fair_share.on_slept(now);
+        if has_slept || self.is_drained {
+            self.fair_share.on_idle(now);
         }
         let is_hasty = loop {
             let received = self.shared.socket.receive(&mut self.buffer);
@@ -104,7 +104,8 @@ impl Rx {
             self.fair_share.on_read(received.len);
             self.handle(received);
             self.deliver();
-            if has_slept && receive_count == 1 && received.len <= received.segment_len {
+            let is_lone = receive_count == 1 && received.len <= received.segment_len;
+            if has_slept && is_lone && self.decapsulator.patience().is_none() {
                 break true;
             }
             if receive_count == MAX_BATCH_RECEIVES || self.frame_count >= MAX_BATCH_FRAMES {
@@ -192,4 +193,84 @@ impl Meanwhile for Rx {
 /// The source address of a frame; what is delivered has one.
 fn source(frame: &[u8]) -> [u8; 6] {
     frame.get(6..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as Sender;
+
+    use arc_swap::ArcSwap;
+    use weaved_api::{MacAddr, OffloadSwitches, Switch};
+    use weaved_core::{
+        offload::vnet_hdr::VnetHeader,
+        testing::{
+            Conditions, Network,
+            frames::{frame, mac},
+        },
+    };
+
+    use super::*;
+    use crate::{inputs, shutdown::Flag, tap::Tap, testing::in_namespace_with_loopback, udp::UdpSocket};
+
+    const FRAME_COUNT: usize = 40;
+
+    /// The datagrams of one train with so many frames, and the receiving half of a worker that can open them.
+    fn train_and_receiver() -> (Vec<Vec<u8>>, Rx) {
+        let mut network = Network::pair(Conditions::lan(), 1);
+        assert!(network.run_until(Duration::from_secs(10), Network::is_full_mesh));
+        let now = network.now;
+        let [from, to] = &mut network.nodes[..] else { panic!("a pair has two nodes") };
+        let frames = vec![(VnetHeader::default(), frame(mac(1, 1), MacAddr::BROADCAST, &[7; 1400])); FRAME_COUNT];
+        let sends = from.send_frames(&frames, now);
+        assert_eq!(sends.len(), 1, "it is one train");
+        let datagrams = sends[0].datagrams.chunks(sends[0].segment_len).map(<[u8]>::to_vec).collect();
+
+        let socket = UdpSocket::open(0, OffloadSwitches::default(), Arc::default()).unwrap();
+        let socket = Arc::new(socket);
+        let shared = Arc::new(Shared {
+            queues: Tap::open("weave-tap", Switch::Auto).unwrap().queues().to_vec(),
+            sender: socket.clone(),
+            socket,
+            table: Arc::new(ArcSwap::from_pointee(to.table().clone())),
+            io_stats: Arc::default(),
+            stop: Arc::new(Flag::new().unwrap()),
+        });
+        let stats = Arc::<weaved_core::forward::WorkerStats>::default();
+        // Whoever would read the punts is gone.
+        let punts = inputs::queue().0.for_worker(stats.clone());
+        (datagrams, Rx::new(shared, WorkerContext { stats, punts }))
+    }
+
+    #[test]
+    fn a_train_that_comes_slowly_is_delivered_as_it_comes_although_the_worker_sleeps_between_its_chunks() {
+        in_namespace_with_loopback(|| {
+            let (datagrams, mut rx) = train_and_receiver();
+            let sender = Sender::bind("127.0.0.1:0").unwrap();
+            let to = ("127.0.0.1", rx.shared.socket.port());
+            let delivered: Vec<usize> = datagrams
+                .iter()
+                .map(|datagram| {
+                    sender.send_to(datagram, to).unwrap();
+                    rx.batch(Instant::now(), true).unwrap();
+                    rx.frame_count
+                })
+                .collect();
+            assert!(delivered[..20].iter().any(|count| *count > 0), "{delivered:?}");
+            assert_eq!(delivered.iter().sum::<usize>(), FRAME_COUNT);
+        });
+    }
+
+    #[test]
+    fn a_lone_datagram_after_a_sleep_ends_the_batch() {
+        in_namespace_with_loopback(|| {
+            let (_, mut rx) = train_and_receiver();
+            let sender = Sender::bind("127.0.0.1:0").unwrap();
+            let to = ("127.0.0.1", rx.shared.socket.port());
+            for is_drained in [false, true] {
+                sender.send_to(b"one", to).unwrap();
+                rx.batch(Instant::now(), !is_drained).unwrap();
+                assert_eq!(rx.is_drained, is_drained);
+            }
+        });
+    }
 }

@@ -11,7 +11,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -23,6 +23,7 @@ use weaved_core::{
 
 use crate::{
     backlog::Backlog,
+    patience::Patience,
     tap::VNET_HEADER_LEN,
     udp::{SendError, Sending, Unsent},
     worker::ready::ReadyQueues,
@@ -46,9 +47,8 @@ pub(super) struct Tx {
     encapsulator: Encapsulator,
     /// Of each queue.
     backlogs: Vec<Backlog>,
-    /// How long the next send may wait for room: not at all after one that has waited in vain, or a flood to many hosts would
-    /// hold up the others for as often as there are hosts.
-    patience: Duration,
+    /// Of this batch: a flood to many hosts would hold up the others for as often as there are hosts.
+    patience: Patience,
 }
 
 /// What has been read in one batch.
@@ -77,11 +77,11 @@ impl Tx {
         let now = Instant::now();
         let encapsulator = Encapsulator::new(lane, context.stats.clone(), now);
         let backlogs = shared.queues.iter().map(|_| Backlog::new(now)).collect();
-        Self { shared, context, encapsulator, backlogs, patience: FULL_PATIENCE }
+        Self { shared, context, encapsulator, backlogs, patience: Patience::new(FULL_PATIENCE) }
     }
 
     /// Sends what the ready queues have, up to the cap; tells whether they had anything. `meanwhile` goes on while the socket is
-    /// full.
+    /// full. A batch that has had to wait ends: who has sent less is to have its turn.
     pub(super) fn batch(
         &mut self,
         ready: &mut ReadyQueues,
@@ -92,9 +92,10 @@ impl Tx {
             return Ok(false);
         }
         let mut taken = Taken::default();
-        self.patience = FULL_PATIENCE;
+        self.patience = Patience::new(FULL_PATIENCE);
         self.encapsulator.begin_batch(&self.shared.table.load(), now);
         while taken.has_room()
+            && !self.patience.has_begun()
             && let Some(queue) = ready.next()
         {
             self.backlogs[queue].begin_batch(now);
@@ -114,7 +115,7 @@ impl Tx {
     /// Reads from one queue until it is empty or has given its share.
     fn take_share(&mut self, queue: usize, meanwhile: &mut impl Meanwhile) -> anyhow::Result<Share> {
         let mut taken = Taken::default();
-        while taken.frames < SHARE_FRAMES && taken.bytes < SHARE_BYTES {
+        while taken.frames < SHARE_FRAMES && taken.bytes < SHARE_BYTES && !self.patience.has_begun() {
             let mut vnet = [0; VNET_HEADER_LEN];
             let tap = &self.shared.queues[queue];
             let read = tap.read_frame(&mut vnet, self.encapsulator.frame_buffer());
@@ -156,9 +157,7 @@ impl Tx {
             let Outgoing { slot, to, source, sends, datagrams, segment_len, ecn } = outgoing;
             let len = datagrams.len();
             let sending = Sending { to, source, sends, datagrams, segment_len, ecn };
-            let sent = self.shared.send(sending, self.patience, meanwhile)?;
-            self.patience =
-                if sent.is_err_and(|unsent| unsent.error == SendError::Full) { Duration::ZERO } else { FULL_PATIENCE };
+            let sent = self.shared.send(sending, &mut self.patience, meanwhile)?;
             let Err(Unsent { error, sent_len }) = sent else { continue };
             let unsent_count = (len - sent_len).div_ceil(segment_len) as u64;
             let peer = self.encapsulator.table().peer(slot);

@@ -1,9 +1,10 @@
 # The commands of the README. `make test` is what CI runs.
 
 CARGO ?= cargo
-# CI builds once: what the next build could take over is not worth its time there.
+# CI builds once: what the next build could take over is not worth its time there, nor are line numbers of backtraces.
 ifeq ($(CI),true)
 export CARGO_INCREMENTAL := 0
+export CARGO_PROFILE_DEV_DEBUG := 0
 endif
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEBIAN_PACKAGES := build-essential bind9-dnsutils docker.io iptables nftables iproute2 busybox-static iperf3 tcpdump ethtool iputils-ping procps util-linux curl python3-venv haproxy docker-compose

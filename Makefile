@@ -164,9 +164,10 @@ soak-switch: deps
 
 # Each fuzz target for so long. What it finds lies in fuzz/artifacts beside it; `make unit` replays the corpus. The versions of
 # the dependencies are those of the program.
-# The fuzzer wants flags of a nightly compiler; where there is none the usual one is told to take them.
+# The fuzzer wants flags of a nightly compiler, which the usual one is told to take: a nightly of May 2026 made `gossip` fall on its
+# own seeds, where the compiler of the program does not.
 FUZZ_SECONDS ?= 60
-FUZZ_CARGO := $(if $(findstring nightly,$(shell rustup toolchain list 2>/dev/null)),$(CARGO) +nightly,RUSTC_BOOTSTRAP=1 $(CARGO))
+FUZZ_CARGO := RUSTC_BOOTSTRAP=1 $(CARGO)
 FUZZ_TARGETS ?= wire handshake decap encap framing
 GATEWAY_FUZZ_TARGETS ?= dns upstream http proxy
 CONTROL_FUZZ_TARGETS ?= gossip consul labels balancer files template

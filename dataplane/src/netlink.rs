@@ -58,8 +58,8 @@ pub struct Link {
     pub queue_len: u32,
     /// Administratively up.
     pub is_up: bool,
-    /// There is something at its other end; at that of a TAP, a process.
-    pub has_carrier: bool,
+    /// A TAP that a process has open.
+    pub is_open: bool,
     /// The bridge it is a port of.
     pub controller: Option<u32>,
 }
@@ -304,7 +304,7 @@ fn parse_link(message: LinkMessage) -> Link {
         mtu: 0,
         queue_len: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
-        has_carrier: false,
+        is_open: false,
         controller: None,
     };
     for attribute in message.attributes {
@@ -314,12 +314,14 @@ fn parse_link(message: LinkMessage) -> Link {
             LinkAttribute::Address(address) => link.mac = address.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(frame_count) => link.queue_len = frame_count,
-            LinkAttribute::Carrier(carrier) => link.has_carrier = carrier != 0,
+            LinkAttribute::Carrier(carrier) => link.is_open = carrier != 0,
             LinkAttribute::Controller(controller) => link.controller = Some(controller),
             LinkAttribute::LinkInfo(infos) => link.kind = parse_kind(&infos),
             _ => {}
         }
     }
+    // The kernel gives a TAP its carrier with the first queue and takes it with the last.
+    link.is_open &= link.kind == LinkKind::Tun;
     link
 }
 

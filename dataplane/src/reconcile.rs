@@ -37,7 +37,7 @@ const TAP_MTU: u32 = 65_521;
 const MIN_OVERLAY_MTU: u16 = 1280;
 
 /// How long a TAP may be held by a process that does not keep it, and how often that is looked at.
-const HELD_PATIENCE: Duration = Duration::from_millis(100);
+const HELD_PATIENCE: Duration = Duration::from_millis(500);
 const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 /// The devices of the overlay.
@@ -298,7 +298,7 @@ impl Devices {
     /// its parent had.
     fn await_unused(&mut self, name: &str) -> Result<(), DeviceError> {
         let end = Instant::now() + HELD_PATIENCE;
-        while self.ours(name, LinkKind::Tun)?.is_some_and(|link| link.has_carrier) {
+        while self.ours(name, LinkKind::Tun)?.is_some_and(|link| link.is_open) {
             if Instant::now() >= end {
                 return Err(TapError::Busy(name.to_owned()).into());
             }

@@ -107,7 +107,7 @@ pub const MAX_IPV6_EXTENSIONS: usize = 8;
 /// Inputs that may wait for the router thread. At the bound they are dropped and counted.
 pub const MAX_ROUTER_QUEUE: usize = 4096;
 
-/// BUM frames a second that one worker sends into the overlay or, as questions, to the router, and the burst. Above they are
+/// BUM frames a second that one worker sends into the overlay, and questions that it sends to the router. Above they are
 /// dropped and counted. So many go to [`BUM_FREE_COPIES`] hosts; to more hosts fewer, because each is sent a copy of its own.
 pub const BUM_FRAMES_PER_SECOND: u32 = 20_000;
 /// Frames that may be flooded at once after a pause.

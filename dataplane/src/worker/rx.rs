@@ -87,7 +87,7 @@ impl Rx {
     pub(super) fn batch(&mut self, now: Instant, has_slept: bool) -> anyhow::Result<bool> {
         let mut receive_count = 0;
         self.frame_count = 0;
-        if has_slept || self.is_drained {
+        if self.is_drained || has_slept && self.has_caught_up(now) {
             self.fair_share.on_idle(now);
         }
         let is_hasty = loop {
@@ -117,6 +117,11 @@ impl Rx {
             self.fair_share.tick(waiting, now);
         }
         Ok(receive_count > 0)
+    }
+
+    /// After a sleep hardly anything waits, unless it was none but a core that others had.
+    fn has_caught_up(&self, now: Instant) -> bool {
+        self.fair_share.is_due(now) && self.shared.socket.waiting_bytes() <= 2 * RECEIVE_BYTES
     }
 
     /// The socket is empty, as somebody else has found out.
@@ -200,6 +205,7 @@ mod tests {
     use std::net::UdpSocket as Sender;
 
     use arc_swap::ArcSwap;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use weaved_api::{MacAddr, OffloadSwitches, Switch};
     use weaved_core::{
         offload::vnet_hdr::VnetHeader,
@@ -241,6 +247,11 @@ mod tests {
         (datagrams, Rx::new(shared, WorkerContext { stats, punts }))
     }
 
+    fn await_datagram(rx: &Rx) {
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&*rx.shared.socket, PollFlags::IN)], Some(&patience)), Ok(1));
+    }
+
     #[test]
     fn a_train_that_comes_slowly_is_delivered_as_it_comes_although_the_worker_sleeps_between_its_chunks() {
         in_namespace_with_loopback(|| {
@@ -251,6 +262,7 @@ mod tests {
                 .iter()
                 .map(|datagram| {
                     sender.send_to(datagram, to).unwrap();
+                    await_datagram(&rx);
                     rx.batch(Instant::now(), true).unwrap();
                     rx.frame_count
                 })
@@ -268,6 +280,7 @@ mod tests {
             let to = ("127.0.0.1", rx.shared.socket.port());
             for is_drained in [false, true] {
                 sender.send_to(b"one", to).unwrap();
+                await_datagram(&rx);
                 rx.batch(Instant::now(), !is_drained).unwrap();
                 assert_eq!(rx.is_drained, is_drained);
             }

@@ -11,7 +11,8 @@
 //! 2. A small one for somebody else is copied into a train beside it, so that frames for several peers in turns leave as one
 //!    train for each. To copy it costs a fraction of what a send of its own does.
 //! 3. A large one for somebody else closes the open train and begins the next. Any large one closes those beside, and a train that
-//!    is full closes all: small frames do not wait behind super-frames, nor behind a flood. The shortest leave first.
+//!    is full closes all: small frames do not wait behind super-frames, nor behind a flood. The shortest leave first, and what goes
+//!    to all last.
 //!
 //! INVARIANT: a destination has at most one train that has not left, so its frames leave in the order in which they came.
 //! Closed trains leave before the next frame is read. No train outlives its batch, because its peer slots belong to the
@@ -66,6 +67,11 @@ impl Train {
     /// Bytes of its records.
     pub(super) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// What makes others wait: its length, and copies for all more than anything for one.
+    fn cost(&self) -> (bool, usize) {
+        (self.to == Destination::All, self.len())
     }
 
     fn is_full(&self) -> bool {
@@ -129,12 +135,12 @@ impl OpenTrains {
         }
     }
 
-    /// All that is there leaves, the shortest first.
+    /// All that is there leaves, what costs least first.
     pub(super) fn close_all(&mut self) {
         let closed_before = self.closed.len();
         self.close_open();
         self.close_beside();
-        self.closed.make_contiguous()[closed_before..].sort_unstable_by_key(Train::len);
+        self.closed.make_contiguous()[closed_before..].sort_unstable_by_key(Train::cost);
     }
 
     /// The next train that leaves.
@@ -228,9 +234,9 @@ mod tests {
         let left = carry(&[(A, SMALL), (B, SMALL), (A, SMALL), (Destination::All, SMALL), (B, SMALL), (A, SMALL)]);
         let numbers = |at: usize| left[at].1.iter().map(|(number, _)| *number).collect::<Vec<_>>();
         assert_eq!(left.len(), 3);
-        assert_eq!((left[0].0, numbers(0)), (Destination::All, vec![3]));
-        assert_eq!((left[1].0, numbers(1)), (B, vec![1, 4]));
-        assert_eq!((left[2].0, numbers(2)), (A, vec![0, 2, 5]));
+        assert_eq!((left[0].0, numbers(0)), (B, vec![1, 4]));
+        assert_eq!((left[1].0, numbers(1)), (A, vec![0, 2, 5]));
+        assert_eq!((left[2].0, numbers(2)), (Destination::All, vec![3]));
     }
 
     #[test]

@@ -24,8 +24,10 @@ const LOSSY_PPM: u32 = 2500;
 /// … and clean again at this (0.05 %).
 const CLEAN_PPM: u32 = 500;
 
-/// Reports in which what has not left is missed at the latest. A datagram is due when enough later ones have come.
+/// Reports in which what has not left is missed at the latest. A datagram is due when enough later ones have come, so reports count in which
+/// more was due than probes and signs of life.
 const UNSENT_REPORTS: usize = 3;
+const BUSY_COUNT: u64 = 64;
 
 /// Windows in a row that make a path lossy, and clean.
 const LOSSY_WINDOWS: u8 = 2;
@@ -142,8 +144,10 @@ impl OwnDrops {
         let newly_excused = newly_missing.min(unsent_count.saturating_sub(self.settled));
         self.excused += newly_excused;
         self.settled += newly_excused;
-        self.unsent.rotate_left(1);
-        self.unsent[UNSENT_REPORTS - 1] = unsent_count;
+        if report.due_count - self.before.due_count >= BUSY_COUNT {
+            self.unsent.rotate_left(1);
+            self.unsent[UNSENT_REPORTS - 1] = unsent_count;
+        }
         self.before = report;
         Some(LossReport { opened_count: report.opened_count + self.excused, ..report })
     }
@@ -220,6 +224,16 @@ mod tests {
             "what was unsent long ago is over"
         );
         assert_eq!(taken_out(&[(0, 500), (0, 500), (300, 500), (600, 500)]), [0, 0, 0, 300]);
+    }
+
+    #[test]
+    fn what_has_not_left_before_a_pause_is_still_known_after_it() {
+        let mut own = OwnDrops::default();
+        let report = |due_count, missing| LossReport { due_count, opened_count: due_count - missing };
+        for probes in 0..10 {
+            assert_eq!(own.take_out(report(5000 + probes, 0), 300), Some(report(5000 + probes, 0)));
+        }
+        assert_eq!(own.take_out(report(9000, 300), 300), Some(report(9000, 0)));
     }
 
     #[test]

@@ -22,10 +22,10 @@ impl Patience {
         self.ends_at.is_some()
     }
 
-    /// What is left of it for a send that is to wait; none when it is over.
-    pub(crate) fn begin(&mut self, now: Instant) -> Option<Duration> {
+    /// Until when a send may wait; none when that is over.
+    pub(crate) fn begin(&mut self, now: Instant) -> Option<Instant> {
         let ends_at = *self.ends_at.get_or_insert(now + self.time);
-        Some(ends_at.saturating_duration_since(now)).filter(|left| !left.is_zero())
+        Some(ends_at).filter(|end| *end > now)
     }
 }
 
@@ -38,7 +38,10 @@ mod tests {
         let (start, millis) = (Instant::now(), Duration::from_millis);
         let mut patience = Patience::new(millis(500));
         assert!(!patience.has_begun());
-        let left = [3, 103, 502, 503, 900].map(|at| patience.begin(start + millis(at)));
+        let left = [3, 103, 502, 503, 900].map(|at| {
+            let now = start + millis(at);
+            patience.begin(now).map(|end| end - now)
+        });
         assert_eq!(left, [Some(millis(500)), Some(millis(400)), Some(millis(1)), None, None]);
         assert!(patience.has_begun());
     }

@@ -113,13 +113,12 @@ pub enum DeviceError {
 impl DeviceError {
     /// A TAP of one queue would meet the same as one of several.
     fn concerns_one_queue_too(&self) -> bool {
-        match self {
-            Self::Tap(error) => {
-                matches!(error, TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))
-            }
-            Self::NotOurs(_) | Self::Netlink(_) => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Tap(TapError::Busy(_) | TapError::NoDriver | TapError::NotPermitted(_))
+                | Self::NotOurs(_)
+                | Self::Netlink(_)
+        )
     }
 }
 
@@ -294,17 +293,20 @@ impl Devices {
         Ok(tap)
     }
 
-    /// No process has the TAP, with one queue or several. Waits a little: a process that was just made has for a moment all that
-    /// its parent had.
-    fn await_unused(&mut self, name: &str) -> Result<(), DeviceError> {
+    /// The TAP, if there is one, and no process has it, with one queue or several. Waits a little: a process that was just made has
+    /// for a moment all that its parent had.
+    fn await_unused(&mut self, name: &str) -> Result<Option<Link>, DeviceError> {
         let end = Instant::now() + HELD_PATIENCE;
-        while self.ours(name, LinkKind::Tun)?.is_some_and(|link| link.is_open) {
+        loop {
+            let link = self.ours(name, LinkKind::Tun)?;
+            if !link.as_ref().is_some_and(|link| link.is_open) {
+                return Ok(link);
+            }
             if Instant::now() >= end {
                 return Err(TapError::Busy(name.to_owned()).into());
             }
             thread::sleep(HELD_PAUSE);
         }
-        Ok(())
     }
 
     /// That another process has queues, too, is for us to find out: the kernel gives them to everybody with the right to.
@@ -318,8 +320,7 @@ impl Devices {
     fn or_made_anew(&mut self, name: &str, open: impl Fn() -> Result<Tap, TapError>) -> Result<Tap, DeviceError> {
         match open() {
             Err(TapError::OtherDevice(_)) => {
-                self.await_unused(name)?;
-                if let Some(link) = self.ours(name, LinkKind::Tun)? {
+                if let Some(link) = self.await_unused(name)? {
                     self.netlink.delete_link(link.index)?;
                 }
                 Ok(open()?)

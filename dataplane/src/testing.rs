@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::AsFd,
     process::{Child, Command},
     sync::{
         PoisonError, RwLock,
@@ -10,6 +11,8 @@ use std::{
     },
     thread::{self, JoinHandle},
 };
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{netlink::Netlink, sys::namespace};
 
@@ -62,6 +65,12 @@ fn has_ended(child: &Child) -> bool {
 pub(crate) fn close<T>(closing: impl FnOnce() -> T) -> T {
     let _no_children = MAKING_CHILDREN.read().unwrap_or_else(PoisonError::into_inner);
     closing()
+}
+
+/// Waits until there is something to read.
+pub(crate) fn await_readable(fd: impl AsFd) {
+    let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)), Ok(1), "nothing has arrived");
 }
 
 /// A network namespace with a thread in it that does what it is asked.

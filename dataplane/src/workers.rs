@@ -196,16 +196,14 @@ impl Shared {
         patience: &mut Patience,
         meanwhile: &mut impl Meanwhile,
     ) -> anyhow::Result<Result<(), Unsent>> {
-        let mut is_late = false;
         self.sender.send_and_retry(sending, || {
-            let now = Instant::now();
-            let Some(left) = patience.begin(now).filter(|_| !is_late && !self.stop.is_raised()) else {
+            let Some(deadline) = patience.begin(Instant::now()).filter(|_| !self.stop.is_raised()) else {
                 return Ok(false);
             };
             self.io_stats.udp_waits.fetch_add(1, Relaxed);
             let wait = |left| self.sender.wait_for_room(&self.socket, &self.stop, left);
-            // Once more when the time is over: there may be some room although it is not spoken of.
-            is_late = !wait_until(now + left, wait, meanwhile)?;
+            wait_until(deadline, wait, meanwhile)?;
+            // Once more also when the time is over: there may be some room although it is not spoken of.
             Ok(true)
         })
     }

@@ -1,11 +1,10 @@
 //! Behaviour of real sockets, each test in a network namespace of its own.
 
 use super::*;
-use crate::testing::{in_namespace, in_namespace_with_loopback};
+use crate::testing::{await_readable, in_namespace, in_namespace_with_loopback};
 
 const SEGMENT_LEN: usize = 1400;
 const SEGMENT_COUNT: usize = 45;
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn open() -> UdpSocket {
     open_with(OffloadSwitches::default())
@@ -35,9 +34,7 @@ fn train() -> Vec<u8> {
 
 /// Waits for one receive.
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Received {
-    let mut fds = [PollFd::new(&socket.fd, PollFlags::IN)];
-    let timeout = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    assert_eq!(poll(&mut fds, Some(&timeout)), Ok(1), "nothing has arrived");
+    await_readable(socket);
     socket.receive(buffer).unwrap().unwrap()
 }
 

@@ -205,7 +205,6 @@ mod tests {
     use std::net::UdpSocket as Sender;
 
     use arc_swap::ArcSwap;
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use weaved_api::{MacAddr, OffloadSwitches, Switch};
     use weaved_core::{
         offload::vnet_hdr::VnetHeader,
@@ -216,7 +215,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::{inputs, shutdown::Flag, tap::Tap, testing::in_namespace_with_loopback, udp::UdpSocket};
+    use crate::{
+        inputs,
+        shutdown::Flag,
+        tap::Tap,
+        testing::{await_readable, in_namespace_with_loopback},
+        udp::UdpSocket,
+    };
 
     const FRAME_COUNT: usize = 40;
 
@@ -247,26 +252,23 @@ mod tests {
         (datagrams, Rx::new(shared, WorkerContext { stats, punts }))
     }
 
-    fn await_datagram(rx: &Rx) {
-        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-        assert_eq!(poll(&mut [PollFd::new(&*rx.shared.socket, PollFlags::IN)], Some(&patience)), Ok(1));
+    /// A datagram comes, alone.
+    fn take_one(rx: &mut Rx, datagram: &[u8], has_slept: bool) {
+        let socket = &*rx.shared.socket;
+        Sender::bind("127.0.0.1:0").unwrap().send_to(datagram, ("127.0.0.1", socket.port())).unwrap();
+        await_readable(socket);
+        rx.batch(Instant::now(), has_slept).unwrap();
     }
 
     #[test]
     fn a_train_that_comes_slowly_is_delivered_as_it_comes_although_the_worker_sleeps_between_its_chunks() {
         in_namespace_with_loopback(|| {
             let (datagrams, mut rx) = train_and_receiver();
-            let sender = Sender::bind("127.0.0.1:0").unwrap();
-            let to = ("127.0.0.1", rx.shared.socket.port());
-            let delivered: Vec<usize> = datagrams
-                .iter()
-                .map(|datagram| {
-                    sender.send_to(datagram, to).unwrap();
-                    await_datagram(&rx);
-                    rx.batch(Instant::now(), true).unwrap();
-                    rx.frame_count
-                })
-                .collect();
+            let mut take = |datagram: &Vec<u8>| {
+                take_one(&mut rx, datagram, true);
+                rx.frame_count
+            };
+            let delivered: Vec<usize> = datagrams.iter().map(&mut take).collect();
             assert!(delivered[..20].iter().any(|count| *count > 0), "{delivered:?}");
             assert_eq!(delivered.iter().sum::<usize>(), FRAME_COUNT);
         });
@@ -276,12 +278,8 @@ mod tests {
     fn a_lone_datagram_after_a_sleep_ends_the_batch() {
         in_namespace_with_loopback(|| {
             let (_, mut rx) = train_and_receiver();
-            let sender = Sender::bind("127.0.0.1:0").unwrap();
-            let to = ("127.0.0.1", rx.shared.socket.port());
             for is_drained in [false, true] {
-                sender.send_to(b"one", to).unwrap();
-                await_datagram(&rx);
-                rx.batch(Instant::now(), !is_drained).unwrap();
+                take_one(&mut rx, b"one", !is_drained);
                 assert_eq!(rx.is_drained, is_drained);
             }
         });

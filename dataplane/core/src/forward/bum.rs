@@ -1,5 +1,5 @@
-//! The rate limit of broadcast, unknown and multicast frames: token buckets, one for each sending thread and below it one
-//! for each source.
+//! The rate limit of broadcast, unknown and multicast frames, and of questions to the router: token buckets, one of each for each
+//! sending thread and below them one for each source.
 //!
 //! Ingress replication makes a copy for each peer, so a frame is charged for its copies: in a cluster of some hundreds a storm
 //! of a few thousand frames would be a million sends. There is a most that a frame is charged for, because ARP and DHCP have
@@ -49,17 +49,13 @@ impl BumLimiter {
 
     /// Takes a token for a question of this source if there is one.
     pub(super) fn take(&mut self, source: MacAddr) -> bool {
-        let own = &mut self.sources[slot_of(source)];
-        own.refill(BUM_SOURCE_PART, self.now);
-        Bucket::take_from([own, &mut self.questions], 1.0)
+        Bucket::take_from([own_bucket(&mut self.sources, source, self.now), &mut self.questions], 1.0)
     }
 
     /// Takes the tokens for a frame of this source that so many peers get a copy of, if there are enough.
     pub(super) fn take_copies(&mut self, source: MacAddr, count: u32) -> bool {
         let charge = (f64::from(count) / f64::from(BUM_FREE_COPIES)).clamp(1.0, BUM_MAX_CHARGE.into());
-        let own = &mut self.sources[slot_of(source)];
-        own.refill(BUM_SOURCE_PART, self.now);
-        Bucket::take_from([own, &mut self.all], charge)
+        Bucket::take_from([own_bucket(&mut self.sources, source, self.now), &mut self.all], charge)
     }
 }
 
@@ -80,6 +76,13 @@ impl Bucket {
         self.tokens = (self.tokens + earned).min(f64::from(BUM_BURST / part));
         self.filled_at = now;
     }
+}
+
+/// That of this source, with what it has earned until now.
+fn own_bucket(sources: &mut [Bucket; BUM_SOURCES], source: MacAddr, now: Instant) -> &mut Bucket {
+    let own = &mut sources[slot_of(source)];
+    own.refill(BUM_SOURCE_PART, now);
+    own
 }
 
 /// Docker numbers addresses upwards: neighbours are to fall apart, which the low bits do, and random ones as well.
@@ -177,8 +180,8 @@ mod tests {
                 now += MOMENT;
                 limiter.refill(now);
                 // Far more than there are tokens, from a hundred containers; of another one now and then.
-                let mut storm = (0..4).map(|at| ((moment * 4 + at) % 100) as u8);
-                of_storm += storm.by_ref().filter(|from| take(&mut limiter, *from, is_storm_of_questions)).count();
+                let storm = (0..4).map(|at| ((moment * 4 + at) % 100) as u8);
+                of_storm += storm.filter(|from| take(&mut limiter, *from, is_storm_of_questions)).count();
                 if moment % 100 == 0 {
                     of_others += usize::from(take(&mut limiter, 200, !is_storm_of_questions));
                 }

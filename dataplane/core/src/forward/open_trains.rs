@@ -14,8 +14,8 @@
 //!    is full closes all: small frames do not wait behind super-frames, nor behind a flood. The shortest leave first, and what goes
 //!    to all last.
 //!
-//! INVARIANT: a destination has at most one train that has not left, so its frames leave in the order in which they came.
-//! Closed trains leave before the next frame is read. No train outlives its batch, because its peer slots belong to the
+//! INVARIANT: a destination has at most one train that is not closed, and only trains that are closed together change their order,
+//! so its frames leave in the order in which they came. Closed trains leave before the next frame is read. No train outlives its batch, because its peer slots belong to the
 //! batch's table.
 
 use std::{collections::VecDeque, ops::Range};
